@@ -1,0 +1,34 @@
+"""Turn a language model's logits into tokens: exactly, fast, reproducibly."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    from sampler import _core as _core
+except ImportError as error:
+    raise ImportError(
+        "sampler's compiled core is missing: you may be importing the source tree, where "
+        "`pip install -e .` builds it; an installed sampler is found from any other directory."
+    ) from error
+
+from sampler.api import Distribution, Sampler, Samples
+from sampler.softmax import log_softmax, logsumexp, softmax
+from sampler.stages import MinP, Temperature, TopK, TopP
+
+try:
+    __version__ = version("token-sampler")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Distribution",
+    "MinP",
+    "Sampler",
+    "Samples",
+    "Temperature",
+    "TopK",
+    "TopP",
+    "__version__",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]

@@ -1,0 +1,227 @@
+"""Any array in, the caller's container out.
+
+`read` turns whatever holds logits into a NumPy array without copying where that is possible, and
+`Logits` knows how to hand it to the core as words and how to give results back in kind. torch is
+looked up among the modules already imported, never imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler import _core
+
+_WORDS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
+_CPU = 1  # DLPack's device type
+_BFLOAT16_MAX = 3.3895313892515355e38
+
+# dtype -> (kind, dtype of the words, whether the bytes are swapped)
+_KINDS: dict[np.dtype[Any], tuple[int, np.dtype[Any], bool]] = {
+    np.dtype(order + code): (
+        _core.KINDS[np.dtype(code).name],
+        _WORDS[np.dtype(code).itemsize],
+        not np.dtype(order + code).isnative,
+    )
+    for code in ("f2", "f4", "f8")
+    for order in "<>"
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Logits as a NumPy array of floats, or of raw words where NumPy has no such float.
+
+    Attributes
+    ----------
+    array : ndarray
+        Never written to.
+    kind : str
+        "float16", "bfloat16", "float32" or "float64".
+    code, words, swapped
+        The kind's number in the core, the dtype of its words, and whether they are byte-swapped.
+    torch : module or None
+        torch, if the caller's container is a tensor.
+    """
+
+    array: npt.NDArray[Any]
+    kind: str
+    code: int
+    words: np.dtype[Any]
+    swapped: bool
+    torch: Any = None
+
+    @property
+    def limit(self) -> float:
+        """The largest finite number of the dtype."""
+        return _BFLOAT16_MAX if self.kind == "bfloat16" else float(np.finfo(self.kind).max)
+
+    @property
+    def result_dtype(self) -> np.dtype[Any]:
+        """The dtype the core writes for this kind: float64 for float64, else float32."""
+        return np.dtype(np.float64 if self.kind == "float64" else np.float32)
+
+    def rows(self) -> _core.Rows:
+        """Hand the core its view of the 1-D or 2-D array."""
+        words = self.array.view(self.words)
+        return _core.Rows(words if words.ndim == 2 else words[None, :], self.code, self.swapped)
+
+    def narrow(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Round a result of the core to the caller's dtype, in the array's own representation."""
+        if self.kind == "bfloat16" and self.array.dtype.kind in "ui":
+            return _round_to_bfloat16(result).view(self.array.dtype)
+        return result.astype(self.array.dtype, copy=False)
+
+    def wrap(self, result: npt.NDArray[Any]) -> Any:
+        """Put an array of this representation into the caller's container."""
+        if self.torch is None:
+            return result
+        if self.kind == "bfloat16" and result.dtype.kind in "ui":
+            return self.torch.from_numpy(result).view(self.torch.bfloat16)
+        return self.torch.from_numpy(result)
+
+
+def _round_to_bfloat16(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    # Round to nearest, ties to even, on the bits; there are no NaNs among the core's results.
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def read(logits: Any, dtype: str | None = None, name: str = "logits") -> Logits:
+    """Take logits of any number of axes from any supported container.
+
+    Parameters
+    ----------
+    logits : array_like
+        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, CPU torch tensors
+        (detached), anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
+    dtype : {None, "bfloat16"}
+        "bfloat16" reads 16-bit integers as raw bfloat16 words.
+    name : str
+        How error messages call it.
+
+    Raises
+    ------
+    TypeError
+        If the container or its dtype is not one of these; it is named.
+    """
+    if dtype is not None and dtype != "bfloat16":
+        raise ValueError(f"`dtype` has to be None or 'bfloat16', but is {dtype!r}")
+    torch = None
+    if type(logits) is np.ndarray:
+        array = logits
+    elif _is_tensor(logits):
+        torch = sys.modules["torch"]
+        array, is_bfloat16 = _from_torch(logits, torch, name)
+        if is_bfloat16:
+            if dtype is not None:
+                raise _bad_words(name, "torch.bfloat16")
+            return _raw_bfloat16(array, torch)
+    else:
+        array = _from_other(logits, name)
+    if dtype is not None:
+        if array.dtype.kind not in "ui" or array.dtype.itemsize != 2:
+            raise _bad_words(name, str(array.dtype))
+        if not array.dtype.isnative:
+            raise _bad_words(name, f"{array.dtype} in the other byte order")
+        return _raw_bfloat16(array, torch)
+    found = _KINDS.get(array.dtype)
+    if found is not None:
+        code, words, swapped = found
+        return Logits(array, array.dtype.name, code, words, swapped, torch)
+    if array.dtype.name == "bfloat16":  # ml_dtypes
+        return _raw_bfloat16(array, torch)
+    raise TypeError(
+        f"`{name}` have to be float16, bfloat16, float32 or float64, but are {array.dtype}"
+    )
+
+
+def _raw_bfloat16(array: npt.NDArray[Any], torch: Any) -> Logits:
+    return Logits(array, "bfloat16", _core.KINDS["bfloat16"], _WORDS[2], False, torch)
+
+
+def _bad_words(name: str, found: str) -> TypeError:
+    return TypeError(
+        f"`{name}` have to be 16-bit integers under dtype='bfloat16', but are {found}"
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    torch = sys.modules.get("torch")
+    tensor = getattr(torch, "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
+
+
+def _from_torch(tensor: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], bool]:
+    if tensor.layout is not torch.strided:
+        raise TypeError(f"`{name}` have to be a dense tensor, but have layout {tensor.layout}")
+    if tensor.device.type != "cpu":
+        raise TypeError(
+            f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
+            "there with `.cpu()`"
+        )
+    tensor = tensor.detach().resolve_neg()
+    if tensor.dtype is torch.bfloat16:
+        # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
+        return tensor.view(torch.uint16).numpy(), True
+    if tensor.dtype not in (torch.float16, torch.float32, torch.float64, torch.int16, torch.uint16):
+        raise TypeError(
+            f"`{name}` have to be float16, bfloat16, float32 or float64, but are {tensor.dtype}"
+        )
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array, False
+
+
+def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"`{name}` have to be an array without a mask, but are a masked array: fill it with "
+            "-inf where a token is not allowed"
+        )
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return _from_list(value, name)
+    device = getattr(value, "__dlpack_device__", None)
+    if device is not None and device()[0] != _CPU:
+        raise TypeError(f"`{name}` have to be on the CPU, but are a {_kind_of(value)} elsewhere")
+    if hasattr(value, "__array__"):
+        return np.asarray(value).view(np.ndarray)
+    if device is not None:
+        return np.from_dlpack(value)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        raise TypeError(
+            f"`{name}` have to be an array of floats, but are {_kind_of(value)}"
+        ) from None
+
+
+def _from_list(value: Sequence[Any], name: str) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"`{name}` have to be rows of equal length: {error}") from None
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"`{name}` have to be numbers, but the list holds {array.dtype}")
+    return array.astype(np.float64, copy=False)
+
+
+def _kind_of(value: Any) -> str:
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2)) -> None:
+    """Refuse logits that are not one row, or not a batch of rows, of at least one token."""
+    shape = logits.array.shape
+    if len(shape) not in axes:
+        wanted = " or ".join(f"{n}-D" for n in axes)
+        raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}")
+    if shape[-1] == 0:
+        raise ValueError(f"`{name}` have to hold at least one token a row, but have shape {shape}")

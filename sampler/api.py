@@ -1,0 +1,690 @@
+"""`Sampler`, and what it tells: `Samples`, `Distribution`."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler import _core, _inputs
+from sampler.stages import STAGES, Stage, check_integer, show
+
+_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
+_U64_TEXT = "an integer in [0, 2**64)"
+_IntArray = npt.NDArray[np.int64]
+_FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """The drawn tokens and what is known of each.
+
+    For a batch of B rows the arrays have shape (B,), or (B, n) under ``n=``; a single row drops
+    B, so that without ``n=`` each is a NumPy scalar. The top lists have shape (B, logprobs), or
+    (logprobs,), and are None unless asked for.
+
+    Attributes
+    ----------
+    tokens : int64
+        Token ids; -1 where the row was invalid under ``on_invalid="flag"``.
+    logprobs : float64
+        Natural log of the token's probability under the law it was sampled from; NaN where
+        invalid.
+    raw_logprobs : float64
+        The same under the model's own softmax: temperature 1, nothing removed.
+    ranks : int64
+        1 + the tokens before it in rank; 0 where invalid.
+    kept : int64
+        How many tokens the stages kept; 0 where invalid.
+    top_ids, top_logprobs : int64, float64
+        The first tokens in rank under the law, padded with -1 and -inf.
+    raw_top_ids, raw_top_logprobs : int64, float64
+        The same under the model's own softmax.
+    """
+
+    tokens: Any
+    logprobs: Any
+    raw_logprobs: Any
+    ranks: Any
+    kept: Any
+    top_ids: Any = None
+    top_logprobs: Any = None
+    raw_top_ids: Any = None
+    raw_top_logprobs: Any = None
+
+
+class Distribution:
+    """What a sampler makes of one row: the kept tokens and their probabilities.
+
+    Made by `Sampler.distribution`. Arrays are in the order of rank: logit descending, then id
+    ascending. They are sorted when first asked for.
+
+    Attributes
+    ----------
+    ids : int64 of shape (kept,)
+    probs : float64 of shape (kept,)
+        Sum to 1; 0 where a probability underflows.
+    logprobs : float64 of shape (kept,)
+        Natural logs, finite even where `probs` underflow.
+    entropy : float
+        In nats.
+
+    Examples
+    --------
+    >>> from sampler import Sampler
+    >>> d = Sampler(top_k=2, seed=7).distribution([1.0, 3.0, 2.0, 0.0])
+    >>> d.ids
+    array([1, 2])
+    >>> d.probs.round(3)
+    array([0.731, 0.269])
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        ids: _IntArray,
+        logits: _FloatArray,
+        probs: _FloatArray,
+        logprobs: _FloatArray,
+        cumulative: _FloatArray,
+    ) -> None:
+        # By ascending id, as the draw goes.
+        self._vocab = vocab
+        self._ids = ids
+        self._logits = logits
+        self._probs = probs
+        self._logprobs = logprobs
+        self._cumulative = cumulative
+
+    @cached_property
+    def _by_rank(self) -> _IntArray:
+        return np.argsort(-self._logits, kind="stable")
+
+    @cached_property
+    def ids(self) -> _IntArray:
+        return self._ids[self._by_rank]
+
+    @cached_property
+    def probs(self) -> _FloatArray:
+        return self._probs[self._by_rank]
+
+    @cached_property
+    def logprobs(self) -> _FloatArray:
+        return self._logprobs[self._by_rank]
+
+    @cached_property
+    def entropy(self) -> float:
+        # fsum rounds once, so the figure does not depend on NumPy's order of summation.
+        return -math.fsum(p * q for p, q in zip(self._probs, self._logprobs, strict=True))
+
+    def dense(self) -> _FloatArray:
+        """Return all `vocab` probabilities by token id, 0 where removed.
+
+        Returns
+        -------
+        ndarray of shape (vocab,), float64
+        """
+        probs = np.zeros(self._vocab)
+        probs[self._ids] = self._probs
+        return probs
+
+    def draw(self, u: Any) -> Any:
+        """Return the token at u: the first, ids ascending, whose cumulative probability exceeds u.
+
+        Parameters
+        ----------
+        u : float or array_like of float, in [0, 1)
+
+        Returns
+        -------
+        int, or ndarray of int64 of the shape of u
+
+        Raises
+        ------
+        ValueError
+            If any u is outside [0, 1) or NaN.
+        """
+        values = np.asarray(u, dtype=np.float64)
+        if not np.all((values >= 0.0) & (values < 1.0)):
+            raise ValueError(f"`u` has to be in [0, 1), but is {u!r}")
+        place = np.searchsorted(self._cumulative, values * self._cumulative[-1], side="right")
+        tokens = self._ids[place]
+        return tokens if values.ndim else int(tokens)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __repr__(self) -> str:
+        top = ", ".join(
+            f"{token}: {p:.3g}"
+            for token, p in zip(self.ids[:4].tolist(), self.probs[:4].tolist(), strict=True)
+        )
+        more = ", ..." if len(self) > 4 else ""
+        return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
+
+
+class Sampler:
+    """Draw tokens from rows of logits, under stages given by keyword or as an explicit chain.
+
+    Parameters
+    ----------
+    stages : sequence of Stage, optional
+        An explicit chain, applied in this order. Not together with stage settings by keyword,
+        which apply in the order temperature, top_k, top_p, min_p (Hugging Face's).
+    temperature : float, in [0, inf], off at 1
+        See `Temperature`. 0 is greedy.
+    top_k : int, >= 0, off at 0
+        See `TopK`.
+    top_p : float, in [0, 1], off at 1
+        See `TopP`.
+    min_p : float, in [0, 1], off at 0
+        See `MinP`.
+    min_tokens_to_keep : int, >= 1, off at 1
+        A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
+    ties : {"id", "all"}
+        What top_k does with logits equal to the k-th: keep exactly k, lower ids first, or keep
+        them all, as Hugging Face does.
+    seed : int, in [0, 2**64), optional
+        Names the sequence of draws. None takes one from the operating system, shown as `seed`.
+    rng : numpy.random.Generator, optional
+        Gives one uint64 now, as the seed. Not together with `seed`.
+    step : int, in [0, 2**64)
+        The step that the next call takes.
+    on_invalid : {"raise", "flag"}
+        What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
+        result (token -1, log-probabilities NaN, kept 0, a row of -inf from `filter`) while every
+        other row stays as it is. `distribution` always raises.
+
+    Raises
+    ------
+    TypeError
+        If a setting has the wrong type, or settings that exclude each other are given.
+    ValueError
+        If a setting is out of its range.
+
+    Notes
+    -----
+    Any setting may be None, which means off. Settings never change; `replace` makes another
+    sampler. The one thing that moves is `step`: each call takes one, atomically, so a sampler may
+    be shared between threads.
+
+    A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
+    Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
+    counter=step | draw << 64)).random()``, bit for bit [1]_; row i of a batch has stream i.
+
+    References
+    ----------
+    .. [1] J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as
+       1, 2, 3", SC 2011.
+
+    Examples
+    --------
+    >>> from sampler import Sampler, Temperature, TopK, TopP
+    >>> s = Sampler(temperature=0.8, top_p=0.9, seed=7)
+    >>> s([1.0, 3.0, 2.0, 0.0])
+    2
+    >>> s
+    Sampler(temperature=0.8, top_p=0.9, seed=7, step=1)
+    >>> Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
+    Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
+    """
+
+    __slots__ = (
+        "_chain",
+        "_lock",
+        "_min_tokens_to_keep",
+        "_named",
+        "_on_invalid",
+        "_seed",
+        "_stages",
+        "_step",
+        "_ties",
+    )
+
+    def __init__(
+        self,
+        stages: Iterable[Stage] | None = None,
+        *,
+        temperature: float | None = 1.0,
+        top_k: int | None = 0,
+        top_p: float | None = 1.0,
+        min_p: float | None = 0.0,
+        min_tokens_to_keep: int | None = 1,
+        ties: str = "id",
+        seed: int | None = None,
+        rng: np.random.Generator | None = None,
+        step: int = 0,
+        on_invalid: str = "raise",
+    ) -> None:
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+        named = tuple(stage(given[stage.setting]) for stage in STAGES)
+        self._named = stages is None
+        self._stages = named if stages is None else _check_chain(stages, named)
+        if min_tokens_to_keep is None:
+            min_tokens_to_keep = 1
+        self._min_tokens_to_keep = check_integer(
+            "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
+        )
+        self._ties = _check_choice("ties", ties, ("id", "all"))
+        self._on_invalid = _check_choice("on_invalid", on_invalid, ("raise", "flag"))
+        self._seed = _check_seed(seed, rng)
+        self._step = check_integer("step", step, 0, _END, _U64_TEXT)
+        self._lock = threading.Lock()
+        self._chain = _core.Chain(
+            # No row is longer than 2**53, and up to there a count is exact as a float.
+            [(stage.code, min(stage.value, 2.0**53)) if stage.setting == "top_k"
+             else (stage.code, stage.value) for stage in self._stages if not stage.is_off],
+            self._ties == "all",
+            min(self._min_tokens_to_keep, 2**53),
+        )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The chain, stages that are off included."""
+        return self._stages
+
+    @property
+    def min_tokens_to_keep(self) -> int:
+        """The floor of every truncation."""
+        return self._min_tokens_to_keep
+
+    @property
+    def ties(self) -> str:
+        """What top_k does with ties."""
+        return self._ties
+
+    @property
+    def on_invalid(self) -> str:
+        """What an invalid row does."""
+        return self._on_invalid
+
+    @property
+    def seed(self) -> int:
+        """The seed of every draw."""
+        return self._seed
+
+    @property
+    def step(self) -> int:
+        """The step that the next call takes."""
+        return self._step
+
+    def __call__(self, logits: Any, *, dtype: str | None = None) -> Any:
+        """Draw one token a row, and take a step.
+
+        Parameters
+        ----------
+        logits : array_like of shape (vocab,) or (batch, vocab)
+            float16, bfloat16, float32 or float64, from NumPy, torch on the CPU, or anything with
+            ``__array__`` or DLPack; lists become float64. Never written to.
+        dtype : {None, "bfloat16"}
+            "bfloat16" reads 16-bit integers as raw words.
+
+        Returns
+        -------
+        int, or ndarray of shape (batch,), int64
+
+        Raises
+        ------
+        TypeError
+            If `logits` are no array of floats on the CPU.
+        ValueError
+            If they have the wrong shape, or, unless ``on_invalid="flag"``, a row is invalid.
+        """
+        source = _inputs.read(logits, dtype)
+        _inputs.check_rows(source)
+        rows = source.rows()
+        u = self._uniforms(rows.batch, 1, None, None)
+        tokens = np.empty((rows.batch, 1), np.int64)
+        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, self._on_invalid == "flag"))
+        return tokens[:, 0] if source.array.ndim == 2 else int(tokens[0, 0])
+
+    def sample(
+        self,
+        logits: Any,
+        *,
+        streams: Any = None,
+        step: Any = None,
+        n: int | None = None,
+        logprobs: int | None = None,
+        dtype: str | None = None,
+    ) -> Samples:
+        """Draw tokens, and tell their log-probabilities, ranks and kept counts.
+
+        Parameters
+        ----------
+        logits : array_like of shape (vocab,) or (batch, vocab)
+            As for a call.
+        streams : int or sequence of int of shape (batch,), in [0, 2**64), optional
+            The random stream of each row; 0 ... batch - 1 by default.
+        step : int or sequence of int of shape (batch,), in [0, 2**64), optional
+            The step of each row. Without it, the sampler's own step, which then moves on.
+        n : int, >= 1, optional
+            Draw n tokens a row. The stages run once. Draw 0 is the token that is drawn without
+            ``n=``.
+        logprobs : int, >= 0, optional
+            Also list this many of the first tokens in rank.
+        dtype : {None, "bfloat16"}
+            As for a call.
+
+        Returns
+        -------
+        Samples
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call; and if streams, step, n or logprobs are not as above.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3)
+        >>> int(r.tokens), float(r.logprobs.round(3)), int(r.ranks), int(r.kept)
+        (2, -1.313, 2, 2)
+        >>> r.top_ids, r.raw_top_ids
+        (array([ 1,  2, -1]), array([1, 2, 0]))
+        """
+        source = _inputs.read(logits, dtype)
+        _inputs.check_rows(source)
+        count = 1 if n is None else check_integer("n", n, 1, 2**40, "an integer >= 1")
+        top = 0
+        if logprobs is not None:
+            top = check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
+        rows = source.rows()
+        batch = rows.batch
+        u = self._uniforms(batch, count, streams, step)
+        tokens = np.empty((3, batch, count), np.int64)
+        logs = np.empty((2, batch, count))
+        top_ids = np.empty((2, batch, top), np.int64)
+        top_logs = np.empty((2, batch, top))
+        self._complain(
+            _core.sample_tokens(
+                self._chain, rows, u, tokens, logs, top_ids, top_logs, self._on_invalid == "flag"
+            )
+        )
+
+        def shaped(array: npt.NDArray[Any]) -> Any:
+            if n is None:
+                array = array[:, 0]
+            return array if source.array.ndim == 2 else array[0]
+
+        drawn, ranks, kept = map(shaped, tokens)
+        lists: tuple[Any, ...] = (None, None, None, None)
+        if logprobs is not None:
+            lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
+            if source.array.ndim == 1:
+                lists = tuple(array[0] for array in lists)
+        return Samples(drawn, shaped(logs[0]), shaped(logs[1]), ranks, kept, *lists)
+
+    def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:
+        """Return what the stages make of one row: kept tokens and probabilities.
+
+        Never moves the step.
+
+        Parameters
+        ----------
+        row : array_like of shape (vocab,)
+            As for a call.
+        stream, step : int, in [0, 2**64)
+            Where the coins of a random stage come from; no stage so far has one.
+
+        Returns
+        -------
+        Distribution
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call; an invalid row always raises.
+        """
+        source = _inputs.read(row, name="row")
+        _inputs.check_rows(source, "row", (1,))
+        check_integer("stream", stream, 0, _END, _U64_TEXT)
+        if step is not None:
+            check_integer("step", step, 0, _END, _U64_TEXT)
+        rows = source.rows()
+        ids = np.empty(rows.vocab, np.int64)
+        floats = np.empty((4, rows.vocab))
+        kept, complaint = _core.distribution_row(self._chain, rows, ids, *floats)
+        self._complain(complaint, "row")
+        return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+
+    def filter(
+        self,
+        logits: Any,
+        *,
+        streams: Any = None,
+        step: Any = None,
+        out: Any = None,
+        dtype: str | None = None,
+    ) -> Any:
+        """Return the tempered logits, removed tokens at -inf. Never moves the step.
+
+        Parameters
+        ----------
+        logits : array_like of shape (vocab,) or (batch, vocab)
+            As for a call.
+        streams, step : int or sequence of int
+            Where the coins of a random stage come from; no stage so far has one.
+        out : array or tensor, optional
+            Where to write, of the shape, dtype and container of `logits`; may be `logits` itself.
+        dtype : {None, "bfloat16"}
+            As for a call.
+
+        Returns
+        -------
+        array or tensor
+            x / temperature in the container and dtype of `logits` (NumPy where that is neither
+            NumPy nor torch), or `out`. Temperature 0 leaves the one kept logit as it is. Where
+            x / temperature would pass the range of the dtype, the row is (x - max) / temperature.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call; and if `out` does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sampler import Sampler
+        >>> Sampler(temperature=0.5, top_k=2).filter(np.array([1.0, 3.0, 2.0, 0.0]))
+        array([-inf,   6.,   4., -inf])
+        """
+        source = _inputs.read(logits, dtype)
+        _inputs.check_rows(source)
+        shape = source.array.shape
+        target = None if out is None else _check_out(out, source, dtype)
+        rows = source.rows()
+        _check_numbers("streams", streams, rows.batch)
+        _check_numbers("step", step, rows.batch)
+        result = np.empty((rows.batch, rows.vocab), source.result_dtype)
+        self._complain(
+            _core.filter_rows(
+                self._chain, rows, result, source.limit, self._on_invalid == "flag"
+            )
+        )
+        narrowed = source.narrow(result.reshape(shape))
+        if target is None:
+            return source.wrap(narrowed)
+        target[...] = narrowed
+        return out
+
+    def replace(self, **changes: Any) -> Sampler:
+        """Return a sampler with some settings changed; seed and step stay unless changed.
+
+        Parameters
+        ----------
+        **changes
+            Any parameter of `Sampler`. A new seed or rng starts at step 0. On a sampler made from
+            `stages`, change `stages`.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> Sampler(top_p=0.9, seed=7).replace(top_p=0.8)
+        Sampler(top_p=0.8, seed=7)
+        """
+        settings = self._settings()
+        if "stages" in changes:
+            settings = {k: v for k, v in settings.items() if k not in _STAGE_SETTINGS}
+        if "seed" in changes or "rng" in changes:
+            del settings["seed"], settings["step"]
+        return Sampler(**{**settings, **changes})
+
+    def _settings(self) -> dict[str, Any]:
+        """Everything that makes an equal sampler."""
+        settings: dict[str, Any] = {}
+        if self._named:
+            settings.update({stage.setting: stage.value for stage in self._stages})
+        else:
+            settings["stages"] = self._stages
+        settings.update(
+            min_tokens_to_keep=self._min_tokens_to_keep,
+            ties=self._ties,
+            seed=self._seed,
+            step=self._step,
+            on_invalid=self._on_invalid,
+        )
+        return settings
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._settings(),)
+
+    def __repr__(self) -> str:
+        settings = self._settings()
+        parts = []
+        if not self._named:
+            parts.append(f"[{', '.join(map(repr, settings.pop('stages')))}]")
+        parts += [
+            f"{name}={show(value)}"
+            for name, value in settings.items()
+            if name == "seed" or value != _DEFAULTS[name]
+        ]
+        return f"Sampler({', '.join(parts)})"
+
+    def _uniforms(self, batch: int, n: int, streams: Any, step: Any) -> _FloatArray:
+        """The uniforms of a call, which takes a step unless it is given one."""
+        stream_array = _check_numbers("streams", streams, batch)
+        step_array = _check_numbers("step", step, batch)
+        if step_array is None:
+            step_array = np.full(batch, self._take_step(), np.uint64)
+        if stream_array is None:
+            stream_array = np.arange(batch, dtype=np.uint64)
+        u = np.empty((batch, n))
+        _core.uniforms(self._seed, stream_array, step_array, u)
+        return u
+
+    def _take_step(self) -> int:
+        with self._lock:
+            step = self._step
+            if step >= _END:
+                raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
+            self._step = step + 1
+        return step
+
+    def _complain(self, complaint: tuple[int, int, float] | None, name: str = "logits") -> None:
+        if complaint is None:
+            return
+        row, token, value = complaint
+        if token < 0:
+            raise ValueError(
+                f"`{name}` have to hold a finite value in every row, but row {row} is -inf "
+                "throughout"
+            )
+        raise ValueError(
+            f"`{name}` have to be finite or -inf, but row {row} has {value} at token {token}"
+        )
+
+
+_STAGE_SETTINGS = frozenset(stage.setting for stage in STAGES)
+_DEFAULTS: dict[str, Any] = {
+    **{stage.setting: stage.off for stage in STAGES},
+    "min_tokens_to_keep": 1,
+    "ties": "id",
+    "step": 0,
+    "on_invalid": "raise",
+}
+
+
+def _restore(settings: dict[str, Any]) -> Sampler:
+    return Sampler(**settings)
+
+
+def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage, ...]:
+    for stage in named:
+        if not stage.is_off:
+            raise TypeError(
+                f"`stages` and `{stage.setting}` exclude each other: put "
+                f"{type(stage).__name__}({show(stage.value)}) into the chain"
+            )
+    if isinstance(stages, Stage) or not isinstance(stages, Iterable):
+        raise TypeError(f"`stages` has to be a sequence of stages, but is {stages!r}")
+    chain = tuple(stages)
+    for stage in chain:
+        if not isinstance(stage, STAGES):
+            raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
+    return chain
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        wanted = " or ".join(map(repr, choices))
+        raise (ValueError if isinstance(value, str) else TypeError)(
+            f"`{name}` has to be {wanted}, but is {value!r}"
+        )
+    return value
+
+
+def _check_seed(seed: Any, rng: Any) -> int:
+    if rng is not None:
+        if seed is not None:
+            raise TypeError("`seed` and `rng` exclude each other, but both are given")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"`rng` has to be a numpy.random.Generator, but is {rng!r}")
+        return int(rng.integers(0, _END, dtype=np.uint64))
+    if seed is None:
+        return secrets.randbits(64)
+    return check_integer("seed", seed, 0, _END, _U64_TEXT)
+
+
+def _check_numbers(name: str, values: Any, batch: int) -> npt.NDArray[np.uint64] | None:
+    """One integer in [0, 2**64) a row, from one for all or a sequence of one each."""
+    if values is None:
+        return None
+    if isinstance(values, numbers.Number):
+        number = check_integer(name, values, 0, _END, _U64_TEXT)
+        if name == "streams" and batch != 1:
+            raise ValueError(f"`streams` has to hold one integer a row, {batch}, but is {number}")
+        return np.full(batch, number, np.uint64)
+    if isinstance(values, np.ndarray) or hasattr(values, "tolist"):
+        values = values.tolist()  # exact, where a mixed list would pass through float64
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` has to be integers in [0, 2**64), but is {values!r}")
+    checked = [check_integer(name, value, 0, _END, _U64_TEXT) for value in values]
+    if len(checked) != batch:
+        raise ValueError(
+            f"`{name}` has to hold one integer a row, {batch}, but holds {len(checked)}"
+        )
+    return np.array(checked, dtype=np.uint64)
+
+
+def _check_out(out: Any, source: _inputs.Logits, dtype: str | None) -> npt.NDArray[Any]:
+    target = _inputs.read(out, dtype, name="out")
+    if not isinstance(out, np.ndarray) and target.torch is None:
+        raise TypeError(f"`out` has to be an array or a tensor, but is a {type(out).__name__}")
+    if target.array.shape != source.array.shape or target.array.dtype != source.array.dtype:
+        raise ValueError(
+            f"`out` has to be {source.array.dtype} of shape {source.array.shape}, but is "
+            f"{target.array.dtype} of shape {target.array.shape}"
+        )
+    if not target.array.flags.writeable:
+        raise ValueError("`out` has to be writeable, but is read-only")
+    return target.array

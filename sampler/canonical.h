@@ -1,0 +1,174 @@
+/* The canonical arithmetic: the exp, the log and the sum that decide whatever the fast path does
+ * not prove, and that every reported log-probability is made of.
+ *
+ * It gives the same bits on every machine: no libm, no fused multiply-add (the build says
+ * -ffp-contract=off), IEEE double only. And the same bits for every order of summation: a weight
+ * is split onto two fixed grids, on which double addition is exact as long as the sum of the
+ * weights stays below 2**27, so the mass of a set of tokens is a function of that set alone. The
+ * method is the binned summation of Demmel & Nguyen, "Fast reproducible floating-point
+ * summation", ARITH 2013.
+ */
+#ifndef SAMPLER_CANONICAL_H
+#define SAMPLER_CANONICAL_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if FLT_EVAL_METHOD != 0
+#error "sampler needs IEEE double arithmetic without excess precision (x86: -msse2 -mfpmath=sse)"
+#endif
+
+#define LANES 16
+
+/* Fixed-point grids of a mass: `high` holds multiples of 2**-26 and `low` multiples of 2**-68.
+ * Adding and subtracting 1.5 * 2**(52 - g) rounds a double to a multiple of 2**-g. */
+#define TO_HIGH_GRID 0x1.8p26
+#define TO_LOW_GRID 0x1.8p-16
+
+/* A tempered logit below this has a weight that rounds to zero on the low grid (exp < 2**-69). */
+#define NEGLIGIBLE_DEPTH 48.0
+
+/* The most tokens whose weights (at most 1 each) can be added without rounding. */
+#define MOST_TOKENS (INT64_C(1) << 27)
+
+typedef struct {
+    double high;
+    double low;
+} Mass;
+
+static inline double high_part(double weight) { return (weight + TO_HIGH_GRID) - TO_HIGH_GRID; }
+
+/* The low part of a weight whose high part is known; weight - high is exact. */
+static inline double low_part(double weight, double high)
+{
+    return ((weight - high) + TO_LOW_GRID) - TO_LOW_GRID;
+}
+
+/* Add (high, low) and carry, so that |low| stays below one step of the high grid: exact while
+ * the incoming |low| is at most 2**-16. */
+static inline void mass_add(Mass *mass, double high, double low)
+{
+    mass->high += high;
+    mass->low += low;
+    const double carry = high_part(mass->low);
+    mass->high += carry;
+    mass->low -= carry;
+}
+
+/* The mass as one double: a single rounding of the exact sum, hence monotone in it. */
+static inline double mass_value(Mass mass) { return mass.high + mass.low; }
+
+/* `times` copies of one weight, by doubling: exact, where a product would round. */
+static inline Mass mass_times(double weight, int64_t times)
+{
+    Mass total = {0.0, 0.0}, power = {0.0, 0.0};
+    power.high = high_part(weight);
+    power.low = low_part(weight, power.high);
+    for (; times > 0; times >>= 1) {
+        if (times & 1)
+            mass_add(&total, power.high, power.low);
+        mass_add(&power, power.high, power.low);
+    }
+    return total;
+}
+
+/* exp(z) for z <= 0, relative error below 2**-52, down through the subnormals; 0 for -inf.
+ * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
+ * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
+static inline double exp_canonical(double z)
+{
+    const double to_integer = 0x1.8p52 + 1151.0; /* leaves n + 128 + 1023 in the lowest bits */
+    z = z > -746.0 ? z : -746.0;
+    const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
+    const double n = shifted - to_integer;
+    const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
+    double p = 1.0 / 6227020800.0;
+    p = p * r + 1.0 / 479001600.0;
+    p = p * r + 1.0 / 39916800.0;
+    p = p * r + 1.0 / 3628800.0;
+    p = p * r + 1.0 / 362880.0;
+    p = p * r + 1.0 / 40320.0;
+    p = p * r + 1.0 / 5040.0;
+    p = p * r + 1.0 / 720.0;
+    p = p * r + 1.0 / 120.0;
+    p = p * r + 1.0 / 24.0;
+    p = p * r + 1.0 / 6.0;
+    p = p * r + 0.5;
+    p = p * r + 1.0;
+    p = p * r + 1.0;
+    uint64_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits <<= 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power * 0x1p-128;
+}
+
+/* log(x) for x >= 0, error below 3 ULP: x = 2**k m with m in [sqrt(1/2), sqrt(2)), and
+ * log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.1716, by its series to s**21. */
+static inline double log_canonical(double x)
+{
+    if (!(x > 0.0))
+        return x == 0.0 ? -INFINITY : NAN;
+    if (x > DBL_MAX)
+        return x;
+    int64_t k = 0;
+    if (x < DBL_MIN) {
+        x *= 0x1p54;
+        k = -54;
+    }
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    k += (int64_t)(bits >> 52) - 1023;
+    bits = (bits & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x3ff0000000000000);
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    if (m >= 0x1.6a09e667f3bcdp+0) {
+        m *= 0.5;
+        k += 1;
+    }
+    const double s = (m - 1.0) / (m + 1.0), s2 = s * s;
+    double p = 1.0 / 21.0;
+    p = p * s2 + 1.0 / 19.0;
+    p = p * s2 + 1.0 / 17.0;
+    p = p * s2 + 1.0 / 15.0;
+    p = p * s2 + 1.0 / 13.0;
+    p = p * s2 + 1.0 / 11.0;
+    p = p * s2 + 1.0 / 9.0;
+    p = p * s2 + 1.0 / 7.0;
+    p = p * s2 + 1.0 / 5.0;
+    p = p * s2 + 1.0 / 3.0;
+    p = p * s2 * (2.0 * s) + 2.0 * s;
+    return (double)k * 0x1.62e42feep-1 + ((double)k * 0x1.a39ef35793c76p-33 + p);
+}
+
+/* How a row is tempered: z = (x - max) / temperature, halved throughout where x - max would
+ * overflow (float64 logits near the largest double only). Temperature inf makes all tokens
+ * equal: `uniform`. */
+typedef struct {
+    double max;
+    double temperature;
+    double scale;
+    int uniform;
+} Law;
+
+static inline Law make_law(double max, double temperature)
+{
+    Law law = {max, temperature, 1.0, temperature > DBL_MAX};
+    if (max >= 0x1p969) { /* below this, max - x cannot round past the largest double */
+        law.scale = 0.5;
+        law.max = max * 0.5;
+        law.temperature = temperature * 0.5 > 0.0 ? temperature * 0.5 : temperature;
+    }
+    return law;
+}
+
+/* The tempered logit of one finite x. */
+static inline double tempered(const Law *law, double x)
+{
+    return law->uniform ? 0.0 : (x * law->scale - law->max) / law->temperature;
+}
+
+#endif

@@ -1,0 +1,118 @@
+"""The law again, as one would write it on a page: float64 NumPy, whole sorts, no tricks.
+
+It explains what the core computes and is the oracle of its tests. `kept` runs the stages and gives
+the kept token ids in rank order with their tempered logits; `probabilities` and `draw` follow.
+Every function takes one row. Slow: it sorts the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler.stages import MinP, Stage, Temperature, TopK, TopP
+
+_Array = npt.NDArray[Any]
+
+
+class State(NamedTuple):
+    """The kept tokens in rank order: their ids, logits, and tempered logits."""
+
+    ids: _Array
+    logits: _Array
+    z: _Array
+    temperature: float = 1.0
+
+
+def _weights(z: _Array) -> _Array:
+    # Long double where the platform has one: a running sum of 500,000 equal float64 terms is off
+    # by more than the 1e-12 that the tests allow.
+    return np.exp((z - z[0]).astype(np.longdouble))
+
+
+def temper(state: State, stage: Temperature) -> State:
+    """Divide; 0 keeps the first in rank, inf makes all equal."""
+    t = stage.value
+    if t == 0:
+        return State(state.ids[:1], state.logits[:1], np.zeros(1), 0.0)
+    z = np.zeros_like(state.z) if math.isinf(t) else (state.z - state.z[0]) / t
+    return state._replace(z=z, temperature=state.temperature * t)
+
+
+def top_k(state: State, stage: TopK, ties: str) -> int:
+    """Count the first k in rank, with ties="all" everything equal to the k-th too."""
+    k = min(int(stage.value), len(state.ids))
+    return int(np.sum(state.logits >= state.logits[k - 1])) if ties == "all" else k
+
+
+def top_p(state: State, stage: TopP, ties: str) -> int:
+    """Count the smallest prefix in rank whose mass is >= p."""
+    mass = np.cumsum(_weights(state.z))
+    return int(np.sum(mass < np.longdouble(stage.value) * mass[-1])) + 1
+
+
+def min_p(state: State, stage: MinP, ties: str) -> int:
+    """Count the tokens with x >= max x + T ln m."""
+    if math.isinf(state.temperature):
+        return len(state.ids)
+    threshold = state.logits[0] + state.temperature * math.log(stage.value)
+    return int(np.sum(state.logits >= threshold))
+
+
+# Each truncation counts how many of the kept tokens stay: all of these keep a prefix in rank.
+_TRUNCATIONS: dict[type[Stage], Callable[[State, Any, str], int]] = {
+    TopK: top_k,
+    TopP: top_p,
+    MinP: min_p,
+}
+
+
+def kept(
+    row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id"
+) -> State:
+    """Run the stages over one row of logits."""
+    x = np.asarray(row, dtype=np.float64)
+    ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
+    ids = ids[x[ids] > -np.inf]
+    state = State(ids, x[ids], x[ids] - x[ids[0]])
+    for stage in stages:
+        if stage.is_off or state.temperature == 0:
+            continue
+        if isinstance(stage, Temperature):
+            state = temper(state, stage)
+            continue
+        n = max(_TRUNCATIONS[type(stage)](state, stage, ties), min_tokens_to_keep)
+        state = State(state.ids[:n], state.logits[:n], state.z[:n], state.temperature)
+    return state
+
+
+def logprobs(state: State) -> _Array:
+    """Natural logs of the kept tokens' probabilities, in rank order."""
+    z = state.z - state.z[0]
+    return z - math.log(math.fsum(np.exp(z).tolist()))
+
+
+def probabilities(state: State, vocab: int) -> _Array:
+    """The whole distribution by token id, long double."""
+    p = np.zeros(vocab, dtype=np.longdouble)
+    weights = _weights(state.z)
+    p[state.ids] = weights / weights.sum()
+    return p
+
+
+def draw(state: State, vocab: int, u: float) -> int:
+    """The smallest id whose cumulative probability, ids ascending, exceeds u."""
+    cumulative = np.cumsum(probabilities(state, vocab))
+    return int(np.searchsorted(cumulative, np.longdouble(u) * cumulative[-1], side="right"))
+
+
+def uniform(seed: int, stream: int = 0, step: int = 0, draw: int = 0, lane: int = 0) -> float:
+    """The keyed uniform, from NumPy's own Philox."""
+    bits = np.random.Philox(
+        key=seed | stream << 64, counter=step | draw << 64 | lane << 128
+    )
+    return float(np.random.Generator(bits).random())
