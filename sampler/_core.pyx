@@ -136,7 +136,9 @@ cdef extern from "kernels.h" nogil:
     void histogram_block(const Source *source, Cut cut, int64_t start, const double *x,
                          const double *w, int64_t count, double min, double max,
                          const Ruler *ruler, Bin *bins)
-    double fast_mass(const float *x, int64_t n, float max, float log2e_over_t, double *error)
+    float floor_of(Cut cut, bint with_ties)
+    double fast_mass(const float *x, int64_t n, float max, float log2e_over_t, float floor,
+                     double *error)
     void filter_float(const Source *source, const Law *law, Cut cut, int64_t b, double divisor,
                       bint shifted, double limit, float *out)
     void filter_double(const Source *source, const Law *law, Cut cut, int64_t b, double divisor,
@@ -441,7 +443,8 @@ cdef int64_t count_of(const Source *source, Cut cut) noexcept nogil:
 
 
 cdef bint weigh_fast(Work *w) noexcept nogil:
-    """The fast mass of every block of the row. False where it has no use or no bound."""
+    """The fast mass of what is kept of every block of the row. False where it has no use or no
+    bound."""
     cdef Scratch *s = w.scratch
     cdef Row *row = &w.row.row
     cdef int64_t b, first, count
@@ -450,18 +453,28 @@ cdef bint weigh_fast(Work *w) noexcept nogil:
     if (w.plan.exact or row.kind == FLOAT64 or row.n < FAST_FROM
             or not 1e-30 <= w.temperature <= 1e30):
         return False
-    if not w.fast_known:
-        w.fast_total = 0.0
-        w.fast_error = 0.0
-        for b in range(blocks_in(row.n)):
-            first = b * BLOCK
-            count = min(<int64_t> BLOCK, row.n - first)
+    if w.fast_known:
+        return True
+    w.fast_known = True
+    w.fast_total = 0.0
+    w.fast_error = 0.0
+    for b in range(blocks_in(row.n)):
+        s.fast[b] = 0.0
+        s.fast_error[b] = 0.0
+        if not block_reaches(&w.row, b, w.cut.value):
+            continue
+        first = b * BLOCK
+        count = min(<int64_t> BLOCK, row.n - first)
+        if first <= w.cut.last < first + count - 1:
+            # The cut ends in this block: ties on both sides of its last token.
+            s.fast[b] = mass_value(block_mass(&w.row, &w.law, w.cut, b))
+        else:
             x = load_float(row, first, count, buffer)
             s.fast[b] = fast_mass(x, whole_groups(count), <float> w.max,
-                                  <float> (1.4426950408889634 / w.temperature), &s.fast_error[b])
-            w.fast_total += s.fast[b]
-            w.fast_error += s.fast_error[b]
-        w.fast_known = True
+                                  <float> (1.4426950408889634 / w.temperature),
+                                  floor_of(w.cut, w.cut.last > first), &s.fast_error[b])
+        w.fast_total += s.fast[b]
+        w.fast_error += s.fast_error[b]
     return True
 
 
@@ -505,7 +518,34 @@ cdef Ruler first_ruler(double expected_low, double low, double top, int bins) no
     return by_bits(low, top, bins)
 
 
-cdef Boundary select(const Work *w, const Source *source, Cut cut, bint by_mass, double target,
+cdef bint gather_band(Work *w, Cut cut, double low, double top, int64_t count,
+                      Source *band) noexcept nogil:
+    """Copy the `count` kept tokens of the row in [low, top], in place of the candidates."""
+    cdef Scratch *s = w.scratch
+    cdef double buffer[BLOCK]
+    cdef const double *x
+    cdef int64_t b, i, n = 0, size
+    if count > s.room:
+        return False
+    w.list_low = INFINITY
+    for b in range(blocks_in(w.row.row.n)):
+        if not block_reaches(&w.row, b, low):
+            continue
+        size = read_block(&w.row, NULL, cut, b, &x, buffer, NULL)
+        for i in range(size):
+            s.values[n] = x[i]
+            s.ids[n] = b * BLOCK + i
+            # Most are not in the band: a store that the next one overwrites beats a branch.
+            if low <= x[i] <= top and keeps(cut, x[i], b * BLOCK + i):
+                n += 1
+    for i in range(n, whole_groups(n)):
+        s.values[i] = -INFINITY
+    band[0] = Source(make_row(<const char *> s.values, sizeof(double), n, FLOAT64, False), s.ids,
+                     NULL, NULL)
+    return True
+
+
+cdef Boundary select(Work *w, const Source *source, Cut cut, bint by_mass, double target,
                      bint relative, double low, double expected_low) noexcept nogil:
     """The shortest prefix in rank of source, within cut, whose measure reaches target.
 
@@ -522,6 +562,7 @@ cdef Boundary select(const Work *w, const Source *source, Cut cut, bint by_mass,
     cdef int64_t count_above = 0
     cdef int i, chosen
     cdef double top = w.max
+    cdef Source band
     if source.row.n <= SMALL:
         if relative:
             target *= mass_value(mass_of(source, &w.law, cut))
@@ -554,6 +595,8 @@ cdef Boundary select(const Work *w, const Source *source, Cut cut, bint by_mass,
         if low == top:
             return settle_ties(w, source, cut, by_mass, target, low, bins[chosen].count, above,
                                count_above)
+        if source == &w.row and gather_band(w, cut, low, top, bins[chosen].count, &band):
+            source = &band
         ruler = by_bits(low, top, MAX_BINS)
 
 
@@ -666,10 +709,10 @@ cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
     cdef int64_t groups = groups_in(w.row.row.n)
     cdef Source maxima
     cdef Boundary found
-    if k >= w.row.row.n:
-        return KEEP_ALL
     if k == 1:
         return Cut(w.max, first_at(&w.row, w.max))
+    if k >= w.row.row.n:
+        return KEEP_ALL
     if w.list_low < INFINITY and w.list.row.n >= k:
         return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
     if k <= groups:
@@ -691,7 +734,7 @@ cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     if w.list_low <= w.cut.value:
         return select(w, weighed_list(w), w.cut, True, p, True, w.cut.value, w.list_low).cut
     if not w.law.uniform:
-        proven = w.cut.value > -INFINITY or not weigh_fast(w)
+        proven = not weigh_fast(w)
         if proven:
             least = mass_value(mass_of(&w.row, &w.law, w.cut))
             most = least
@@ -760,6 +803,7 @@ cdef void apply_stages(Work *w) noexcept nogil:
         if plan.min_tokens_to_keep > 1:
             cut = longer(cut, first_in_rank(w, plan.min_tokens_to_keep))
         w.cut = shorter(w.cut, cut)
+        w.fast_known = False
         if w.cut.value > -INFINITY:
             gather(w, w.cut.value)
 
@@ -767,7 +811,7 @@ cdef void apply_stages(Work *w) noexcept nogil:
 # --------------------------------------------------------------------------------------- draw
 
 cdef int64_t draw_fast(Work *w, double u) noexcept nogil:
-    """The token at u from the fast mass of the whole row, or -1 where the bound does not prove it.
+    """The token at u from the fast mass of the row, or -1 where the bound does not prove it.
 
     With P the mass of the blocks before, Q that of the rest, the target within the block is
     u Q - (1 - u) P, hence its error u error(Q) + (1 - u) error(P).
@@ -789,13 +833,14 @@ cdef int64_t draw_fast(Work *w, double u) noexcept nogil:
     target -= passed
     error = (u * (w.fast_error - passed_error) + (1.0 - u) * passed_error
              + CANONICAL_SLACK * w.fast_total)
-    count = read_block(&w.row, &w.law, KEEP_ALL, b, &x, x_buffer, weights)
+    count = read_block(&w.row, &w.law, w.cut, b, &x, x_buffer, weights)
     for i in range(count):
         before = after
         after += weights[i]
         if after > target:
-            # Nothing lies before the first token of the first block, whatever the error.
-            if (before <= target - error or (before == 0.0 and b == 0)) and after > target + error:
+            # Nothing lies before the first kept token, whatever the error.
+            if ((before <= target - error or (before == 0.0 and passed == 0.0))
+                    and after > target + error):
                 return b * BLOCK + i
             return -1
     return -1
@@ -838,7 +883,7 @@ cdef int64_t draw(Work *w, double u) noexcept nogil:
     if w.greedy:
         return w.cut.last
     source = kept_source(w, True)
-    if source == &w.row and w.cut.value == -INFINITY and not w.law.uniform and weigh_fast(w):
+    if source == &w.row and weigh_fast(w):
         token = draw_fast(w, u)
         if token >= 0:
             return token

@@ -21,6 +21,7 @@ _END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 _U64_TEXT = "an integer in [0, 2**64)"
 _IntArray = npt.NDArray[np.int64]
 _FloatArray = npt.NDArray[np.float64]
+_WordArray = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,6 +245,7 @@ class Sampler:
         "_named",
         "_on_invalid",
         "_seed",
+        "_seed_is_fresh",
         "_stages",
         "_step",
         "_ties",
@@ -275,6 +277,7 @@ class Sampler:
         )
         self._ties = _check_choice("ties", ties, ("id", "all"))
         self._on_invalid = _check_choice("on_invalid", on_invalid, ("raise", "flag"))
+        self._seed_is_fresh = seed is None and rng is None
         self._seed = _check_seed(seed, rng)
         self._step = check_integer("step", step, 0, _END, _U64_TEXT)
         self._lock = threading.Lock()
@@ -340,11 +343,8 @@ class Sampler:
         """
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
-        rows = source.rows()
-        u = self._uniforms(rows.batch, 1, None, None)
-        tokens = np.empty((rows.batch, 1), np.int64)
-        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, self._on_invalid == "flag"))
-        return tokens[:, 0] if source.array.ndim == 2 else int(tokens[0, 0])
+        tokens = self._draw(source, None, None, self._on_invalid == "flag")
+        return tokens if source.array.ndim == 2 else int(tokens[0])
 
     def sample(
         self,
@@ -400,7 +400,9 @@ class Sampler:
             top = check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
         rows = source.rows()
         batch = rows.batch
-        u = self._uniforms(batch, count, streams, step)
+        u = self._uniforms(
+            batch, count, check_numbers("streams", streams, batch), check_numbers("step", step, batch)
+        )
         tokens = np.empty((3, batch, count), np.int64)
         logs = np.empty((2, batch, count))
         top_ids = np.empty((2, batch, top), np.int64)
@@ -503,8 +505,8 @@ class Sampler:
         shape = source.array.shape
         target = None if out is None else _check_out(out, source, dtype)
         rows = source.rows()
-        _check_numbers("streams", streams, rows.batch)
-        _check_numbers("step", step, rows.batch)
+        check_numbers("streams", streams, rows.batch)
+        check_numbers("step", step, rows.batch)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         self._complain(
             _core.filter_rows(
@@ -535,9 +537,13 @@ class Sampler:
         settings = self._settings()
         if "stages" in changes:
             settings = {k: v for k, v in settings.items() if k not in _STAGE_SETTINGS}
-        if "seed" in changes or "rng" in changes:
+        new_seed = "seed" in changes or "rng" in changes
+        if new_seed:
             del settings["seed"], settings["step"]
-        return Sampler(**{**settings, **changes})
+        sampler = Sampler(**{**settings, **changes})
+        if not new_seed:
+            sampler._seed_is_fresh = self._seed_is_fresh
+        return sampler
 
     def _settings(self) -> dict[str, Any]:
         """Everything that makes an equal sampler."""
@@ -570,16 +576,29 @@ class Sampler:
         ]
         return f"Sampler({', '.join(parts)})"
 
-    def _uniforms(self, batch: int, n: int, streams: Any, step: Any) -> _FloatArray:
-        """The uniforms of a call, which takes a step unless it is given one."""
-        stream_array = _check_numbers("streams", streams, batch)
-        step_array = _check_numbers("step", step, batch)
-        if step_array is None:
-            step_array = np.full(batch, self._take_step(), np.uint64)
-        if stream_array is None:
-            stream_array = np.arange(batch, dtype=np.uint64)
+    def _draw(
+        self,
+        source: _inputs.Logits,
+        streams: _WordArray | None,
+        steps: _WordArray | None,
+        flag_invalid: bool,
+    ) -> _IntArray:
+        """One token a row of checked logits; takes a step unless given one for each row."""
+        rows = source.rows()
+        u = self._uniforms(rows.batch, 1, streams, steps)
+        tokens = np.empty((rows.batch, 1), np.int64)
+        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, flag_invalid))
+        return tokens[:, 0]
+
+    def _uniforms(
+        self, batch: int, n: int, streams: _WordArray | None, steps: _WordArray | None
+    ) -> _FloatArray:
+        if steps is None:
+            steps = np.full(batch, self._take_step(), np.uint64)
+        if streams is None:
+            streams = np.arange(batch, dtype=np.uint64)
         u = np.empty((batch, n))
-        _core.uniforms(self._seed, stream_array, step_array, u)
+        _core.uniforms(self._seed, streams, steps, u)
         return u
 
     def _take_step(self) -> int:
@@ -655,7 +674,7 @@ def _check_seed(seed: Any, rng: Any) -> int:
     return check_integer("seed", seed, 0, _END, _U64_TEXT)
 
 
-def _check_numbers(name: str, values: Any, batch: int) -> npt.NDArray[np.uint64] | None:
+def check_numbers(name: str, values: Any, batch: int) -> _WordArray | None:
     """One integer in [0, 2**64) a row, from one for all or a sequence of one each."""
     if values is None:
         return None

@@ -84,20 +84,20 @@ static inline double exp_canonical(double z)
     const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
     const double n = shifted - to_integer;
     const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
-    double p = 1.0 / 6227020800.0;
-    p = p * r + 1.0 / 479001600.0;
-    p = p * r + 1.0 / 39916800.0;
-    p = p * r + 1.0 / 3628800.0;
-    p = p * r + 1.0 / 362880.0;
-    p = p * r + 1.0 / 40320.0;
-    p = p * r + 1.0 / 5040.0;
-    p = p * r + 1.0 / 720.0;
-    p = p * r + 1.0 / 120.0;
-    p = p * r + 1.0 / 24.0;
-    p = p * r + 1.0 / 6.0;
-    p = p * r + 0.5;
-    p = p * r + 1.0;
-    p = p * r + 1.0;
+    const double r2 = r * r; /* even and odd terms apart: two short chains, not one long one */
+    double even = 1.0 / 479001600.0, odd = 1.0 / 6227020800.0;
+    even = even * r2 + 1.0 / 3628800.0;
+    odd = odd * r2 + 1.0 / 39916800.0;
+    even = even * r2 + 1.0 / 40320.0;
+    odd = odd * r2 + 1.0 / 362880.0;
+    even = even * r2 + 1.0 / 720.0;
+    odd = odd * r2 + 1.0 / 5040.0;
+    even = even * r2 + 1.0 / 24.0;
+    odd = odd * r2 + 1.0 / 120.0;
+    even = even * r2 + 0.5;
+    odd = odd * r2 + 1.0 / 6.0;
+    /* The small terms first: 1 + (r + (r2 even + r2 r odd)). */
+    const double p = 1.0 + (r + (r2 * even + r2 * r * odd));
     uint64_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits <<= 52;

@@ -159,24 +159,29 @@ static inline const double *load_double(const Row *row, int64_t start, int64_t c
 
 /* The maximum of each group of x[0..n), n a whole number of groups. Returns whether any logit is
  * NaN or +inf; the maxima mean nothing then. */
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
 #define DEFINE_SCAN(NAME, REAL)                                                                    \
     static inline int NAME(const REAL *x, int64_t n, double *maxima)                               \
     {                                                                                              \
+        REAL top[GROUPS_PER_BLOCK][LANES];                                                         \
         int bad[LANES] = {0}, any = 0;                                                             \
+        for (int64_t g = 0; g < n / GROUP; g++)                                                    \
+            for (int l = 0; l < LANES; l++) {                                                      \
+                const REAL *p = x + g * GROUP + l;                                                 \
+                const REAL a = p[0], b = p[16], c = p[32], d = p[48];                              \
+                const REAL ab = LARGER(a, b), cd = LARGER(c, d);                                   \
+                top[g][l] = LARGER(ab, cd);                                                        \
+                bad[l] |= !(a < (REAL)INFINITY) | !(b < (REAL)INFINITY) |                          \
+                          !(c < (REAL)INFINITY) | !(d < (REAL)INFINITY);                           \
+            }                                                                                      \
         for (int64_t g = 0; g < n / GROUP; g++) {                                                  \
-            const REAL *p = x + g * GROUP;                                                         \
-            REAL top[LANES];                                                                       \
-            for (int l = 0; l < LANES; l++)                                                        \
-                top[l] = -(REAL)INFINITY;                                                          \
-            for (int j = 0; j < GROUP; j += LANES)                                                 \
-                for (int l = 0; l < LANES; l++) {                                                  \
-                    top[l] = p[j + l] > top[l] ? p[j + l] : top[l];                                \
-                    bad[l] |= !(p[j + l] < (REAL)INFINITY);                                        \
-                }                                                                                  \
-            for (int half = LANES / 2; half > 0; half /= 2)                                        \
-                for (int l = 0; l < half; l++)                                                     \
-                    top[l] = top[l + half] > top[l] ? top[l + half] : top[l];                      \
-            maxima[g] = top[0];                                                                    \
+            REAL *t = top[g];                                                                      \
+            for (int l = 0; l < 8; l++)                                                            \
+                t[l] = LARGER(t[l], t[l + 8]);                                                     \
+            for (int l = 0; l < 4; l++)                                                            \
+                t[l] = LARGER(t[l], t[l + 4]);                                                     \
+            const REAL ac = LARGER(t[0], t[2]), bd = LARGER(t[1], t[3]);                           \
+            maxima[g] = LARGER(ac, bd);                                                            \
         }                                                                                          \
         for (int l = 0; l < LANES; l++)                                                            \
             any |= bad[l];                                                                         \
@@ -262,16 +267,19 @@ static inline void mask_weights(const Source *source, Cut cut, const double *x, 
             weights[i] = 0.0;
 }
 
-/* The exact sum of n <= BLOCK weights, n a multiple of LANES. */
+/* The exact sum of n <= BLOCK weights, n a whole number of groups. */
 static inline Mass sum_weights(const double *weights, int64_t n)
 {
     double high[LANES] = {0}, low[LANES] = {0};
     Mass mass = {0.0, 0.0};
-    for (int64_t i = 0; i < n; i += LANES)
+    for (int64_t i = 0; i < n; i += GROUP)
         for (int l = 0; l < LANES; l++) {
-            const double h = high_part(weights[i + l]);
-            high[l] += h;
-            low[l] += low_part(weights[i + l], h);
+            const double *w = weights + i + l;
+            const double a = high_part(w[0]), b = high_part(w[16]);
+            const double c = high_part(w[32]), d = high_part(w[48]);
+            high[l] += (a + b) + (c + d);
+            low[l] += (low_part(w[0], a) + low_part(w[16], b)) +
+                      (low_part(w[32], c) + low_part(w[48], d));
         }
     for (int l = 0; l < LANES; l++)
         mass_add(&mass, high[l], low[l]);
@@ -316,9 +324,14 @@ static inline int64_t block_count(const Source *source, Cut cut, int64_t b)
     const Law none = {0};
     const int64_t count = read_block(source, &none, cut, b, &x, buffer, NULL);
     int64_t above = 0, ties = 0;
-    for (int64_t i = 0; i < count; i++) {
-        above += x[i] > cut.value;
-        ties += x[i] == cut.value;
+    for (int64_t i = 0; i < whole_groups(count); i += GROUP) {
+        int more = 0, equal = 0;
+        for (int j = 0; j < GROUP; j++) {
+            more += x[i + j] > cut.value;
+            equal += x[i + j] == cut.value;
+        }
+        above += more;
+        ties += equal;
     }
     if (ties > 0 && cut.value > -INFINITY)
         for (int64_t i = 0; i < count; i++)
@@ -427,10 +440,20 @@ static inline void histogram_block(const Source *source, Cut cut, int64_t start,
 #define FAST_WEIGHT_ERROR 5e-7
 #define FAST_FLOOR_ERROR 0x1p-124
 
-/* The sum of the weights of x[0..n) in float32, n a whole number of groups, and through `error` a
- * bound on its distance from the exact sum. log2e_over_t in [1e-30, 1e30], max finite. */
+/* The smallest float that a cut keeps throughout a block whose ids all lie before its last token
+ * (with_ties), or all behind it. */
+static inline float floor_of(Cut cut, int with_ties)
+{
+    const float rounded = (float)cut.value;
+    const int too_low = with_ties ? (double)rounded < cut.value : (double)rounded <= cut.value;
+    return too_low ? nextafterf(rounded, INFINITY) : rounded;
+}
+
+/* The sum of the weights of those of x[0..n) that are >= floor, in float32, n a whole number of
+ * groups, and through `error` a bound on its distance from the exact sum. log2e_over_t in
+ * [1e-30, 1e30], max and floor finite. */
 static inline double fast_mass(const float *x, int64_t n, float max, float log2e_over_t,
-                               double *error)
+                               float floor, double *error)
 {
     double mass[LANES] = {0}, depth[LANES] = {0};
     for (int64_t i = 0; i < n; i += GROUP) {
@@ -451,7 +474,7 @@ static inline double fast_mass(const float *x, int64_t n, float max, float log2e
             uint32_t bits, n_bits;
             memcpy(&bits, &p, sizeof bits);
             memcpy(&n_bits, &shifted, sizeof n_bits);
-            w[j] = float_of_bits(bits + (n_bits << 23));
+            w[j] = x[i + j] >= floor ? float_of_bits(bits + (n_bits << 23)) : 0.0f;
             wy[j] = w[j] * y;
         }
         for (int l = 0; l < LANES; l++) {
