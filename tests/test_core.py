@@ -1,0 +1,175 @@
+"""The core on its own: the canonical arithmetic, the fast mass's bound, signals, threads, memory."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import mpmath
+import numpy as np
+import pytest
+
+from sampler import Sampler, Temperature, TopP, _core, _inputs
+from test_law import KINDS, SETTINGS, make_row
+from test_odds import draw
+
+
+def ulps(value, exact):
+    """Distance in units of the last place of the exact value."""
+    exact = mpmath.mpf(exact)
+    return float(abs(mpmath.mpf(value) - exact) / mpmath.mpf(np.spacing(abs(float(exact)))))
+
+
+def test_canonical_exp_is_within_an_ulp():
+    rng = np.random.default_rng(0)
+    z = np.concatenate([-rng.random(2000) * 745, -rng.random(500), -(10.0 ** -rng.uniform(0, 20, 300))])
+    with mpmath.workprec(200):
+        worst = max(ulps(_core.canonical("exp", v), mpmath.exp(mpmath.mpf(v))) for v in z.tolist())
+    assert worst < 1.1
+    assert _core.canonical("exp", 0.0) == 1.0
+    assert _core.canonical("exp", -np.inf) == 0.0
+    assert _core.canonical("exp", -746.0) == 0.0
+    assert _core.canonical("exp", -744.0) == 2 * 2.0**-1074
+
+
+def test_canonical_log_is_within_three_ulps():
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.random(1000) * 3, 2.0 ** rng.uniform(-1070, 1020, 1000), [5e-324, 2.0]])
+    with mpmath.workprec(200):
+        worst = max(ulps(_core.canonical("log", v), mpmath.log(mpmath.mpf(v))) for v in x.tolist())
+    assert worst < 3.0
+    assert _core.canonical("log", 1.0) == 0.0
+    assert _core.canonical("log", 0.0) == -np.inf
+    assert _core.canonical("log", np.inf) == np.inf
+    assert np.isnan(_core.canonical("log", -1.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.05, 0.8, 1.0, 5.0, 1e4])
+def test_the_fast_mass_lies_within_its_bound(kind, temperature):
+    rng = np.random.default_rng(7)
+    for size in (4096, 5000, 60_000):
+        row = make_row(rng, kind, size, np.float32)
+        ((fast, bound, exact),) = _core.masses(_inputs.read(row).rows(), temperature)
+        assert abs(fast - exact) <= bound
+        assert bound <= 1e-5 * exact  # and the bound is worth having
+
+
+@pytest.mark.parametrize("stages", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exact_path_changes_no_answer(kind, stages):
+    rng = np.random.default_rng(11)
+    rows = np.stack([make_row(rng, kind, 9000, np.float32)] * 40)
+    u = rng.random((40, 1))
+    assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, exact=True))
+
+
+def test_a_draw_at_a_boundary_is_settled_by_the_canonical_mass():
+    row = np.random.default_rng(3).normal(0.0, 2.0, 20_000).astype(np.float32)
+    d = Sampler(seed=0).distribution(row)
+    cumulative = d._cumulative / d._cumulative[-1]
+    u = np.concatenate([cumulative[5:19_000:37] + e for e in (-1e-9, -1e-11, 1e-11, 1e-9)])
+    rows = np.broadcast_to(row, (len(u), len(row)))
+    assert np.array_equal(draw([], rows, u[:, None])[:, 0], d.draw(u))
+
+
+def test_threads_share_a_sampler_and_the_gil_is_free():
+    rows = np.random.default_rng(0).normal(0.0, 3.0, (64, 50_000)).astype(np.float32)
+    s = Sampler(temperature=0.8, top_p=0.9, seed=5)
+    expected = [s.sample(rows, step=i).tokens for i in range(8)]
+    found = {}
+
+    def work(i):
+        found[i] = s.sample(rows, step=i).tokens
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    for i in range(8):
+        assert np.array_equal(found[i], expected[i])
+
+    ticks = 0
+    big = np.broadcast_to(rows[0], (6000, 50_000))
+    done = threading.Event()
+
+    def run():
+        s(big)
+        done.set()
+
+    worker = threading.Thread(target=run)
+    worker.start()
+    while not done.is_set():
+        ticks += 1
+        time.sleep(0.001)
+    worker.join()
+    assert ticks > 10  # the main thread ran while the core did
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("call", ["s(rows)", "s.sample(rows[0], n=10**8)"])
+def test_ctrl_c_is_seen(call):
+    code = textwrap.dedent(f"""
+        import numpy as np, sys
+        from sampler import Sampler
+        s = Sampler(temperature=0.8, top_p=0.9, seed=1)
+        rows = np.broadcast_to(np.linspace(0, 9, 100_000, dtype=np.float32), (300_000, 100_000))
+        s(rows[:2])
+        print("ready", flush=True)
+        try:
+            {call}
+        except KeyboardInterrupt:
+            print("interrupted", s(rows[0]) >= 0, flush=True)
+    """)
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        start = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.readline() == "interrupted True\n"
+        assert time.monotonic() - start < 10  # 50 ms and the machine's mood, not the 30 s of the call
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_memory_does_not_grow():
+    row = np.random.default_rng(0).normal(0.0, 3.0, 8192).astype(np.float32)
+    s = Sampler(temperature=0.8, top_p=0.9, seed=5)
+
+    def call():
+        s(row)
+        s.sample(row, n=3, logprobs=5)
+        s.filter(row)
+        s.distribution(row)
+
+    for _ in range(200):
+        call()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3000):
+        call()
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    # In KiB (bytes on macOS): a leak of one row a call would be 96 MB.
+    assert grown < 8192 * (1024 if sys.platform == "darwin" else 1)
+
+
+def test_a_row_longer_than_the_exact_sums_allow_is_refused():
+    row = np.broadcast_to(np.float32(0.0), (2**27 + 1,))
+    with pytest.raises(ValueError, match="at most 2\\*\\*27 tokens a row"):
+        Sampler(seed=0)(row)
+
+
+def test_scratch_grows_and_serves_smaller_rows_after_larger_ones():
+    s = Sampler([Temperature(0.9), TopP(0.9)], seed=2)
+    rng = np.random.default_rng(4)
+    rows = {size: rng.normal(0.0, 2.0, size).astype(np.float32) for size in (10, 300_000, 5000, 64)}
+    first = {size: s.sample(row, step=0).tokens for size, row in rows.items()}
+    again = {size: s.sample(row, step=0).tokens for size, row in reversed(rows.items())}
+    assert first == again
