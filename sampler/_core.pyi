@@ -34,10 +34,11 @@ class Chain:
     ) -> None: ...
 
 def uniforms(
-    seed: int,
-    streams: npt.NDArray[np.uint64],
-    steps: npt.NDArray[np.uint64],
     out: npt.NDArray[np.float64],
+    seed: int,
+    step: int = 0,
+    streams: npt.NDArray[np.uint64] | None = None,
+    steps: npt.NDArray[np.uint64] | None = None,
     lane: int = 0,
 ) -> None: ...
 def draw_tokens(

@@ -1098,16 +1098,24 @@ cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
     return 0
 
 
-def uniforms(uint64_t seed, const uint64_t[::1] streams, const uint64_t[::1] steps,
-             double[:, ::1] out, uint64_t lane=0):
-    """out[row, draw] = u(seed, streams[row], steps[row], draw, lane), in [0, 1)."""
+def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
+             const uint64_t[::1] streams=None, const uint64_t[::1] steps=None, uint64_t lane=0):
+    """out[row, draw] = u(seed, streams[row], steps[row], draw, lane), in [0, 1).
+
+    Without streams, row i has stream i; without steps, every row has the one step.
+    """
     cdef int64_t row, draw, done = 0
-    if streams.shape[0] != out.shape[0] or steps.shape[0] != out.shape[0]:
+    cdef uint64_t stream
+    if ((streams is not None and streams.shape[0] != out.shape[0])
+            or (steps is not None and steps.shape[0] != out.shape[0])):
         raise ValueError("one stream and one step a row")
     with nogil:
         for row in range(out.shape[0]):
+            stream = row if streams is None else streams[row]
+            if steps is not None:
+                step = steps[row]
             for draw in range(out.shape[1]):
-                out[row, draw] = philox_uniform(seed, streams[row], steps[row], draw, lane)
+                out[row, draw] = philox_uniform(seed, stream, step, draw, lane)
                 look_at_signals(1, &done)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,10 @@ _WORDS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)
 _CPU = 1  # DLPack's device type
 _BFLOAT16_MAX = 3.3895313892515355e38
 
-# dtype -> (kind, dtype of the words, whether the bytes are swapped)
-_KINDS: dict[np.dtype[Any], tuple[int, np.dtype[Any], bool]] = {
+# dtype -> (name, number in the core, dtype of the words, whether the bytes are swapped)
+_KINDS: dict[np.dtype[Any], tuple[str, int, np.dtype[Any], bool]] = {
     np.dtype(order + code): (
+        np.dtype(code).name,
         _core.KINDS[np.dtype(code).name],
         _WORDS[np.dtype(code).itemsize],
         not np.dtype(order + code).isnative,
@@ -33,8 +33,7 @@ _KINDS: dict[np.dtype[Any], tuple[int, np.dtype[Any], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Logits:
+class Logits(NamedTuple):
     """Logits as a NumPy array of floats, or of raw words where NumPy has no such float.
 
     Attributes
@@ -132,8 +131,7 @@ def read(logits: Any, dtype: str | None = None, name: str = "logits") -> Logits:
         return _raw_bfloat16(array, torch)
     found = _KINDS.get(array.dtype)
     if found is not None:
-        code, words, swapped = found
-        return Logits(array, array.dtype.name, code, words, swapped, torch)
+        return Logits(array, *found, torch)
     if array.dtype.name == "bfloat16":  # ml_dtypes
         return _raw_bfloat16(array, torch)
     raise TypeError(

@@ -593,12 +593,9 @@ class Sampler:
     def _uniforms(
         self, batch: int, n: int, streams: _WordArray | None, steps: _WordArray | None
     ) -> _FloatArray:
-        if steps is None:
-            steps = np.full(batch, self._take_step(), np.uint64)
-        if streams is None:
-            streams = np.arange(batch, dtype=np.uint64)
+        step = self._take_step() if steps is None else 0
         u = np.empty((batch, n))
-        _core.uniforms(self._seed, streams, steps, u)
+        _core.uniforms(u, self._seed, step, streams, steps)
         return u
 
     def _take_step(self) -> int:

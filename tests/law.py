@@ -35,7 +35,7 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         d = s.distribution(row)
         assert np.array_equal(d.ids, order[: len(d)]), f"{stage} keeps no prefix in rank"
         check_stage(x[order], stage, had, len(d), temperature, min_tokens_to_keep, ties)
-        if isinstance(stage, Temperature):
+        if isinstance(stage, Temperature) and temperature > 0:  # greedy stays greedy
             temperature *= stage.value
         had = len(d)
     return d if d is not None else Sampler(seed=0).distribution(row)
