@@ -1,6 +1,5 @@
-"""Types of the compiled core. For use by the package only; see `_core.pyx`."""
-
 from collections.abc import Iterable
+from typing import Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,24 +13,26 @@ LOG_SOFTMAX: int
 LOGSUMEXP: int
 KINDS: dict[str, int]
 
+@final
 class Rows:
     batch: int
     vocab: int
-    def __init__(
-        self,
+    def __new__(
+        cls,
         words: npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | npt.NDArray[np.uint64],
         kind: int,
         swapped: bool,
-    ) -> None: ...
+    ) -> Self: ...
 
+@final
 class Chain:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         stages: Iterable[tuple[int, float]],
         ties_all: bool = False,
         min_tokens_to_keep: int = 1,
         exact: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
 
 def uniforms(
     out: npt.NDArray[np.float64],
@@ -80,7 +81,5 @@ def softmax_rows(
     what: int,
     out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
 ) -> None: ...
-def masses(
-    rows: Rows, temperature: float
-) -> list[tuple[float | None, float | None, float]]: ...
+def masses(rows: Rows, temperature: float) -> list[tuple[float | None, float | None, float]]: ...
 def canonical(function: str, x: float) -> float: ...

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-# cython: cdivision=True, freethreading_compatible=True
+# cython: cdivision=True, freethreading_compatible=True, auto_pickle=False, autotestdict=False
 """The core: rows of logits in, tokens out.
 
 A. What comes in. Checked parameters and typed memoryviews only; everything a user can get wrong
@@ -35,6 +35,7 @@ G. Threads and signals. The GIL is released around the rows. Scratch memory belo
    is taken from a free list and put back. Every `WORK_PER_CHUNK` logits signals are looked at.
 """
 
+cimport cython
 from cython cimport pymutex
 from libc.math cimport INFINITY, NAN, fabs
 from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
@@ -1004,6 +1005,7 @@ cdef int64_t list_top(Work *w, int64_t n, Item *items) noexcept nogil:
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
 
 
+@cython.final
 cdef class Rows:
     """A batch of rows of logits: words of 16, 32 or 64 bits, their kind and byte order.
 
@@ -1057,6 +1059,7 @@ cdef class Rows:
                         self._kind, self._swapped)
 
 
+@cython.final
 cdef class Chain:
     """The stages of a sampler, compiled: those that are not off, in order.
 

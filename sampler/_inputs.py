@@ -16,7 +16,11 @@ import numpy.typing as npt
 
 from sampler import _core
 
-_WORDS = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32), 8: np.dtype(np.uint64)}
+_WORDS: dict[int, np.dtype[Any]] = {
+    2: np.dtype(np.uint16),
+    4: np.dtype(np.uint32),
+    8: np.dtype(np.uint64),
+}
 _CPU = 1  # DLPack's device type
 _BFLOAT16_MAX = 3.3895313892515355e38
 
@@ -144,9 +148,7 @@ def _raw_bfloat16(array: npt.NDArray[Any], torch: Any) -> Logits:
 
 
 def _bad_words(name: str, found: str) -> TypeError:
-    return TypeError(
-        f"`{name}` have to be 16-bit integers under dtype='bfloat16', but are {found}"
-    )
+    return TypeError(f"`{name}` have to be 16-bit integers under dtype='bfloat16', but are {found}")
 
 
 def _is_tensor(value: Any) -> bool:

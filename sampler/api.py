@@ -111,18 +111,22 @@ class Distribution:
 
     @cached_property
     def ids(self) -> _IntArray:
+        """Kept token ids."""
         return self._ids[self._by_rank]
 
     @cached_property
     def probs(self) -> _FloatArray:
+        """Their probabilities."""
         return self._probs[self._by_rank]
 
     @cached_property
     def logprobs(self) -> _FloatArray:
+        """Natural logs of their probabilities."""
         return self._logprobs[self._by_rank]
 
     @cached_property
     def entropy(self) -> float:
+        """Entropy in nats."""
         # fsum rounds once, so the figure does not depend on NumPy's order of summation.
         return -math.fsum(p * q for p, q in zip(self._probs, self._logprobs, strict=True))
 
@@ -283,8 +287,13 @@ class Sampler:
         self._lock = threading.Lock()
         self._chain = _core.Chain(
             # No row is longer than 2**53, and up to there a count is exact as a float.
-            [(stage.code, min(stage.value, 2.0**53)) if stage.setting == "top_k"
-             else (stage.code, stage.value) for stage in self._stages if not stage.is_off],
+            [
+                (stage.code, min(stage.value, 2.0**53))
+                if stage.setting == "top_k"
+                else (stage.code, stage.value)
+                for stage in self._stages
+                if not stage.is_off
+            ],
             self._ties == "all",
             min(self._min_tokens_to_keep, 2**53),
         )
@@ -401,7 +410,10 @@ class Sampler:
         rows = source.rows()
         batch = rows.batch
         u = self._uniforms(
-            batch, count, check_numbers("streams", streams, batch), check_numbers("step", step, batch)
+            batch,
+            count,
+            check_numbers("streams", streams, batch),
+            check_numbers("step", step, batch),
         )
         tokens = np.empty((3, batch, count), np.int64)
         logs = np.empty((2, batch, count))
@@ -509,9 +521,7 @@ class Sampler:
         check_numbers("step", step, rows.batch)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         self._complain(
-            _core.filter_rows(
-                self._chain, rows, result, source.limit, self._on_invalid == "flag"
-            )
+            _core.filter_rows(self._chain, rows, result, source.limit, self._on_invalid == "flag")
         )
         narrowed = source.narrow(result.reshape(shape))
         if target is None:

@@ -22,7 +22,7 @@ from sampler import _inputs
 from sampler.api import Sampler, check_numbers
 
 
-class SamplingLogitsProcessor(LogitsProcessor):  # type: ignore[misc]
+class SamplingLogitsProcessor(LogitsProcessor):
     """Draw each row's token with a `Sampler`; leave only that token finite.
 
     Parameters
@@ -183,4 +183,4 @@ def _left_padding(attention_mask: Any) -> npt.NDArray[np.int64]:
 
 def _check_batch(name: str, given: int, batch: int) -> None:
     if given != batch:
-        raise ValueError(f"`{name}` has to hold one row a row of scores, {batch}, but holds {given}")
+        raise ValueError(f"`{name}` has to be for the {batch} rows of scores, but is for {given}")

@@ -203,7 +203,7 @@ static inline int scan_block(const Row *row, int64_t start, int64_t count, doubl
     return scan_float(x, whole_groups(count), maxima);
 }
 
-/* ------------------------------------------------------------------------ the cut, and the source */
+/* ----------------------------------------------------------------------- the cut, and the source */
 
 /* A prefix in rank is named by its last token: kept is every x > value, and x == value up to the
  * id `last`. {-inf, -1} keeps every finite logit. */
@@ -430,7 +430,7 @@ static inline void histogram_block(const Source *source, Cut cut, int64_t start,
     }
 }
 
-/* --------------------------------------------------------------------- the fast mass, with a bound */
+/* -------------------------------------------------------------------- the fast mass, with a bound */
 
 /* What the bound is made of (derived in docs/design.md). A float32 weight is computed as
  * 2**y, y = (x - max) * (log2(e) / T): three roundings put a relative error of 3 * 2**-24 on y,

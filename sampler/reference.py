@@ -31,7 +31,8 @@ class State(NamedTuple):
 def _weights(z: _Array) -> _Array:
     # Long double where the platform has one: a running sum of 500,000 equal float64 terms is off
     # by more than the 1e-12 that the tests allow.
-    return np.exp((z - z[0]).astype(np.longdouble))
+    weights: _Array = np.exp((z - z[0]).astype(np.longdouble))
+    return weights
 
 
 def temper(state: State, stage: Temperature) -> State:
@@ -71,9 +72,7 @@ _TRUNCATIONS: dict[type[Stage], Callable[[State, Any, str], int]] = {
 }
 
 
-def kept(
-    row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id"
-) -> State:
+def kept(row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id") -> State:
     """Run the stages over one row of logits."""
     x = np.asarray(row, dtype=np.float64)
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
@@ -93,11 +92,12 @@ def kept(
 def logprobs(state: State) -> _Array:
     """Natural logs of the kept tokens' probabilities, in rank order."""
     z = state.z - state.z[0]
-    return z - math.log(math.fsum(np.exp(z).tolist()))
+    logs: _Array = z - math.log(math.fsum(np.exp(z).tolist()))
+    return logs
 
 
 def probabilities(state: State, vocab: int) -> _Array:
-    """The whole distribution by token id, long double."""
+    """Spread the whole distribution by token id, long double."""
     p = np.zeros(vocab, dtype=np.longdouble)
     weights = _weights(state.z)
     p[state.ids] = weights / weights.sum()
@@ -105,14 +105,12 @@ def probabilities(state: State, vocab: int) -> _Array:
 
 
 def draw(state: State, vocab: int, u: float) -> int:
-    """The smallest id whose cumulative probability, ids ascending, exceeds u."""
+    """Find the smallest id whose cumulative probability, ids ascending, exceeds u."""
     cumulative = np.cumsum(probabilities(state, vocab))
     return int(np.searchsorted(cumulative, np.longdouble(u) * cumulative[-1], side="right"))
 
 
 def uniform(seed: int, stream: int = 0, step: int = 0, draw: int = 0, lane: int = 0) -> float:
-    """The keyed uniform, from NumPy's own Philox."""
-    bits = np.random.Philox(
-        key=seed | stream << 64, counter=step | draw << 64 | lane << 128
-    )
+    """Draw the keyed uniform from NumPy's own Philox."""
+    bits = np.random.Philox(key=seed | stream << 64, counter=step | draw << 64 | lane << 128)
     return float(np.random.Generator(bits).random())

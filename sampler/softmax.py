@@ -113,7 +113,10 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
 
     rows = _inputs.Logits(
         last.reshape(-1, last.shape[-1]) if last.size else np.empty((0, 1), array.dtype),
-        source.kind, source.code, source.words, source.swapped,
+        source.kind,
+        source.code,
+        source.words,
+        source.swapped,
     ).rows()
     width = 1 if what == _core.LOGSUMEXP else rows.vocab
     result = np.empty((rows.batch, width), source.result_dtype)

@@ -51,6 +51,9 @@ class Stage:
     off: ClassVar[float]
     code: ClassVar[int]
 
+    def __init__(self, value: Any = None) -> None:
+        raise NotImplementedError("use one of its subclasses, such as TopK(40)")
+
     @staticmethod
     def check(value: Any) -> float:
         """Return the setting's value, checked."""
@@ -112,6 +115,7 @@ class Temperature(Stage):
 
     @staticmethod
     def check(value: Any) -> float:
+        """Return the setting's value, checked."""
         return check_real("temperature", value, 0.0, math.inf, "a float in [0, inf]")
 
 
@@ -149,6 +153,7 @@ class TopK(Stage):
 
     @staticmethod
     def check(value: Any) -> int:
+        """Return the setting's value, checked."""
         return check_integer("top_k", value, 0, None, "an integer >= 0")
 
 
@@ -187,6 +192,7 @@ class TopP(Stage):
 
     @staticmethod
     def check(value: Any) -> float:
+        """Return the setting's value, checked."""
         return check_real("top_p", value, 0.0, 1.0, "a float in [0, 1]")
 
 
@@ -224,6 +230,7 @@ class MinP(Stage):
 
     @staticmethod
     def check(value: Any) -> float:
+        """Return the setting's value, checked."""
         return check_real("min_p", value, 0.0, 1.0, "a float in [0, 1]")
 
 

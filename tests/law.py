@@ -35,8 +35,8 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         d = s.distribution(row)
         assert np.array_equal(d.ids, order[: len(d)]), f"{stage} keeps no prefix in rank"
         check_stage(x[order], stage, had, len(d), temperature, min_tokens_to_keep, ties)
-        if isinstance(stage, Temperature) and temperature > 0:  # greedy stays greedy
-            temperature *= stage.value
+        if isinstance(stage, Temperature):  # greedy is greedy, even after infinity
+            temperature = temperature * stage.value if temperature * stage.value > 0 else 0.0
         had = len(d)
     return d if d is not None else Sampler(seed=0).distribution(row)
 

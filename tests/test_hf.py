@@ -1,0 +1,444 @@
+"""The Hugging Face layer, on a tiny random Llama: the draw inside `generate` is our draw."""
+
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
+from transformers.utils import logging as hf_logging
+
+from sampler import Sampler, Temperature, TopK, TopP
+from sampler.hf import SamplingLogitsProcessor, generate_kwargs
+
+VOCAB = 199
+NEW = 12
+LAST = 2**64 - 1
+SETTINGS = (
+    {"temperature": 0.8, "top_p": 0.9},
+    {"temperature": 2.0},
+    {"top_k": 5, "ties": "all"},
+    {"min_p": 0.1, "temperature": 1.5},
+    {"stages": [TopK(40), TopP(0.95), Temperature(0.8)]},
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256,
+        pad_token_id=0, bos_token_id=1, eos_token_id=None, initializer_range=0.3,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).eval()
+
+
+def prompts(batch=3, length=7, seed=0):
+    ids = np.random.default_rng(seed).integers(2, VOCAB, (batch, length))
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(batch, length).long()}
+
+
+def generate(model, inputs, s, *, streams=None, **more):
+    mask = inputs.get("attention_mask")
+    out = model.generate(
+        **inputs,
+        **generate_kwargs(s, attention_mask=mask, streams=streams),
+        **{"max_new_tokens": NEW, **more},
+    )
+    return (out if isinstance(out, torch.Tensor) else out.sequences)[:, inputs["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
+def by_hand(model, ids, s, stream, new=NEW):
+    """The loop over raw logits that one would write with the standalone sampler, one row."""
+    ids = list(ids)
+    for _ in range(new):
+        logits = model(torch.tensor([ids])).logits[0, -1].float()
+        ids.append(int(s.sample(logits, streams=stream, step=len(ids)).tokens))
+    return ids[-new:]
+
+
+# ------------------------------------------------------------------------------- whole texts
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_generate_is_the_loop_by_hand(model, settings):
+    s, inputs = Sampler(**settings, seed=7), prompts()
+    texts = generate(model, inputs, s).tolist()
+    assert texts == [
+        by_hand(model, row.tolist(), s, i) for i, row in enumerate(inputs["input_ids"])
+    ]
+    assert s.step == 0
+    assert generate(model, inputs, s).tolist() == texts
+    if settings.get("temperature") == 2.0:
+        assert len({tuple(text) for text in texts}) == 3
+        assert generate(model, inputs, s.replace(seed=8)).tolist() != texts
+
+
+def test_equal_prompts_differ_by_stream(model):
+    s, one = Sampler(temperature=2.0, seed=7), prompts(1)
+    inputs = {name: value.repeat(3, 1) for name, value in one.items()}
+    texts = generate(model, inputs, s).tolist()
+    assert len({tuple(text) for text in texts}) == 3
+    streams = [5, LAST, 5]
+    texts = generate(model, inputs, s, streams=streams).tolist()
+    assert texts[0] == texts[2] != texts[1]
+    row = one["input_ids"][0].tolist()
+    assert texts == [by_hand(model, row, s, stream) for stream in streams]
+
+
+def test_padding_and_the_rest_of_the_batch_do_not_matter(model):
+    s = Sampler(temperature=2.0, top_p=0.95, seed=7)
+    rows = [prompts(1, length, length)["input_ids"][0].tolist() for length in (3, 9, 6)]
+    width = max(map(len, rows))
+    inputs = {
+        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+        "attention_mask": torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows]),
+    }
+    padded = generate(model, inputs, s).tolist()
+    for i, row in enumerate(rows):
+        lone = {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row)).long()}
+        assert generate(model, lone, s, streams=[i]).tolist() == [padded[i]]
+        assert by_hand(model, row, s, i) == padded[i]
+    order = [2, 0, 1]
+    turned = {name: value[order] for name, value in inputs.items()}
+    again = generate(model, turned, s, streams=order).tolist()
+    assert again == [padded[i] for i in order]
+
+
+def test_without_a_mask_padding_counts():
+    logits = torch.zeros(1, VOCAB)
+    s = Sampler(seed=7)
+    ids = torch.tensor([[0, 0, 5, 6]])
+    for mask, step in (
+        (None, 4),
+        ([[0, 0, 1, 1]], 2),
+        ([[1, 1, 1, 1]], 4),
+        ([[0, 1, 0, 1]], 3),  # a hole is no left padding
+        ([[1, 1, 0, 0]], 4),  # nor is what stands to the right
+        (torch.tensor([[False, False, True, True]]), 2),
+    ):
+        out = SamplingLogitsProcessor(s, attention_mask=mask)(ids, logits)
+        assert out.argmax() == s.sample(logits[0], step=step).tokens
+
+
+def test_assisted_decoding_agrees_with_plain(model):
+    # A prompt that repeats itself gives prompt lookup something to propose.
+    s = Sampler(temperature=0.3, top_k=3, seed=7)
+    row = prompts(1, 6)["input_ids"].repeat(1, 5)
+    inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+    plain = generate(model, inputs, s, max_new_tokens=30)
+    with torch.no_grad():
+        assisted = generate(
+            model, inputs, s, max_new_tokens=30, prompt_lookup_num_tokens=4, max_matching_ngram_size=1
+        )
+    assert assisted.tolist() == plain.tolist()
+    assert plain[0].tolist() == by_hand(model, row[0].tolist(), s, 0, 30)
+
+
+def test_greedy_is_the_models_own(model):
+    inputs = prompts()
+    want = model.generate(**inputs, do_sample=False, max_new_tokens=NEW)[:, 7:]
+    assert generate(model, inputs, Sampler(temperature=0)).tolist() == want.tolist()
+    assert generate(model, inputs, Sampler(top_k=1)).tolist() == want.tolist()
+
+
+def test_half_precision_model(model):
+    half = LlamaForCausalLM(model.config).to(torch.bfloat16).eval()
+    half.load_state_dict(model.state_dict())
+    s, inputs = Sampler(temperature=0.8, seed=7), prompts(2)
+    a = generate(half, inputs, s).tolist()
+    assert a == generate(half, inputs, s).tolist()
+
+
+def test_end_of_text_stops_a_row(model):
+    s, inputs = Sampler(temperature=2.0, seed=7), prompts(2)
+    free = generate(model, inputs, s).tolist()
+    stop = free[0][4]
+    out = generate(model, inputs, s, eos_token_id=stop, pad_token_id=0).tolist()
+    end = free[0].index(stop)
+    assert out[0][: end + 1] == free[0][: end + 1]
+    assert not any(out[0][end + 1 :])
+    assert out[1][: len(free[1])] == free[1][: len(out[1])] or stop in free[1]
+
+
+# ------------------------------------------------------------------------------------- seeds
+
+
+def test_seed(model):
+    s, inputs = Sampler(temperature=2.0), prompts(1)
+    taken = []
+    for _ in range(3):
+        kwargs = generate_kwargs(s, attention_mask=inputs["attention_mask"])
+        seed = kwargs["logits_processor"][-1].seed
+        text = model.generate(**inputs, **kwargs, max_new_tokens=NEW)[:, 7:].tolist()
+        taken.append(seed)
+        assert generate(model, inputs, s.replace(seed=seed)).tolist() == text
+    assert len(set(taken)) == 3
+    assert generate_kwargs(Sampler(seed=7))["logits_processor"][-1].seed == 7
+    rng = Sampler(rng=np.random.default_rng(3))
+    assert generate_kwargs(rng)["logits_processor"][-1].seed == rng.seed
+    fresh = Sampler(top_k=3).replace(top_k=4)
+    seeds = {generate_kwargs(fresh)["logits_processor"][-1].seed for _ in range(2)}
+    assert len(seeds) == 2
+
+
+# --------------------------------------------------------------------- beside other settings
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"temperature": 0.7}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9},
+        {"epsilon_cutoff": 0.1}, {"eta_cutoff": 0.1}, {"do_sample": True}, {"num_beams": 2},
+        {"logits_processor": LogitsProcessorList()}, {"top_h": 0.5}, {"renormalize_logits": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_given_twice(model, setting):
+    inputs = prompts(1)
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{next(iter(setting))}'"):
+        model.generate(**inputs, **generate_kwargs(Sampler(seed=7)), **setting)
+
+
+def test_the_models_own_settings_do_not_interfere(model):
+    s, inputs = Sampler(temperature=2.0, seed=7), prompts(2)
+    want = generate(model, inputs, s).tolist()
+    config = model.generation_config
+    before = config.to_dict()
+    try:
+        config.do_sample, config.temperature, config.top_k, config.top_p = True, 0.1, 1, 0.1
+        config.min_p, config.typical_p, config.epsilon_cutoff, config.eta_cutoff = 0.9, 0.1, 0.1, 0.1
+        assert generate(model, inputs, s).tolist() == want
+    finally:
+        for name in ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p",
+                     "epsilon_cutoff", "eta_cutoff"):  # fmt: skip
+            setattr(config, name, before[name])
+
+
+class Records(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records = []
+
+    def emit(self, record):
+        self.records.append(record.getMessage())
+
+
+def test_generate_is_silent(model):
+    for name in ("warning_once", "info_once"):
+        getattr(getattr(hf_logging, name, None), "cache_clear", lambda: None)()
+    logger, handler = logging.getLogger("transformers"), Records()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        generate(model, prompts(), Sampler(temperature=0.8, seed=7))
+        assert handler.records == []
+        # The handler would have heard: a setting that do_sample=False ignores is warned of.
+        model.generate(**prompts(), do_sample=False, temperature=0.5, max_new_tokens=1)
+        assert handler.records
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def test_beams_are_refused(model):
+    inputs = prompts(2)
+    kwargs = generate_kwargs(Sampler(seed=7), attention_mask=inputs["attention_mask"])
+    del kwargs["num_beams"]
+    with pytest.raises(ValueError, match="attention_mask"):
+        model.generate(**inputs, **kwargs, num_beams=3, max_new_tokens=NEW)
+    kwargs = generate_kwargs(Sampler(seed=7), streams=[0, 1])
+    del kwargs["num_beams"]
+    with pytest.raises(ValueError, match="streams"):
+        model.generate(**inputs, **kwargs, num_beams=3, max_new_tokens=NEW)
+
+
+def test_scores_of_generate(model):
+    s, inputs = Sampler(temperature=2.0, top_k=4, seed=7), prompts(2)
+    out = model.generate(
+        **inputs, **generate_kwargs(s), max_new_tokens=5, return_dict_in_generate=True,
+        output_scores=True, output_logits=True,
+    )  # fmt: skip
+    for step, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
+        assert np.isfinite(scores.numpy()).sum(axis=1).tolist() == [1, 1]
+        tokens = s.sample(logits, step=7 + step).tokens
+        assert out.sequences[:, 7 + step].tolist() == tokens.tolist()
+        assert scores.argmax(dim=-1).tolist() == tokens.tolist()
+
+
+# ------------------------------------------------------------------------------ one call of it
+
+IDS = torch.tensor([[3, 4, 5], [6, 7, 8]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_one_finite_score_a_row(dtype):
+    scores = torch.tensor(np.random.default_rng(0).normal(0, 3, (2, VOCAB)), dtype=dtype)
+    before = scores.clone()
+    s = Sampler(temperature=2.0, seed=7)
+    out = SamplingLogitsProcessor(s)(IDS, scores)
+    assert torch.equal(scores, before)
+    assert out.data_ptr() != scores.data_ptr()
+    assert out.dtype == dtype
+    assert out.shape == scores.shape
+    assert torch.isfinite(out).sum(dim=1).tolist() == [1, 1]
+    assert out.max(dim=1).values.tolist() == [0.0, 0.0]
+    assert out.min() == -math.inf
+    assert out.argmax(dim=1).tolist() == s.sample(scores, step=3).tokens.tolist()
+
+
+def test_scores_that_cannot_be_written():
+    # Every row is the same memory: writing to it would show, or raise.
+    row = torch.tensor(np.random.default_rng(0).normal(0, 3, VOCAB)).float()
+    scores = row.expand(2, VOCAB)
+    out = SamplingLogitsProcessor(Sampler(temperature=9.0, seed=7))(IDS, scores)
+    assert torch.isfinite(out).sum(dim=1).tolist() == [1, 1]
+    with torch.inference_mode():
+        frozen = row[None].clone()
+    SamplingLogitsProcessor(Sampler(seed=7))(IDS[:1], frozen)
+    assert torch.equal(frozen[0], row)
+
+
+def test_without_input_ids():
+    s = Sampler(temperature=2.0, seed=7)
+    scores = torch.tensor(np.random.default_rng(0).normal(0, 3, (2, VOCAB))).float()
+    processor = SamplingLogitsProcessor(s)
+    own = processor.sampler
+    for step in range(4):
+        assert own.step == step
+        out = processor(None, scores)
+        assert out.argmax(dim=1).tolist() == s.sample(scores, step=step).tokens.tolist()
+    with_streams = SamplingLogitsProcessor(s.replace(step=0), streams=[4, 9])(None, scores)
+    want = s.sample(scores, step=0, streams=[4, 9]).tokens.tolist()
+    assert with_streams.argmax(dim=1).tolist() == want
+
+
+def test_the_step_is_the_length_of_the_row():
+    s = Sampler(temperature=9.0, seed=7)
+    scores = torch.zeros(2, VOCAB)
+    processor = SamplingLogitsProcessor(s, attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    for length in range(3, 9):
+        ids = torch.zeros(2, length, dtype=torch.long)
+        want = s.sample(scores, step=[length - 1, length]).tokens.tolist()
+        assert processor(ids, scores).argmax(dim=1).tolist() == want
+    assert s.step == 0
+
+
+@pytest.mark.parametrize("sampler", [None, 7, {"temperature": 0.8}, Sampler, "sampler"])
+def test_no_sampler(sampler):
+    for make in (SamplingLogitsProcessor, generate_kwargs):
+        with pytest.raises(TypeError, match="^`sampler` has to be a Sampler, but is "):
+            make(sampler)
+
+
+@pytest.mark.parametrize(
+    ("streams", "error"),
+    [
+        ([-1, 0], ValueError),
+        ([0, 2**64], ValueError),
+        ([0, 1.0], TypeError),
+        ([0, True], TypeError),
+        ([0, None], TypeError),
+        ("01", TypeError),
+        (np.array([0.0, 1.0]), TypeError),
+        (7, (TypeError, ValueError)),
+        (np.array(7), (TypeError, ValueError)),
+        ([[0], [1]], TypeError),
+    ],
+)
+def test_bad_streams(streams, error):
+    for make in (SamplingLogitsProcessor, generate_kwargs):
+        with pytest.raises(error, match="^`streams` has to "):
+            make(Sampler(seed=7), streams=streams)
+
+
+@pytest.mark.parametrize("streams", [(3, 5), np.array([3, 5], np.uint64), torch.tensor([3, 5])])
+def test_containers_of_streams(streams):
+    s = Sampler(temperature=9.0, seed=7)
+    scores = torch.zeros(2, VOCAB)
+    out = SamplingLogitsProcessor(s, streams=streams)(IDS, scores)
+    want = s.sample(scores, step=3, streams=[3, 5]).tokens.tolist()
+    assert out.argmax(dim=1).tolist() == want
+
+
+def test_streams_of_the_wrong_length(model):
+    for streams in ([], [0], [0, 1, 2]):
+        with pytest.raises(ValueError, match=f"^`streams` has to .* 2, but holds {len(streams)}"):
+            SamplingLogitsProcessor(Sampler(seed=7), streams=streams)(IDS, torch.zeros(2, VOCAB))
+    with pytest.raises(ValueError, match="`streams`"):
+        generate(model, prompts(3), Sampler(seed=7), streams=[0, 1])
+
+
+@pytest.mark.parametrize("mask", [[1, 1, 1], torch.ones(3), torch.ones(2, 1, 3), 1, np.array(1.0)])
+def test_mask_of_the_wrong_shape(mask):
+    for make in (SamplingLogitsProcessor, generate_kwargs):
+        with pytest.raises(ValueError, match="^`attention_mask` has to be 2-D, but has shape"):
+            make(Sampler(seed=7), attention_mask=mask)
+
+
+@pytest.mark.parametrize("mask", ["1", {"mask": 1}, object(), [["1", "1"]], [[1, 1], [1]]])
+def test_mask_that_is_none(mask):
+    with pytest.raises((TypeError, ValueError), match="^`attention_mask` has to "):
+        SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)
+
+
+def test_mask_of_another_batch_or_prompt():
+    scores = torch.zeros(2, VOCAB)
+    for batch in (1, 3):
+        mask = torch.ones(batch, 3)
+        with pytest.raises(ValueError, match=f"^`attention_mask` has to .* 2, but holds {batch}"):
+            SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
+    # A mask longer than the rows belongs to some other prompt; its padding could even exceed them.
+    mask = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
+    with pytest.raises(ValueError, match="^`attention_mask` has to "):
+        SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "words"),
+    [
+        (torch.zeros(2, VOCAB, device="meta"), TypeError, "on the CPU.*meta"),
+        (torch.zeros(2, VOCAB).long(), TypeError, "torch.int64"),
+        (torch.zeros(2, VOCAB).to_sparse(), TypeError, "dense"),
+        (torch.zeros(VOCAB), ValueError, r"2-D, but have shape \(199,\)"),
+        (torch.zeros(2, 3, VOCAB), ValueError, "2-D"),
+        (torch.zeros(2, 0), ValueError, "at least one token"),
+    ],
+)
+def test_bad_scores(scores, error, words):
+    with pytest.raises(error, match=f"^`scores` have to .*{words}"):
+        SamplingLogitsProcessor(Sampler(seed=7))(IDS, scores)
+
+
+@pytest.mark.parametrize("on_invalid", ["raise", "flag"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(math.nan, "row 1 has nan at token 9"), (math.inf, "row 1 has inf at token 9")],
+)
+def test_invalid_scores_always_raise(value, words, on_invalid):
+    scores = torch.zeros(2, VOCAB)
+    scores[1, 9] = value
+    processor = SamplingLogitsProcessor(Sampler(seed=7, on_invalid=on_invalid))
+    with pytest.raises(ValueError, match=words):
+        processor(IDS, scores)
+    scores[1] = -math.inf
+    with pytest.raises(ValueError, match="row 1 is -inf throughout"):
+        processor(IDS, scores)
+
+
+def test_what_generate_kwargs_gives():
+    mask = torch.tensor([[0, 1], [1, 1]])
+    kwargs = generate_kwargs(Sampler(seed=7), attention_mask=mask, streams=[3, 4])
+    assert kwargs["do_sample"] is False
+    assert isinstance(kwargs["logits_processor"], LogitsProcessorList)
+    (processor,) = kwargs["logits_processor"]
+    assert isinstance(processor, SamplingLogitsProcessor)
+    assert "attention_mask" not in kwargs  # it comes with the inputs
+    mask[0, 0] = 1  # the caller's mask grows as generate goes on: ours does not
+    scores = torch.zeros(2, VOCAB)
+    want = Sampler(seed=7).sample(scores, step=[2, 3], streams=[3, 4]).tokens.tolist()
+    assert processor(IDS, scores).argmax(dim=1).tolist() == want

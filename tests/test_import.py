@@ -1,0 +1,76 @@
+"""What `import sampler` needs, and what it says where it finds no core."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sampler
+
+PACKAGE = Path(sampler.__file__).parent
+HEAVY = ("torch", "transformers", "scipy", "ml_dtypes", "hypothesis", "mpmath")
+
+
+def python(code, path, cwd):
+    """Run code in a fresh interpreter that finds `sampler` in `path` first."""
+    environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def modules(tmp_path):
+    code = (
+        "import sys, sampler\n"
+        "assert sampler.Sampler(top_p=0.9, seed=7)([1.0, 3.0, 2.0, 0.0]) in range(4)\n"
+        "assert sampler.softmax([1.0, 2.0]).shape == (2,)\n"
+        "print(sampler.__file__, *sorted(sys.modules), sep='\\n')"
+    )
+    run = python(code, PACKAGE.parent, tmp_path)
+    assert run.returncode == 0, run.stderr
+    file, *names = run.stdout.split("\n")
+    assert Path(file).parent == PACKAGE
+    return set(names)
+
+
+def test_numpy_alone_is_imported(modules):
+    assert "numpy" in modules
+    tops = {name.partition(".")[0] for name in modules}
+    assert not tops & set(HEAVY)
+    # Nor anything else from outside the standard library.
+    foreign = tops - set(sys.stdlib_module_names) - {"numpy", "sampler", "", "__main__"}
+    assert not {name for name in foreign if not name.startswith("_")}
+
+
+def test_the_adapters_are_not_imported(modules):
+    assert not {name for name in modules if name.startswith("sampler.hf")}
+    assert "sampler.reference" not in modules
+
+
+def test_a_missing_core_is_one_sentence(tmp_path):
+    copy = tmp_path / "sampler"
+    copy.mkdir()
+    for file in PACKAGE.glob("*.py"):
+        shutil.copy(file, copy)
+    run = python("import sampler", tmp_path, tmp_path)
+    assert run.returncode == 1
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: sampler's compiled core is missing")
+    assert "pip install -e ." in last
+    assert last.endswith(".")
+
+
+def test_a_broken_core_keeps_its_own_error(tmp_path):
+    copy = tmp_path / "sampler"
+    copy.mkdir()
+    for file in PACKAGE.glob("*.py"):
+        shutil.copy(file, copy)
+    (copy / "_core.py").write_text("import no_such_module_of_the_core\n")
+    run = python("import sampler", tmp_path, tmp_path)
+    assert run.returncode == 1
+    assert "no_such_module_of_the_core" in run.stderr
