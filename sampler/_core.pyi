@@ -34,6 +34,12 @@ class Chain:
         exact: bool = False,
     ) -> Self: ...
 
+@final
+class Steps:
+    next: int
+    def __new__(cls, start: int) -> Self: ...
+    def take(self) -> int: ...
+
 def uniforms(
     out: npt.NDArray[np.float64],
     seed: int,

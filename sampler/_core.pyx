@@ -39,7 +39,7 @@ cimport cython
 from cython cimport pymutex
 from libc.math cimport INFINITY, NAN, fabs
 from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 
 
@@ -151,13 +151,14 @@ cdef enum:
     SMALL = 64            # what `select` stops splitting and sorts instead
     MAX_STAGES = 64
     MAX_FREE = 16         # scratch kept for later calls; more threads than that allocate anew
-    CARRY_EVERY = 4       # blocks of 1024 tokens between carries of the bins' masses
-    WORK_PER_CHUNK = 1 << 22   # logits or draws between looks at signals: 40 ms at the slowest
+    CARRY_EVERY = 2       # blocks of 1024 tokens between carries of the bins' masses
+    WORK_PER_CHUNK = 1 << 19   # logits or draws between looks at signals: 50 ms at the slowest
 
 # Below this many tokens the canonical mass costs less than proving the fast one.
 cdef int64_t FAST_FROM = 4096
-# Covers the rounding of the canonical sums themselves where the fast mass is compared with them.
-cdef double CANONICAL_SLACK = 1e-14
+# Covers the float64 roundings that the fast mass's own bound leaves out: its running sum over at
+# most 2**17 blocks (2**-36 of the total) and those where it is compared with canonical sums.
+cdef double CANONICAL_SLACK = 2e-11
 
 cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
 
@@ -473,7 +474,7 @@ cdef bint weigh_fast(Work *w) noexcept nogil:
             x = load_float(row, first, count, buffer)
             s.fast[b] = fast_mass(x, whole_groups(count), <float> w.max,
                                   <float> (1.4426950408889634 / w.temperature),
-                                  floor_of(w.cut, w.cut.last > first), &s.fast_error[b])
+                                  floor_of(w.cut, w.cut.last >= first), &s.fast_error[b])
         w.fast_total += s.fast[b]
         w.fast_error += s.fast_error[b]
     return True
@@ -496,7 +497,6 @@ cdef void fill_bins(const Source *source, const Law *law, Cut cut, bint by_mass,
     cdef double w_buffer[BLOCK]
     cdef double *weights = w_buffer if by_mass else NULL
     cdef const double *x
-    cdef Mass carried
     cdef int i
     memset(bins, 0, ruler.bins * sizeof(Bin))
     for b in range(blocks_in(source.row.n)):
@@ -1077,17 +1077,18 @@ cdef class Chain:
 
     cdef Plan plan
 
-    def __cinit__(self, stages, bint ties_all=False, int64_t min_tokens_to_keep=1,
-                  bint exact=False):
+    def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, bint exact=False):
         if len(stages) > MAX_STAGES:
             raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
         self.plan.count = 0
         for kind, value in stages:
             self.plan.kinds[self.plan.count] = kind
-            self.plan.values[self.plan.count] = value
+            # A count is exact as a float up to 2**53, and no row is longer than that.
+            self.plan.values[self.plan.count] = (min(value, 2**53) if isinstance(value, int)
+                                                 else value)
             self.plan.count += 1
         self.plan.ties_all = ties_all
-        self.plan.min_tokens_to_keep = min_tokens_to_keep
+        self.plan.min_tokens_to_keep = min(min_tokens_to_keep, 2**53)
         self.plan.exact = exact
 
 
@@ -1099,6 +1100,30 @@ cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
         with gil:
             PyErr_CheckSignals()
     return 0
+
+
+@cython.final
+cdef class Steps:
+    """Steps given out once each, whatever threads ask.
+
+    Parameters
+    ----------
+    start : int
+        The first to give.
+    """
+
+    cdef readonly object next
+
+    def __cinit__(self, start):
+        self.next = start
+
+    def take(self):
+        """Return the next step and move on; at 2**64, which is no step, stay there."""
+        with _lock:
+            step = self.next
+            if step < 1 << 64:
+                self.next = step + 1
+        return step
 
 
 def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,

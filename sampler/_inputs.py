@@ -95,7 +95,7 @@ def _round_to_bfloat16(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def read(logits: Any, dtype: str | None = None, name: str = "logits") -> Logits:
+def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
     """Take logits of any number of axes from any supported container.
 
     Parameters
@@ -113,7 +113,7 @@ def read(logits: Any, dtype: str | None = None, name: str = "logits") -> Logits:
     TypeError
         If the container or its dtype is not one of these; it is named.
     """
-    if dtype is not None and dtype != "bfloat16":
+    if not (dtype is None or (isinstance(dtype, str) and dtype == "bfloat16")):
         raise ValueError(f"`dtype` has to be None or 'bfloat16', but is {dtype!r}")
     torch = None
     if type(logits) is np.ndarray:
@@ -185,7 +185,7 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
         )
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+    if isinstance(value, (list, tuple)):
         return _from_list(value, name)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
@@ -197,9 +197,10 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
     try:
         return np.asarray(memoryview(value))
     except TypeError:
-        raise TypeError(
-            f"`{name}` have to be an array of floats, but are {_kind_of(value)}"
-        ) from None
+        pass
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _from_list(value, name)
+    raise TypeError(f"`{name}` have to be an array of floats, but are a {_kind_of(value)}")
 
 
 def _from_list(value: Sequence[Any], name: str) -> npt.NDArray[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import numbers
 import secrets
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -154,10 +153,15 @@ class Distribution:
 
         Raises
         ------
+        TypeError
+            If u is not made of real numbers.
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        values = np.asarray(u, dtype=np.float64)
+        values = np.asarray(u)
+        if values.dtype.kind not in "fiu":
+            raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
+        values = values.astype(np.float64)
         if not np.all((values >= 0.0) & (values < 1.0)):
             raise ValueError(f"`u` has to be in [0, 1), but is {u!r}")
         place = np.searchsorted(self._cumulative, values * self._cumulative[-1], side="right")
@@ -201,8 +205,8 @@ class Sampler:
         Names the sequence of draws. None takes one from the operating system, shown as `seed`.
     rng : numpy.random.Generator, optional
         Gives one uint64 now, as the seed. Not together with `seed`.
-    step : int, in [0, 2**64)
-        The step that the next call takes.
+    step : int, in [0, 2**64]
+        The step that the next call takes; at 2**64 all are used up.
     on_invalid : {"raise", "flag"}
         What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
         result (token -1, log-probabilities NaN, kept 0, a row of -inf from `filter`) while every
@@ -244,14 +248,13 @@ class Sampler:
 
     __slots__ = (
         "_chain",
-        "_lock",
         "_min_tokens_to_keep",
         "_named",
         "_on_invalid",
         "_seed",
         "_seed_is_fresh",
         "_stages",
-        "_step",
+        "_steps",
         "_ties",
     )
 
@@ -283,19 +286,13 @@ class Sampler:
         self._on_invalid = _check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._seed_is_fresh = seed is None and rng is None
         self._seed = _check_seed(seed, rng)
-        self._step = check_integer("step", step, 0, _END, _U64_TEXT)
-        self._lock = threading.Lock()
+        self._steps = _core.Steps(
+            check_integer("step", step, 0, _END + 1, "an integer in [0, 2**64]")
+        )
         self._chain = _core.Chain(
-            # No row is longer than 2**53, and up to there a count is exact as a float.
-            [
-                (stage.code, min(stage.value, 2.0**53))
-                if stage.setting == "top_k"
-                else (stage.code, stage.value)
-                for stage in self._stages
-                if not stage.is_off
-            ],
+            [(stage.code, stage.value) for stage in self._stages if not stage.is_off],
             self._ties == "all",
-            min(self._min_tokens_to_keep, 2**53),
+            self._min_tokens_to_keep,
         )
 
     @property
@@ -326,7 +323,7 @@ class Sampler:
     @property
     def step(self) -> int:
         """The step that the next call takes."""
-        return self._step
+        return self._steps.next
 
     def __call__(self, logits: Any, *, dtype: str | None = None) -> Any:
         """Draw one token a row, and take a step.
@@ -550,10 +547,8 @@ class Sampler:
         new_seed = "seed" in changes or "rng" in changes
         if new_seed:
             del settings["seed"], settings["step"]
-        sampler = Sampler(**{**settings, **changes})
-        if not new_seed:
-            sampler._seed_is_fresh = self._seed_is_fresh
-        return sampler
+        settings.update(changes)
+        return Sampler(**settings) if new_seed else _restore(settings, self._seed_is_fresh)
 
     def _settings(self) -> dict[str, Any]:
         """Everything that makes an equal sampler."""
@@ -566,13 +561,13 @@ class Sampler:
             min_tokens_to_keep=self._min_tokens_to_keep,
             ties=self._ties,
             seed=self._seed,
-            step=self._step,
+            step=self.step,
             on_invalid=self._on_invalid,
         )
         return settings
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._settings(),)
+        return _restore, (self._settings(), self._seed_is_fresh)
 
     def __repr__(self) -> str:
         settings = self._settings()
@@ -609,11 +604,9 @@ class Sampler:
         return u
 
     def _take_step(self) -> int:
-        with self._lock:
-            step = self._step
-            if step >= _END:
-                raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
-            self._step = step + 1
+        step = self._steps.take()
+        if step >= _END:
+            raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
         return step
 
     def _complain(self, complaint: tuple[int, int, float] | None, name: str = "logits") -> None:
@@ -640,8 +633,10 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _restore(settings: dict[str, Any]) -> Sampler:
-    return Sampler(**settings)
+def _restore(settings: dict[str, Any], seed_is_fresh: bool) -> Sampler:
+    sampler = Sampler(**settings)
+    sampler._seed_is_fresh = seed_is_fresh
+    return sampler
 
 
 def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage, ...]:
@@ -681,25 +676,33 @@ def _check_seed(seed: Any, rng: Any) -> int:
     return check_integer("seed", seed, 0, _END, _U64_TEXT)
 
 
-def check_numbers(name: str, values: Any, batch: int) -> _WordArray | None:
-    """One integer in [0, 2**64) a row, from one for all or a sequence of one each."""
+def check_numbers(name: str, values: Any, batch: int | None) -> _WordArray | None:
+    """One integer in [0, 2**64) a row, from one for all or a sequence of one each.
+
+    Without `batch` the values have to be a sequence, of any length.
+    """
     if values is None:
         return None
+    wanted = "integers in [0, 2**64), one a row"
+    if hasattr(values, "tolist"):
+        values = values.tolist()  # exact, where a mixed list would pass through float64
     if isinstance(values, numbers.Number):
         number = check_integer(name, values, 0, _END, _U64_TEXT)
-        if name == "streams" and batch != 1:
-            raise ValueError(f"`streams` has to hold one integer a row, {batch}, but is {number}")
+        if batch is None or (name == "streams" and batch != 1):
+            raise ValueError(f"`{name}` has to be {wanted}, but is {number}")
         return np.full(batch, number, np.uint64)
-    if isinstance(values, np.ndarray) or hasattr(values, "tolist"):
-        values = values.tolist()  # exact, where a mixed list would pass through float64
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-        raise TypeError(f"`{name}` has to be integers in [0, 2**64), but is {values!r}")
+        raise TypeError(f"`{name}` has to be {wanted}, but is {values!r}")
     checked = [check_integer(name, value, 0, _END, _U64_TEXT) for value in values]
-    if len(checked) != batch:
-        raise ValueError(
-            f"`{name}` has to hold one integer a row, {batch}, but holds {len(checked)}"
-        )
+    if batch is not None:
+        check_batch(name, len(checked), batch)
     return np.array(checked, dtype=np.uint64)
+
+
+def check_batch(name: str, given: int, batch: int) -> None:
+    """Refuse what is not for as many rows as there are."""
+    if given != batch:
+        raise ValueError(f"`{name}` has to be for {batch} rows, but is for {given}")
 
 
 def _check_out(out: Any, source: _inputs.Logits, dtype: str | None) -> npt.NDArray[Any]:

@@ -16,6 +16,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __FAST_MATH__
+#error "sampler promises the same bits everywhere and looks for NaN: no -ffast-math"
+#endif
 #if FLT_EVAL_METHOD != 0
 #error "sampler needs IEEE double arithmetic without excess precision (x86: -msse2 -mfpmath=sse)"
 #endif
@@ -74,7 +77,7 @@ static inline Mass mass_times(double weight, int64_t times)
     return total;
 }
 
-/* exp(z) for z <= 0, relative error below 2**-52, down through the subnormals; 0 for -inf.
+/* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
  * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
  * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
 static inline double exp_canonical(double z)

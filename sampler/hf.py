@@ -19,7 +19,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
-from sampler.api import Sampler, check_numbers
+from sampler.api import Sampler, check_batch, check_numbers
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -57,7 +57,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
     batch nor on padding, and the same seed and prompt give the same text.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
-    to both. Beam search has no use for it. A row with NaN, +inf or no finite score always raises.
+    to both. What the model's own configuration or the caller asks of Hugging Face beside sampling
+    (penalties, forced or suppressed tokens, minimum lengths) runs before it, on the logits it then
+    draws from. Beam search has no use for it. A row with NaN, +inf or no finite score always
+    raises.
     """
 
     # Continuous batching reorders rows between steps, which streams could not follow.
@@ -69,11 +72,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if not isinstance(sampler, Sampler):
             raise TypeError(f"`sampler` has to be a Sampler, but is {sampler!r}")
         self.sampler = sampler.replace(seed=None) if sampler._seed_is_fresh else sampler
-        self._streams = None
-        if streams is not None:
-            streams = list(streams)
-            self._streams = check_numbers("streams", streams, len(streams))
+        self._streams = check_numbers("streams", streams, None)
         self._padding = None if attention_mask is None else _left_padding(attention_mask)
+        self._prompt_length = 0 if attention_mask is None else np.shape(attention_mask)[1]
 
     @property
     def seed(self) -> int:
@@ -110,10 +111,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
             if self._padding is None:
                 steps = np.full(batch, length, np.uint64)
             else:
-                _check_batch("attention_mask", len(self._padding), batch)
+                check_batch("attention_mask", len(self._padding), batch)
+                if length < self._prompt_length:
+                    raise ValueError(
+                        f"`attention_mask` has to be that of the prompt, but has "
+                        f"{self._prompt_length} tokens where the rows have {length}"
+                    )
                 steps = (length - self._padding).astype(np.uint64)
         if self._streams is not None:
-            _check_batch("streams", len(self._streams), batch)
+            check_batch("streams", len(self._streams), batch)
         tokens = self.sampler._draw(source, self._streams, steps, flag_invalid=False)
         only = torch.full_like(scores, -torch.inf)
         only[torch.arange(batch), torch.from_numpy(tokens)] = 0.0
@@ -174,13 +180,16 @@ def generate_kwargs(
 
 
 def _left_padding(attention_mask: Any) -> npt.NDArray[np.int64]:
-    mask = np.asarray(attention_mask)
+    """Count each row's padding."""
+    try:
+        mask = np.asarray(attention_mask)
+    except ValueError:  # ragged
+        mask = np.empty(0, object)
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(
+            f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
+        )
     if mask.ndim != 2:
         raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
     padding: npt.NDArray[np.int64] = np.sum(np.cumsum(mask != 0, axis=1) == 0, axis=1)
     return padding
-
-
-def _check_batch(name: str, given: int, batch: int) -> None:
-    if given != batch:
-        raise ValueError(f"`{name}` has to be for the {batch} rows of scores, but is for {given}")

@@ -203,7 +203,7 @@ static inline int scan_block(const Row *row, int64_t start, int64_t count, doubl
     return scan_float(x, whole_groups(count), maxima);
 }
 
-/* ----------------------------------------------------------------------- the cut, and the source */
+/* --------------------------------------------------------------------- the cut, and the source */
 
 /* A prefix in rank is named by its last token: kept is every x > value, and x == value up to the
  * id `last`. {-inf, -1} keeps every finite logit. */
@@ -376,7 +376,7 @@ typedef struct {
 
 /* How a logit finds its bin, the highest first: by its depth below `max`, in equal steps, the last
  * bin open below (by_bits = 0); or by the distance of its bits, which any range of doubles splits
- * into at most 2**11 parts a level (by_bits = 1). Both are monotone, so bins are ranges in rank. */
+ * into at most `bins` parts a level (by_bits = 1). Both are monotone, so bins are ranges in rank. */
 typedef struct {
     int by_bits;
     int bins;
@@ -404,7 +404,7 @@ static inline int bin_of(const Ruler *ruler, double x)
 }
 
 /* Count the tokens of one block within [min, max] that the cut keeps, and with w their weights,
- * into the ruler's bins. The masses are carried by the caller, at most every 4096 tokens. */
+ * into the ruler's bins. The masses are carried by the caller, at the latest every 3072 tokens. */
 static inline void histogram_block(const Source *source, Cut cut, int64_t start, const double *x,
                                    const double *w, int64_t count, double min, double max,
                                    const Ruler *ruler, Bin *bins)
@@ -430,7 +430,7 @@ static inline void histogram_block(const Source *source, Cut cut, int64_t start,
     }
 }
 
-/* -------------------------------------------------------------------- the fast mass, with a bound */
+/* ------------------------------------------------------------------ the fast mass, with a bound */
 
 /* What the bound is made of (derived in docs/design.md). A float32 weight is computed as
  * 2**y, y = (x - max) * (log2(e) / T): three roundings put a relative error of 3 * 2**-24 on y,

@@ -2,11 +2,17 @@
 
 import logging
 import math
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+)
 from transformers.utils import logging as hf_logging
 
 from sampler import Sampler, Temperature, TopK, TopP
@@ -42,12 +48,9 @@ def prompts(batch=3, length=7, seed=0):
 
 def generate(model, inputs, s, *, streams=None, **more):
     mask = inputs.get("attention_mask")
-    out = model.generate(
-        **inputs,
-        **generate_kwargs(s, attention_mask=mask, streams=streams),
-        **{"max_new_tokens": NEW, **more},
-    )
-    return (out if isinstance(out, torch.Tensor) else out.sequences)[:, inputs["input_ids"].shape[1] :]
+    kwargs = generate_kwargs(s, attention_mask=mask, streams=streams)
+    out = model.generate(**inputs, **kwargs, **{"max_new_tokens": NEW, **more})
+    return out[:, inputs["input_ids"].shape[1] :]
 
 
 @torch.no_grad()
@@ -130,10 +133,8 @@ def test_assisted_decoding_agrees_with_plain(model):
     row = prompts(1, 6)["input_ids"].repeat(1, 5)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     plain = generate(model, inputs, s, max_new_tokens=30)
-    with torch.no_grad():
-        assisted = generate(
-            model, inputs, s, max_new_tokens=30, prompt_lookup_num_tokens=4, max_matching_ngram_size=1
-        )
+    lookup = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 1}
+    assisted = generate(model, inputs, s, max_new_tokens=30, **lookup)
     assert assisted.tolist() == plain.tolist()
     assert plain[0].tolist() == by_hand(model, row[0].tolist(), s, 0, 30)
 
@@ -180,9 +181,10 @@ def test_seed(model):
     assert generate_kwargs(Sampler(seed=7))["logits_processor"][-1].seed == 7
     rng = Sampler(rng=np.random.default_rng(3))
     assert generate_kwargs(rng)["logits_processor"][-1].seed == rng.seed
-    fresh = Sampler(top_k=3).replace(top_k=4)
-    seeds = {generate_kwargs(fresh)["logits_processor"][-1].seed for _ in range(2)}
-    assert len(seeds) == 2
+    unseeded = Sampler(top_k=3)
+    for fresh in (unseeded.replace(top_k=4), pickle.loads(pickle.dumps(unseeded))):
+        seeds = {generate_kwargs(fresh)["logits_processor"][-1].seed for _ in range(2)}
+        assert len(seeds) == 2
 
 
 # --------------------------------------------------------------------- beside other settings
@@ -198,24 +200,42 @@ def test_seed(model):
     ids=str,
 )  # fmt: skip
 def test_a_setting_given_twice(model, setting):
-    inputs = prompts(1)
-    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{next(iter(setting))}'"):
+    inputs, (name,) = prompts(1), setting
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
         model.generate(**inputs, **generate_kwargs(Sampler(seed=7)), **setting)
 
 
-def test_the_models_own_settings_do_not_interfere(model):
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"do_sample": True, "temperature": 0.1, "top_k": 1, "top_p": 0.1},
+        {"min_p": 0.9, "typical_p": 0.1, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0.1},
+        {"num_beams": 3},
+    ],
+    ids=str,
+)
+def test_the_models_own_settings_do_not_interfere(model, own, monkeypatch):
     s, inputs = Sampler(temperature=2.0, seed=7), prompts(2)
     want = generate(model, inputs, s).tolist()
-    config = model.generation_config
-    before = config.to_dict()
-    try:
-        config.do_sample, config.temperature, config.top_k, config.top_p = True, 0.1, 1, 0.1
-        config.min_p, config.typical_p, config.epsilon_cutoff, config.eta_cutoff = 0.9, 0.1, 0.1, 0.1
-        assert generate(model, inputs, s).tolist() == want
-    finally:
-        for name in ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p",
-                     "epsilon_cutoff", "eta_cutoff"):  # fmt: skip
-            setattr(config, name, before[name])
+    for name, value in own.items():
+        monkeypatch.setattr(model.generation_config, name, value)
+    assert generate(model, inputs, s).tolist() == want
+
+
+def test_the_models_penalty_runs_before_the_draw(model, monkeypatch):
+    s, inputs = Sampler(temperature=2.0, seed=7), prompts(1)
+    free = generate(model, inputs, s).tolist()
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    penalty = RepetitionPenaltyLogitsProcessor(3.0)
+    ids = inputs["input_ids"]
+    with torch.no_grad():
+        for _ in range(NEW):
+            scores = penalty(ids, model(ids).logits[:, -1].float())
+            token = s.sample(scores, step=ids.shape[1]).tokens
+            ids = torch.cat([ids, torch.from_numpy(token)[None]], dim=1)
+    text = generate(model, inputs, s).tolist()
+    assert text == ids[:, -NEW:].tolist()
+    assert text != free
 
 
 class Records(logging.Handler):
@@ -331,7 +351,7 @@ def test_the_step_is_the_length_of_the_row():
 @pytest.mark.parametrize("sampler", [None, 7, {"temperature": 0.8}, Sampler, "sampler"])
 def test_no_sampler(sampler):
     for make in (SamplingLogitsProcessor, generate_kwargs):
-        with pytest.raises(TypeError, match="^`sampler` has to be a Sampler, but is "):
+        with pytest.raises(TypeError, match=r"^`sampler` has to be a Sampler, but is "):
             make(sampler)
 
 
@@ -352,7 +372,7 @@ def test_no_sampler(sampler):
 )
 def test_bad_streams(streams, error):
     for make in (SamplingLogitsProcessor, generate_kwargs):
-        with pytest.raises(error, match="^`streams` has to "):
+        with pytest.raises(error, match=r"^`streams` has to "):
             make(Sampler(seed=7), streams=streams)
 
 
@@ -367,7 +387,7 @@ def test_containers_of_streams(streams):
 
 def test_streams_of_the_wrong_length(model):
     for streams in ([], [0], [0, 1, 2]):
-        with pytest.raises(ValueError, match=f"^`streams` has to .* 2, but holds {len(streams)}"):
+        with pytest.raises(ValueError, match=rf"^`streams` has to .* 2\b.* {len(streams)}$"):
             SamplingLogitsProcessor(Sampler(seed=7), streams=streams)(IDS, torch.zeros(2, VOCAB))
     with pytest.raises(ValueError, match="`streams`"):
         generate(model, prompts(3), Sampler(seed=7), streams=[0, 1])
@@ -376,13 +396,13 @@ def test_streams_of_the_wrong_length(model):
 @pytest.mark.parametrize("mask", [[1, 1, 1], torch.ones(3), torch.ones(2, 1, 3), 1, np.array(1.0)])
 def test_mask_of_the_wrong_shape(mask):
     for make in (SamplingLogitsProcessor, generate_kwargs):
-        with pytest.raises(ValueError, match="^`attention_mask` has to be 2-D, but has shape"):
+        with pytest.raises(ValueError, match=r"^`attention_mask` has to be 2-D, but has shape"):
             make(Sampler(seed=7), attention_mask=mask)
 
 
 @pytest.mark.parametrize("mask", ["1", {"mask": 1}, object(), [["1", "1"]], [[1, 1], [1]]])
 def test_mask_that_is_none(mask):
-    with pytest.raises((TypeError, ValueError), match="^`attention_mask` has to "):
+    with pytest.raises((TypeError, ValueError), match=r"^`attention_mask` has to "):
         SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)
 
 
@@ -390,11 +410,11 @@ def test_mask_of_another_batch_or_prompt():
     scores = torch.zeros(2, VOCAB)
     for batch in (1, 3):
         mask = torch.ones(batch, 3)
-        with pytest.raises(ValueError, match=f"^`attention_mask` has to .* 2, but holds {batch}"):
+        with pytest.raises(ValueError, match=rf"^`attention_mask` has to .* 2\b.* {batch}$"):
             SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
     # A mask longer than the rows belongs to some other prompt; its padding could even exceed them.
     mask = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
-    with pytest.raises(ValueError, match="^`attention_mask` has to "):
+    with pytest.raises(ValueError, match=r"^`attention_mask` has to "):
         SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
 
 

