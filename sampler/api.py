@@ -406,16 +406,13 @@ class Sampler:
             top = check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
         rows = source.rows()
         batch = rows.batch
-        u = self._uniforms(
-            batch,
-            count,
-            check_numbers("streams", streams, batch),
-            check_numbers("step", step, batch),
-        )
+        stream_array = check_numbers("streams", streams, batch)
+        step_array = check_numbers("step", step, batch)
         tokens = np.empty((3, batch, count), np.int64)
         logs = np.empty((2, batch, count))
         top_ids = np.empty((2, batch, top), np.int64)
         top_logs = np.empty((2, batch, top))
+        u = self._uniforms(batch, count, stream_array, step_array)
         self._complain(
             _core.sample_tokens(
                 self._chain, rows, u, tokens, logs, top_ids, top_logs, self._on_invalid == "flag"
@@ -590,16 +587,17 @@ class Sampler:
     ) -> _IntArray:
         """One token a row of checked logits; takes a step unless given one for each row."""
         rows = source.rows()
-        u = self._uniforms(rows.batch, 1, streams, steps)
         tokens = np.empty((rows.batch, 1), np.int64)
+        u = self._uniforms(rows.batch, 1, streams, steps)
         self._complain(_core.draw_tokens(self._chain, rows, u, tokens, flag_invalid))
         return tokens[:, 0]
 
     def _uniforms(
         self, batch: int, n: int, streams: _WordArray | None, steps: _WordArray | None
     ) -> _FloatArray:
-        step = self._take_step() if steps is None else 0
         u = np.empty((batch, n))
+        # Behind everything else that can fail: an error before the core takes no step.
+        step = self._take_step() if steps is None else 0
         _core.uniforms(u, self._seed, step, streams, steps)
         return u
 
