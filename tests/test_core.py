@@ -116,8 +116,11 @@ def test_threads_share_a_sampler_and_the_gil_is_free():
 @pytest.mark.parametrize("call", ["s(rows)", "s.sample(rows[0], n=10**8)"])
 def test_ctrl_c_is_seen(call):
     code = textwrap.dedent(f"""
-        import numpy as np, sys
+        import signal
+        import numpy as np
         from sampler import Sampler
+        # A shell's background job inherits an ignored SIGINT.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         s = Sampler(temperature=0.8, top_p=0.9, seed=1)
         rows = np.broadcast_to(np.linspace(0, 9, 100_000, dtype=np.float32), (300_000, 100_000))
         s(rows[:2])
@@ -128,6 +131,8 @@ def test_ctrl_c_is_seen(call):
             print("interrupted", s(rows[0]) >= 0, flush=True)
     """)
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(60, child.kill)  # deaf to signals, it would hang the test
+    watchdog.start()
     try:
         assert child.stdout.readline() == "ready\n"
         time.sleep(0.5)
@@ -137,6 +142,7 @@ def test_ctrl_c_is_seen(call):
         # 50 ms and the machine's mood, not the many seconds of the call.
         assert time.monotonic() - start < 10
     finally:
+        watchdog.cancel()
         child.kill()
         child.wait()
         child.stdout.close()
