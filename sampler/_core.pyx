@@ -795,7 +795,7 @@ cdef void apply_stages(Work *w) noexcept nogil:
         if plan.kinds[i] == TOP_K:
             k = <int64_t> value
             cut = first_in_rank(w, k)
-            if plan.ties_all and cut.value > -INFINITY:
+            if plan.ties_all:
                 cut.last = INT64_MAX
         elif plan.kinds[i] == TOP_P:
             cut = first_with_mass(w, value)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from law import check_chain, prefix_mass, rank
@@ -122,8 +122,8 @@ def test_logits_near_the_largest_double():
 # -------------------------------------------------------------------------- rows of every character
 
 SIZES = [1, 2, 3, 17, 63, 64, 65, 127, 1000, 1023, 1024, 1025, 4095, 4096, 5000, 9000]
-KINDS = ["normal", "flat", "equal", "peaked", "rounded", "bfloat16", "sparse", "far", "sorted",
-         "huge", "tiny"]  # fmt: skip
+KINDS = ["normal", "flat", "equal", "peaked", "rounded", "bfloat16", "sparse", "clustered", "far",
+         "sorted", "huge", "tiny"]  # fmt: skip
 
 
 def make_row(rng, kind, size, dtype):
@@ -140,6 +140,9 @@ def make_row(rng, kind, size, dtype):
         x = (x.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32).astype(np.float64)
     elif kind == "sparse":
         x[rng.random(size) < 0.95] = -np.inf
+    elif kind == "clustered":  # a few stretches of finite logits, most groups of 64 without any
+        finite = np.isin(np.arange(size) // 50, rng.integers(0, size // 50 + 1, 3))
+        x[~finite] = -np.inf
     elif kind == "far":  # equal tokens far below the maximum carry most of the mass
         x = np.full(size, -12.0)
         x[rng.integers(size)] = 0.0
@@ -191,6 +194,7 @@ def check_pair(rng, size):
     return d
 
 
+@settings(max_examples=1000)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from(SIZES))
 def test_random_rows_and_chains(seed, size):
     check_pair(np.random.default_rng(seed), size)
