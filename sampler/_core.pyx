@@ -168,7 +168,6 @@ cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
 # Everything a call needs beside its result, for rows of up to `vocab` logits.
 cdef struct Scratch:
     int64_t vocab
-    int64_t room          # candidates that fit
     double *maxima        # one a group of the row
     double *values        # the candidates' logits, ids and weights
     int64_t *ids
@@ -188,6 +187,11 @@ cdef struct Item:
     double value
     int64_t id
     int64_t place
+
+
+cdef int64_t room_for(int64_t vocab) noexcept nogil:
+    """How many candidates a row may have: beyond an eighth of it, a histogram is the faster way."""
+    return max(<int64_t> 2048, vocab // 8)
 
 
 cdef pymutex _lock
@@ -236,14 +240,11 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
             raise MemoryError()
         memset(s, 0, sizeof(Scratch))
     if s.vocab < vocab:
-        # An eighth of the vocabulary is room enough for every row the candidates are good for;
-        # beyond it a histogram over the row is the faster way.
         s.vocab = 0
-        s.room = max(2048, vocab // 8)
         s.maxima = <double *> regrow(s.maxima, blocks * GROUPS_PER_BLOCK * sizeof(double))
-        s.values = <double *> regrow(s.values, (s.room + 2 * GROUP) * sizeof(double))
-        s.ids = <int64_t *> regrow(s.ids, (s.room + 2 * GROUP) * sizeof(int64_t))
-        s.weights = <double *> regrow(s.weights, (s.room + 2 * GROUP) * sizeof(double))
+        s.values = <double *> regrow(s.values, (room_for(vocab) + 2 * GROUP) * sizeof(double))
+        s.ids = <int64_t *> regrow(s.ids, (room_for(vocab) + 2 * GROUP) * sizeof(int64_t))
+        s.weights = <double *> regrow(s.weights, (room_for(vocab) + 2 * GROUP) * sizeof(double))
         s.fast = <double *> regrow(s.fast, blocks * sizeof(double))
         s.fast_error = <double *> regrow(s.fast_error, blocks * sizeof(double))
         s.blocks = <Mass *> regrow(s.blocks, blocks * sizeof(Mass))
@@ -388,7 +389,7 @@ cdef int64_t first_at(const Source *source, double value) noexcept nogil:
 cdef bint gather(Work *w, double low) noexcept nogil:
     """Make the list hold every token with x >= low. False where that is too many."""
     cdef Scratch *s = w.scratch
-    cdef int64_t b, i, n = 0
+    cdef int64_t b, i, n = 0, room = room_for(w.row.row.n)
     low = max(low, -DBL_MAX)
     if w.list_low <= low:
         return True
@@ -397,7 +398,7 @@ cdef bint gather(Work *w, double low) noexcept nogil:
     w.list_low = INFINITY
     for b in range(blocks_in(w.row.row.n)):
         if block_reaches(&w.row, b, low):
-            n = gather_block(&w.row, b, low, s.room, n, s.values, s.ids)
+            n = gather_block(&w.row, b, low, room, n, s.values, s.ids)
             if n < 0:
                 w.too_low = low
                 return False
@@ -526,7 +527,7 @@ cdef bint gather_band(Work *w, Cut cut, double low, double top, int64_t count,
     cdef double buffer[BLOCK]
     cdef const double *x
     cdef int64_t b, i, n = 0, size
-    if count > s.room:
+    if count > room_for(w.row.row.n):
         return False
     w.list_low = INFINITY
     for b in range(blocks_in(w.row.row.n)):
@@ -743,7 +744,7 @@ cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
             least = (w.fast_total - w.fast_error) * (1.0 - CANONICAL_SLACK)
             most = (w.fast_total + w.fast_error) * (1.0 + CANONICAL_SLACK)
         # No token weighs more than 1: a mass beyond the room for candidates will not fit there.
-        depth = 4.0 if p * least < w.scratch.room else INFINITY
+        depth = 4.0 if p * least < room_for(w.row.row.n) else INFINITY
         while depth <= 16.0:
             low = max(w.max - depth * w.temperature, w.cut.value)
             depth *= 2.0
@@ -1186,6 +1187,7 @@ def draw_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, ::1] 
         with nogil:
             for row in range(rows.batch):
                 logits = rows.row(row)
+                look_at_signals(rows.vocab, &done)
                 if start(&w, scratch, &chain.plan, logits):
                     apply_stages(&w)
                     draw_all(&w, &u[row, 0], n, &tokens[row, 0], &done)
@@ -1195,7 +1197,6 @@ def draw_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, ::1] 
                 else:
                     bad_row = row
                     break
-                look_at_signals(rows.vocab, &done)
         return None if bad_row < 0 else complaint(bad_row, &logits)
     finally:
         release(scratch)
@@ -1237,6 +1238,7 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                     top_ids[1, row, i] = -1
                     top_logprobs[0, row, i] = -INFINITY
                     top_logprobs[1, row, i] = -INFINITY
+                look_at_signals(rows.vocab + 4 * n, &done)
                 if not start(&w, scratch, &chain.plan, logits):
                     if not flag_invalid:
                         bad_row = row
@@ -1278,7 +1280,6 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                         if keeps(w.cut, x, scratch.items[i].id):
                             top_ids[0, row, i] = scratch.items[i].id
                             top_logprobs[0, row, i] = log_share(&w, x, log_mass)
-                look_at_signals(rows.vocab + 4 * n, &done)
         return None if bad_row < 0 else complaint(bad_row, &logits)
     finally:
         release(scratch)
@@ -1312,6 +1313,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid):
         with nogil:
             for row in range(rows.batch):
                 logits = rows.row(row)
+                look_at_signals(rows.vocab, &done)
                 if not start(&w, scratch, &chain.plan, logits):
                     if not flag_invalid:
                         bad_row = row
@@ -1334,7 +1336,6 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid):
                     else:
                         filter_double(&w.row, &w.law, w.cut, b, divisor, shifted, limit,
                                       &double_[row, b * BLOCK])
-                look_at_signals(rows.vocab, &done)
         return None if bad_row < 0 else complaint(bad_row, &logits)
     finally:
         release(scratch)

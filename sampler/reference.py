@@ -40,7 +40,8 @@ def temper(state: State, stage: Temperature) -> State:
     t = stage.value
     if t == 0:
         return State(state.ids[:1], state.logits[:1], np.zeros(1), 0.0)
-    z = np.zeros_like(state.z) if math.isinf(t) else (state.z - state.z[0]) / t
+    with np.errstate(over="ignore"):
+        z = np.zeros_like(state.z) if math.isinf(t) else (state.z - state.z[0]) / t
     return state._replace(z=z, temperature=state.temperature * t)
 
 
