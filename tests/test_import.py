@@ -14,11 +14,11 @@ PACKAGE = Path(sampler.__file__).parent
 HEAVY = ("torch", "transformers", "scipy", "ml_dtypes", "hypothesis", "mpmath")
 
 
-def python(code, path, cwd):
+def python(code, path, cwd, *options):
     """Run code in a fresh interpreter that finds `sampler` in `path` first."""
     environment = {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, *options, "-W", "error", "-c", code],
         cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
 
@@ -58,7 +58,8 @@ def test_a_missing_core_is_one_sentence(tmp_path):
     copy.mkdir()
     for file in PACKAGE.glob("*.py"):
         shutil.copy(file, copy)
-    run = python("import sampler", tmp_path, tmp_path)
+    # -S: without site-packages, where an editable install would find the core after all.
+    run = python("import sampler", tmp_path, tmp_path, "-S")
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: sampler's compiled core is missing")
