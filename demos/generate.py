@@ -12,11 +12,11 @@ import time
 from typing import TYPE_CHECKING
 
 import click
-from _model import DEFAULT_NAME, load
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from _model import DEFAULT_NAME, load
 from sampler import Sampler
 
 if TYPE_CHECKING:
