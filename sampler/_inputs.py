@@ -226,3 +226,21 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}")
     if shape[-1] == 0:
         raise ValueError(f"`{name}` have to hold at least one token a row, but have shape {shape}")
+
+
+def check_out(
+    out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
+) -> npt.NDArray[Any]:
+    """Return the memory of `out`, an array or a tensor to write a result into."""
+    target = read(out, dtype, name="out")
+    if not isinstance(out, np.ndarray) and target.torch is None:
+        raise TypeError(f"`out` has to be an array or a tensor, but is a {_kind_of(out)}")
+    array = target.array
+    if array.shape != shape or array.dtype != wanted:
+        raise ValueError(
+            f"`out` has to be {wanted} of shape {shape}, but is {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    if not array.flags.writeable:
+        raise ValueError("`out` has to be writeable, but is read-only")
+    return array

@@ -509,7 +509,7 @@ class Sampler:
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         shape = source.array.shape
-        target = None if out is None else _check_out(out, source, dtype)
+        target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
         rows = source.rows()
         check_numbers("streams", streams, rows.batch)
         check_numbers("step", step, rows.batch)
@@ -701,17 +701,3 @@ def check_batch(name: str, given: int, batch: int) -> None:
     """Refuse what is not for as many rows as there are."""
     if given != batch:
         raise ValueError(f"`{name}` has to be for {batch} rows, but is for {given}")
-
-
-def _check_out(out: Any, source: _inputs.Logits, dtype: str | None) -> npt.NDArray[Any]:
-    target = _inputs.read(out, dtype, name="out")
-    if not isinstance(out, np.ndarray) and target.torch is None:
-        raise TypeError(f"`out` has to be an array or a tensor, but is a {type(out).__name__}")
-    if target.array.shape != source.array.shape or target.array.dtype != source.array.dtype:
-        raise ValueError(
-            f"`out` has to be {source.array.dtype} of shape {source.array.shape}, but is "
-            f"{target.array.dtype} of shape {target.array.shape}"
-        )
-    if not target.array.flags.writeable:
-        raise ValueError("`out` has to be writeable, but is read-only")
-    return target.array

@@ -109,7 +109,7 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
     )
     last = np.moveaxis(array, axis, -1)
     shape = last.shape[:-1] if what == _core.LOGSUMEXP else array.shape
-    target = None if out is None else _check_out(out, source, shape)
+    target = None if out is None else _inputs.check_out(out, shape, source.result_dtype)
 
     rows = _inputs.Logits(
         last.reshape(-1, last.shape[-1]) if last.size else np.empty((0, 1), array.dtype),
@@ -133,17 +133,3 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
     if source.torch is not None:
         return source.torch.from_numpy(result)
     return result if result.ndim else result[()]
-
-
-def _check_out(out: Any, source: _inputs.Logits, shape: tuple[int, ...]) -> Any:
-    target = _inputs.read(out, name="out")
-    if not isinstance(out, np.ndarray) and target.torch is None:
-        raise TypeError(f"`out` has to be an array or a tensor, but is a {type(out).__name__}")
-    if target.array.shape != shape or target.array.dtype != source.result_dtype:
-        raise ValueError(
-            f"`out` has to be {source.result_dtype} of shape {shape}, but is "
-            f"{target.array.dtype} of shape {target.array.shape}"
-        )
-    if not target.array.flags.writeable:
-        raise ValueError("`out` has to be writeable, but is read-only")
-    return target.array
