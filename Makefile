@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow bench lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
 	@echo 'make test-slow     run the slow tests'
+	@echo 'make bench         time one draw against Hugging Face'"'"'s'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -109,6 +110,10 @@ test: $(VENV)/.has-test $(VENV)/.built
 test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PY) -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/.has-demo $(VENV)/.built
+	$(call say,'Timing')
+	@$(PY) benchmarks/against_transformers.py
 
 # ---- checks -----------------------------------------------------------------------------------
 

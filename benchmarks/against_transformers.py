@@ -1,6 +1,6 @@
 """Time one draw: the whole Python call, against Hugging Face's processors, softmax and multinomial.
 
-    python benchmarks/against_transformers.py
+    make bench        # or, where sampler is installed: python benchmarks/against_transformers.py
 
 One core, one process, the same float32 rows for both: SmolLM2's recorded logits, resampled to each
 vocabulary with their true first thousand kept. Medians; "warm" repeats rows that fit the cache,

@@ -36,8 +36,9 @@ class Chain:
 
 @final
 class Steps:
-    next: int
     def __new__(cls, start: int) -> Self: ...
+    @property
+    def next(self) -> int: ...
     def take(self) -> int: ...
 
 def uniforms(

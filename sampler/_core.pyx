@@ -86,7 +86,6 @@ cdef extern from "kernels.h" nogil:
         BFLOAT16
         FLOAT32
         FLOAT64
-    const double FAST_WEIGHT_ERROR
 
     ctypedef struct Row:
         int64_t n
@@ -152,7 +151,10 @@ cdef enum:
     MAX_STAGES = 64
     MAX_FREE = 16         # scratch kept for later calls; more threads than that allocate anew
     CARRY_EVERY = 2       # blocks of 1024 tokens between carries of the bins' masses
-    WORK_PER_CHUNK = 1 << 19   # logits or draws between looks at signals: 50 ms at the slowest
+    # Logits or draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
+    # it has, for what it costs however short it is.
+    WORK_PER_CHUNK = 1 << 19
+    MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
 # Below this many tokens the canonical mass costs less than proving the fast one.
 cdef int64_t FAST_FROM = 4096
@@ -202,6 +204,12 @@ cdef int _free_count = 0
 cdef void release(Scratch *scratch) noexcept:
     global _free_count
     cdef bint kept = False
+    if scratch.cumulative_size * sizeof(double) > MOST_IDLE_BYTES:
+        scratch.cumulative = <double *> regrow(scratch.cumulative, 0)
+        scratch.cumulative_size = 0
+    if scratch.items_size * sizeof(Item) > MOST_IDLE_BYTES:
+        scratch.items = <Item *> regrow(scratch.items, 0)
+        scratch.items_size = 0
     with _lock:
         if _free_count < MAX_FREE:
             _free[_free_count] = scratch
@@ -294,7 +302,7 @@ cdef struct Plan:
 cdef struct Work:
     Scratch *scratch
     const Plan *plan
-    Source row            # the whole row
+    Source whole          # the whole row
     Source list           # every token of it with x >= list_low, once gathered
     double list_low
     double too_low        # a bound above which candidates were too many
@@ -333,7 +341,7 @@ cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept n
     cdef bint bad = False
     w.scratch = scratch
     w.plan = plan
-    w.row = Source(row, NULL, NULL, scratch.maxima)
+    w.whole = Source(row, NULL, NULL, scratch.maxima)
     w.list_low = INFINITY
     w.too_low = -INFINITY
     w.greedy = False
@@ -389,16 +397,16 @@ cdef int64_t first_at(const Source *source, double value) noexcept nogil:
 cdef bint gather(Work *w, double low) noexcept nogil:
     """Make the list hold every token with x >= low. False where that is too many."""
     cdef Scratch *s = w.scratch
-    cdef int64_t b, i, n = 0, room = room_for(w.row.row.n)
+    cdef int64_t b, i, n = 0, room = room_for(w.whole.row.n)
     low = max(low, -DBL_MAX)
     if w.list_low <= low:
         return True
     if low <= w.too_low:
         return False
     w.list_low = INFINITY
-    for b in range(blocks_in(w.row.row.n)):
-        if block_reaches(&w.row, b, low):
-            n = gather_block(&w.row, b, low, room, n, s.values, s.ids)
+    for b in range(blocks_in(w.whole.row.n)):
+        if block_reaches(&w.whole, b, low):
+            n = gather_block(&w.whole, b, low, room, n, s.values, s.ids)
             if n < 0:
                 w.too_low = low
                 return False
@@ -418,10 +426,13 @@ cdef const Source *weighed_list(Work *w) noexcept nogil:
 
 
 cdef const Source *kept_source(Work *w, bint weighed) noexcept nogil:
-    """The list where it holds all that is kept, else the row."""
+    """The list where it holds all that is kept, else the row.
+
+    The next `gather`, or `select` over the row, overwrites the list.
+    """
     if w.list_low <= w.cut.value:
         return weighed_list(w) if weighed else &w.list
-    return &w.row
+    return &w.whole
 
 
 # --------------------------------------------------------------------------------------- mass
@@ -449,7 +460,7 @@ cdef bint weigh_fast(Work *w) noexcept nogil:
     """The fast mass of what is kept of every block of the row. False where it has no use or no
     bound."""
     cdef Scratch *s = w.scratch
-    cdef Row *row = &w.row.row
+    cdef Row *row = &w.whole.row
     cdef int64_t b, first, count
     cdef float buffer[BLOCK]
     cdef const float *x
@@ -464,13 +475,13 @@ cdef bint weigh_fast(Work *w) noexcept nogil:
     for b in range(blocks_in(row.n)):
         s.fast[b] = 0.0
         s.fast_error[b] = 0.0
-        if not block_reaches(&w.row, b, w.cut.value):
+        if not block_reaches(&w.whole, b, w.cut.value):
             continue
         first = b * BLOCK
         count = min(<int64_t> BLOCK, row.n - first)
         if first <= w.cut.last < first + count - 1:
             # The cut ends in this block: ties on both sides of its last token.
-            s.fast[b] = mass_value(block_mass(&w.row, &w.law, w.cut, b))
+            s.fast[b] = mass_value(block_mass(&w.whole, &w.law, w.cut, b))
         else:
             x = load_float(row, first, count, buffer)
             s.fast[b] = fast_mass(x, whole_groups(count), <float> w.max,
@@ -483,7 +494,7 @@ cdef bint weigh_fast(Work *w) noexcept nogil:
 
 # ------------------------------------------------------------------------------------- select
 
-cdef Ruler by_bits(double low, double top, int bins) noexcept nogil:
+cdef Ruler bit_ruler(double low, double top, int bins) noexcept nogil:
     cdef uint64_t span = ordered_bits(top) - ordered_bits(low)
     cdef int shift = 0
     while (span >> shift) >= <uint64_t> bins:
@@ -517,7 +528,7 @@ cdef Ruler first_ruler(double expected_low, double low, double top, int bins) no
     cdef double steps = (bins - 1) / (top - expected_low)
     if 0.0 < steps < 1e300:
         return Ruler(False, bins, top, steps, 0, 0)
-    return by_bits(low, top, bins)
+    return bit_ruler(low, top, bins)
 
 
 cdef bint gather_band(Work *w, Cut cut, double low, double top, int64_t count,
@@ -527,13 +538,13 @@ cdef bint gather_band(Work *w, Cut cut, double low, double top, int64_t count,
     cdef double buffer[BLOCK]
     cdef const double *x
     cdef int64_t b, i, n = 0, size
-    if count > room_for(w.row.row.n):
+    if count > room_for(w.whole.row.n):
         return False
     w.list_low = INFINITY
-    for b in range(blocks_in(w.row.row.n)):
-        if not block_reaches(&w.row, b, low):
+    for b in range(blocks_in(w.whole.row.n)):
+        if not block_reaches(&w.whole, b, low):
             continue
-        size = read_block(&w.row, NULL, cut, b, &x, buffer, NULL)
+        size = read_block(&w.whole, NULL, cut, b, &x, buffer, NULL)
         for i in range(size):
             s.values[n] = x[i]
             s.ids[n] = b * BLOCK + i
@@ -597,9 +608,9 @@ cdef Boundary select(Work *w, const Source *source, Cut cut, bint by_mass, doubl
         if low == top:
             return settle_ties(w, source, cut, by_mass, target, low, bins[chosen].count, above,
                                count_above)
-        if source == &w.row and gather_band(w, cut, low, top, bins[chosen].count, &band):
+        if source == &w.whole and gather_band(w, cut, low, top, bins[chosen].count, &band):
             source = &band
-        ruler = by_bits(low, top, MAX_BINS)
+        ruler = bit_ruler(low, top, MAX_BINS)
 
 
 cdef Boundary settle(const Work *w, const Source *source, Cut cut, bint by_mass, double target,
@@ -699,32 +710,32 @@ cdef double low_guess(const Work *w) noexcept nogil:
     again below it."""
     cdef double low = w.max
     cdef int64_t g
-    for g in range(groups_in(w.row.row.n)):
-        if -INFINITY < w.row.maxima[g] < low:
-            low = w.row.maxima[g]
+    for g in range(groups_in(w.whole.row.n)):
+        if -INFINITY < w.whole.maxima[g] < low:
+            low = w.whole.maxima[g]
     low = low - (w.max - low) - 1.0
     return low
 
 
 cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
     """The cut that keeps the first k of the row."""
-    cdef int64_t groups = groups_in(w.row.row.n)
+    cdef int64_t groups = groups_in(w.whole.row.n)
     cdef Source maxima
     cdef Boundary found
     if k == 1:
-        return Cut(w.max, first_at(&w.row, w.max))
-    if k >= w.row.row.n:
+        return Cut(w.max, first_at(&w.whole, w.max))
+    if k >= w.whole.row.n:
         return KEEP_ALL
     if w.list_low < INFINITY and w.list.row.n >= k:
         return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
     if k <= groups:
-        maxima = Source(make_row(<const char *> w.row.maxima, sizeof(double), groups, FLOAT64,
+        maxima = Source(make_row(<const char *> w.whole.maxima, sizeof(double), groups, FLOAT64,
                                  False), NULL, NULL, NULL)
         found = select(w, &maxima, KEEP_ALL, False, k, False, -INFINITY, low_guess(w))
         # With fewer than k finite maxima there is no bound; the row itself is asked.
         if found.reached >= k and gather(w, found.cut.value):
             return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
-    return select(w, &w.row, KEEP_ALL, False, k, False, -INFINITY, low_guess(w)).cut
+    return select(w, &w.whole, KEEP_ALL, False, k, False, -INFINITY, low_guess(w)).cut
 
 
 cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
@@ -738,13 +749,13 @@ cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     if not w.law.uniform:
         proven = not weigh_fast(w)
         if proven:
-            least = mass_value(mass_of(&w.row, &w.law, w.cut))
+            least = mass_value(mass_of(&w.whole, &w.law, w.cut))
             most = least
         else:
             least = (w.fast_total - w.fast_error) * (1.0 - CANONICAL_SLACK)
             most = (w.fast_total + w.fast_error) * (1.0 + CANONICAL_SLACK)
         # No token weighs more than 1: a mass beyond the room for candidates will not fit there.
-        depth = 4.0 if p * least < room_for(w.row.row.n) else INFINITY
+        depth = 4.0 if p * least < room_for(w.whole.row.n) else INFINITY
         while depth <= 16.0:
             low = max(w.max - depth * w.temperature, w.cut.value)
             depth *= 2.0
@@ -758,12 +769,12 @@ cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
             if proven or (found.before < p * least * (1.0 - CANONICAL_SLACK)
                           and found.reached >= p * most * (1.0 + CANONICAL_SLACK)):
                 return found.cut
-            least = mass_value(mass_of(&w.row, &w.law, w.cut))
+            least = mass_value(mass_of(&w.whole, &w.law, w.cut))
             return select(w, source, w.cut, True, p * least, False, w.list_low, w.list_low).cut
     # The kept set is broad: bins over the row itself. What lies deeper than the low bound weighs
     # nothing; a uniform law has no such bound.
     low = -INFINITY if w.law.uniform else w.max - (NEGLIGIBLE_DEPTH + 2.0) * w.temperature
-    return select(w, &w.row, w.cut, True, p, True, max(low, w.cut.value),
+    return select(w, &w.whole, w.cut, True, p, True, max(low, w.cut.value),
                   max(low, low_guess(w), w.cut.value)).cut
 
 
@@ -824,7 +835,7 @@ cdef int64_t draw_fast(Work *w, double u) noexcept nogil:
     cdef const double *x
     cdef double passed = 0.0, passed_error = 0.0, target = u * w.fast_total, error
     cdef double before, after = 0.0
-    cdef int64_t b, i, count, blocks = blocks_in(w.row.row.n)
+    cdef int64_t b, i, count, blocks = blocks_in(w.whole.row.n)
     for b in range(blocks):
         if passed + s.fast[b] > target:
             break
@@ -835,7 +846,7 @@ cdef int64_t draw_fast(Work *w, double u) noexcept nogil:
     target -= passed
     error = (u * (w.fast_error - passed_error) + (1.0 - u) * passed_error
              + CANONICAL_SLACK * w.fast_total)
-    count = read_block(&w.row, &w.law, w.cut, b, &x, x_buffer, weights)
+    count = read_block(&w.whole, &w.law, w.cut, b, &x, x_buffer, weights)
     for i in range(count):
         before = after
         after += weights[i]
@@ -885,7 +896,7 @@ cdef int64_t draw(Work *w, double u) noexcept nogil:
     if w.greedy:
         return w.cut.last
     source = kept_source(w, True)
-    if source == &w.row and weigh_fast(w):
+    if source == &w.whole and weigh_fast(w):
         token = draw_fast(w, u)
         if token >= 0:
             return token
@@ -983,7 +994,7 @@ cdef void rank_items(const Source *source, Item *items, int64_t n, int64_t *rank
 cdef int64_t list_top(Work *w, int64_t n, Item *items) noexcept nogil:
     """The first n of the row in rank, into items; returns how many there are."""
     cdef Cut cut = first_in_rank(w, n)
-    cdef const Source *source = &w.list if w.list_low <= cut.value else &w.row
+    cdef const Source *source = &w.list if w.list_low <= cut.value else &w.whole
     cdef double buffer[BLOCK]
     cdef const double *x
     cdef int64_t b, i, count, id, found = 0
@@ -1050,8 +1061,7 @@ cdef class Rows:
         else:
             raise ValueError(f"unknown kind {kind}")
         if self.vocab > MOST_TOKENS:
-            raise ValueError(f"`logits` have to have at most 2**27 tokens a row, but have "
-                             f"{self.vocab}")
+            raise ValueError(f"a row has to have at most 2**27 tokens, but has {self.vocab}")
         self._kind = kind
         self._swapped = swapped
 
@@ -1113,17 +1123,23 @@ cdef class Steps:
         The first to give.
     """
 
-    cdef readonly object next
+    cdef object _next
 
     def __cinit__(self, start):
-        self.next = start
+        self._next = start
+
+    @property
+    def next(self):
+        """The step that `take` will return."""
+        with _lock:
+            return self._next
 
     def take(self):
         """Return the next step and move on; at 2**64, which is no step, stay there."""
         with _lock:
-            step = self.next
+            step = self._next
             if step < 1 << 64:
-                self.next = step + 1
+                self._next = step + 1
         return step
 
 
@@ -1187,7 +1203,7 @@ def draw_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, ::1] 
         with nogil:
             for row in range(rows.batch):
                 logits = rows.row(row)
-                look_at_signals(rows.vocab, &done)
+                look_at_signals(rows.vocab + BLOCK, &done)
                 if start(&w, scratch, &chain.plan, logits):
                     apply_stages(&w)
                     draw_all(&w, &u[row, 0], n, &tokens[row, 0], &done)
@@ -1238,7 +1254,7 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                     top_ids[1, row, i] = -1
                     top_logprobs[0, row, i] = -INFINITY
                     top_logprobs[1, row, i] = -INFINITY
-                look_at_signals(rows.vocab + 4 * n, &done)
+                look_at_signals(rows.vocab + BLOCK + 4 * n, &done)
                 if not start(&w, scratch, &chain.plan, logits):
                     if not flag_invalid:
                         bad_row = row
@@ -1254,11 +1270,11 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                         top_logprobs[1, row, i] = NAN
                     continue
                 raw = w.law
-                raw_log_mass = log_canonical(mass_value(mass_of(&w.row, &raw, KEEP_ALL)))
+                raw_log_mass = log_canonical(mass_value(mass_of(&w.whole, &raw, KEEP_ALL)))
                 apply_stages(&w)
                 source = kept_source(&w, True)
                 kept_count = count_of(source, w.cut)
-                if source == &w.row and w.cut.value == -INFINITY and w.temperature == 1.0:
+                if source == &w.whole and w.cut.value == -INFINITY and w.temperature == 1.0:
                     log_mass = raw_log_mass
                 else:
                     log_mass = log_canonical(mass_value(mass_of(source, &w.law, w.cut)))
@@ -1271,7 +1287,7 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                         logprobs[0, row, i] = log_share(&w, x, log_mass)
                         logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
                     rank_items(source, scratch.items, n, &tokens[1, row, 0])
-                if top > 0:
+                if top > 0:  # the last thing: it may gather anew, over what `source` points at
                     found = list_top(&w, min(top, rows.vocab), scratch.items)
                     for i in range(found):
                         x = scratch.items[i].value
@@ -1313,7 +1329,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid):
         with nogil:
             for row in range(rows.batch):
                 logits = rows.row(row)
-                look_at_signals(rows.vocab, &done)
+                look_at_signals(rows.vocab + BLOCK, &done)
                 if not start(&w, scratch, &chain.plan, logits):
                     if not flag_invalid:
                         bad_row = row
@@ -1331,10 +1347,10 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid):
                 shifted = not fabs(w.max) / divisor <= limit
                 for b in range(blocks_in(rows.vocab)):
                     if narrow:
-                        filter_float(&w.row, &w.law, w.cut, b, divisor, shifted, limit,
+                        filter_float(&w.whole, &w.law, w.cut, b, divisor, shifted, limit,
                                      &single[row, b * BLOCK])
                     else:
-                        filter_double(&w.row, &w.law, w.cut, b, divisor, shifted, limit,
+                        filter_double(&w.whole, &w.law, w.cut, b, divisor, shifted, limit,
                                       &double_[row, b * BLOCK])
         return None if bad_row < 0 else complaint(bad_row, &logits)
     finally:
@@ -1488,7 +1504,7 @@ def softmax_rows(Rows rows, double temperature, int what, out):
                 softmax_row(rows.row(row), temperature, what, &single[row, 0], NULL)
             else:
                 softmax_row(rows.row(row), temperature, what, NULL, &double_[row, 0])
-            look_at_signals(rows.vocab, &done)
+            look_at_signals(rows.vocab + BLOCK, &done)
 
 
 # --------------------------------------------------------------------------------- for the tests
@@ -1508,7 +1524,7 @@ def masses(Rows rows, double temperature):
                 raise ValueError(f"row {row} is invalid")
             set_temperature(&w, temperature)
             fast = (w.fast_total, w.fast_error) if weigh_fast(&w) else (None, None)
-            result.append((*fast, mass_value(mass_of(&w.row, &w.law, KEEP_ALL))))
+            result.append((*fast, mass_value(mass_of(&w.whole, &w.law, KEEP_ALL))))
         return result
     finally:
         release(scratch)

@@ -50,6 +50,8 @@ class Logits(NamedTuple):
         The kind's number in the core, the dtype of its words, and whether they are byte-swapped.
     torch : module or None
         torch, if the caller's container is a tensor.
+    tensor_is_bfloat16 : bool
+        Whether that tensor is bfloat16, and not raw words.
     """
 
     array: npt.NDArray[Any]
@@ -58,6 +60,7 @@ class Logits(NamedTuple):
     words: np.dtype[Any]
     swapped: bool
     torch: Any = None
+    tensor_is_bfloat16: bool = False
 
     @property
     def limit(self) -> float:
@@ -84,9 +87,8 @@ class Logits(NamedTuple):
         """Put an array of this representation into the caller's container."""
         if self.torch is None:
             return result
-        if self.kind == "bfloat16" and result.dtype.kind in "ui":
-            return self.torch.from_numpy(result).view(self.torch.bfloat16)
-        return self.torch.from_numpy(result)
+        tensor = self.torch.from_numpy(result)
+        return tensor.view(self.torch.bfloat16) if self.tensor_is_bfloat16 else tensor
 
 
 def _round_to_bfloat16(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
@@ -124,7 +126,7 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
         if is_bfloat16:
             if dtype is not None:
                 raise _bad_words(name, "torch.bfloat16")
-            return _raw_bfloat16(array, torch)
+            return _raw_bfloat16(array, torch)._replace(tensor_is_bfloat16=True)
     else:
         array = _from_other(logits, name)
     if dtype is not None:

@@ -158,7 +158,10 @@ class Distribution:
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        values = np.asarray(u)
+        try:
+            values = np.asarray(u)
+        except ValueError:  # ragged
+            values = np.empty(0, object)
         if values.dtype.kind not in "fiu":
             raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
         values = values.astype(np.float64)
@@ -247,6 +250,7 @@ class Sampler:
     """
 
     __slots__ = (
+        "__weakref__",
         "_chain",
         "_min_tokens_to_keep",
         "_named",
@@ -483,7 +487,7 @@ class Sampler:
         streams, step : int or sequence of int
             Where the coins of a random stage come from; no stage so far has one.
         out : array or tensor, optional
-            Where to write, of the shape, dtype and container of `logits`; may be `logits` itself.
+            Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -584,12 +588,13 @@ class Sampler:
         streams: _WordArray | None,
         steps: _WordArray | None,
         flag_invalid: bool,
+        name: str = "logits",
     ) -> _IntArray:
         """One token a row of checked logits; takes a step unless given one for each row."""
         rows = source.rows()
         tokens = np.empty((rows.batch, 1), np.int64)
         u = self._uniforms(rows.batch, 1, streams, steps)
-        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, flag_invalid))
+        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, flag_invalid), name)
         return tokens[:, 0]
 
     def _uniforms(
@@ -644,9 +649,10 @@ def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage
                 f"`stages` and `{stage.setting}` exclude each other: put "
                 f"{type(stage).__name__}({show(stage.value)}) into the chain"
             )
-    if isinstance(stages, Stage) or not isinstance(stages, Iterable):
-        raise TypeError(f"`stages` has to be a sequence of stages, but is {stages!r}")
-    chain = tuple(stages)
+    try:
+        chain = tuple(stages)
+    except TypeError:
+        raise TypeError(f"`stages` has to be a sequence of stages, but is {stages!r}") from None
     for stage in chain:
         if not isinstance(stage, STAGES):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
@@ -689,7 +695,7 @@ def check_numbers(name: str, values: Any, batch: int | None) -> _WordArray | Non
         if batch is None or (name == "streams" and batch != 1):
             raise ValueError(f"`{name}` has to be {wanted}, but is {number}")
         return np.full(batch, number, np.uint64)
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
         raise TypeError(f"`{name}` has to be {wanted}, but is {values!r}")
     checked = [check_integer(name, value, 0, _END, _U64_TEXT) for value in values]
     if batch is not None:

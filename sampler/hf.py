@@ -39,7 +39,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     Attributes
     ----------
     sampler : Sampler
-        The sampler that draws.
+        The sampler that draws: a copy of the one given.
     seed : int
         Its seed.
 
@@ -71,7 +71,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
     ) -> None:
         if not isinstance(sampler, Sampler):
             raise TypeError(f"`sampler` has to be a Sampler, but is {sampler!r}")
-        self.sampler = sampler.replace(seed=None) if sampler._seed_is_fresh else sampler
+        # A copy of its own: the caller's step counter is the caller's.
+        self.sampler = sampler.replace(seed=None) if sampler._seed_is_fresh else sampler.replace()
         self._streams = check_numbers("streams", streams, None)
         self._padding = None if attention_mask is None else _left_padding(attention_mask)
         self._prompt_length = 0 if attention_mask is None else np.shape(attention_mask)[1]
@@ -87,7 +88,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Parameters
         ----------
         input_ids : tensor of shape (batch, length), int64, or None
-            The rows so far. None draws without them, taking the sampler's own next step.
+            The rows so far. None draws without them, at the next step of its own sampler.
         scores : tensor of shape (batch, vocab), float32, on the CPU
             Never written to.
 
@@ -107,6 +108,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         batch = scores.shape[0]
         steps = None
         if input_ids is not None:
+            check_batch("input_ids", len(input_ids), batch)
             length = input_ids.shape[-1]
             if self._padding is None:
                 steps = np.full(batch, length, np.uint64)
@@ -120,7 +122,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 steps = (length - self._padding).astype(np.uint64)
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
-        tokens = self.sampler._draw(source, self._streams, steps, flag_invalid=False)
+        tokens = self.sampler._draw(source, self._streams, steps, flag_invalid=False, name="scores")
         only = torch.full_like(scores, -torch.inf)
         only[torch.arange(batch), torch.from_numpy(tokens)] = 0.0
         return only

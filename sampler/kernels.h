@@ -494,9 +494,9 @@ static inline double fast_mass(const float *x, int64_t n, float max, float log2e
 
 /* ------------------------------------------------------------------------- writing whole rows */
 
-/* out[i] = x / temperature where the cut keeps token i, -inf elsewhere. With `shifted`, the kept
- * logits are (x - max) / temperature instead; either way within [-limit, limit]. temperature 0
- * leaves x as it is. */
+/* out[i] = x / divisor where the cut keeps token i, -inf elsewhere. With `shifted`, the kept logits
+ * are (x - max) / temperature under the law instead. Neither falls below -limit; that none passes
+ * limit is the caller's care. */
 #define DEFINE_FILTER(NAME, REAL)                                                                  \
     static inline void NAME(const Source *source, const Law *law, Cut cut, int64_t b,              \
                             double divisor, int shifted, double limit, REAL *out)                  \

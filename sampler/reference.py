@@ -26,12 +26,13 @@ class State(NamedTuple):
     logits: _Array
     z: _Array
     temperature: float = 1.0
+    greedy: bool = False
 
 
 def _weights(z: _Array) -> _Array:
     # Long double where the platform has one: a running sum of 500,000 equal float64 terms is off
     # by more than the 1e-12 that the tests allow.
-    weights: _Array = np.exp((z - z[0]).astype(np.longdouble))
+    weights: _Array = np.exp(z.astype(np.longdouble))
     return weights
 
 
@@ -39,10 +40,10 @@ def temper(state: State, stage: Temperature) -> State:
     """Divide; 0 keeps the first in rank, inf makes all equal."""
     t = stage.value
     if t == 0:
-        return State(state.ids[:1], state.logits[:1], np.zeros(1), 0.0)
-    with np.errstate(over="ignore"):
-        z = np.zeros_like(state.z) if math.isinf(t) else (state.z - state.z[0]) / t
-    return state._replace(z=z, temperature=state.temperature * t)
+        return State(state.ids[:1], state.logits[:1], np.zeros(1), greedy=True)
+    with np.errstate(over="ignore"):  # so deep that it weighs nothing in any case
+        z = np.zeros_like(state.z) if math.isinf(t) else state.z / t
+    return state._replace(z=z, temperature=max(state.temperature * t, 5e-324))
 
 
 def top_k(state: State, stage: TopK, ties: str) -> int:
@@ -78,21 +79,22 @@ def kept(row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: s
     x = np.asarray(row, dtype=np.float64)
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
-    state = State(ids, x[ids], x[ids] - x[ids[0]])
+    state = State(ids, x[ids], x[ids].astype(np.longdouble) - x[ids[0]])
     for stage in stages:
-        if stage.is_off or state.temperature == 0:
+        if stage.is_off or state.greedy:
             continue
         if isinstance(stage, Temperature):
             state = temper(state, stage)
             continue
         n = max(_TRUNCATIONS[type(stage)](state, stage, ties), min_tokens_to_keep)
-        state = State(state.ids[:n], state.logits[:n], state.z[:n], state.temperature)
+        state = state._replace(ids=state.ids[:n], logits=state.logits[:n], z=state.z[:n])
     return state
 
 
 def logprobs(state: State) -> _Array:
     """Natural logs of the kept tokens' probabilities, in rank order."""
-    z = state.z - state.z[0]
+    with np.errstate(over="ignore"):
+        z = state.z.astype(np.float64)
     logs: _Array = z - math.log(math.fsum(np.exp(z).tolist()))
     return logs
 

@@ -11,14 +11,14 @@ from sampler import _core, _inputs
 from sampler.stages import check_integer, check_real
 
 
-def softmax(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = None) -> Any:
+def softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
     """Return exp(x / temperature) over its sum along an axis.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64, of one or more axes; lists become float64.
-    temperature : float, in [0, inf], default 1
+    temperature : float, in [0, inf], off at 1 or None
         0 is the limit: the largest entries share equally (a sampler at temperature 0 takes the
         first of them). inf gives every entry but -inf the same share.
     axis : int
@@ -57,7 +57,7 @@ def softmax(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = None) -
     return _apply(x, temperature, axis, out, _core.SOFTMAX)
 
 
-def log_softmax(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = None) -> Any:
+def log_softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
     """Return x / temperature less its logsumexp along an axis.
 
     Parameters and errors are those of `softmax`.
@@ -78,7 +78,7 @@ def log_softmax(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = Non
     return _apply(x, temperature, axis, out, _core.LOG_SOFTMAX)
 
 
-def logsumexp(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = None) -> Any:
+def logsumexp(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
     """Return log(sum(exp(x / temperature))) along an axis, which the result lacks.
 
     Parameters and errors are those of `softmax`; a slice of -inf throughout gives -inf.
@@ -99,6 +99,8 @@ def logsumexp(x: Any, temperature: float = 1.0, axis: int = -1, out: Any = None)
 
 
 def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
+    if temperature is None:
+        temperature = 1.0
     temperature = check_real("temperature", temperature, 0.0, math.inf, "a float in [0, inf]")
     source = _inputs.read(x, name="x")
     array = source.array

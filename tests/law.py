@@ -36,7 +36,8 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         assert np.array_equal(d.ids, order[: len(d)]), f"{stage} keeps no prefix in rank"
         check_stage(x[order], stage, had, len(d), temperature, min_tokens_to_keep, ties)
         if isinstance(stage, Temperature):  # greedy is greedy, even after infinity
-            temperature = temperature * stage.value if temperature * stage.value > 0 else 0.0
+            greedy = temperature == 0 or stage.value == 0
+            temperature = 0.0 if greedy else max(temperature * stage.value, 5e-324)
         had = len(d)
     return d if d is not None else Sampler(seed=0).distribution(row)
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import signal
 import threading
+import weakref
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
@@ -607,7 +608,6 @@ def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
         np.array([3, 2, 1], np.int32),
         np.array([3, 2, 1], np.uint64)[::-1],
         [np.uint64(LAST), 3, np.int8(1)],
-        iter([1, 2, 3]),
         torch.tensor([3, 2, 1]),
     ],
 )
@@ -1128,3 +1128,22 @@ def test_public_names():
     assert all(hasattr(sampler, name) for name in sampler.__all__)
     assert isinstance(sampler.__version__, str)
     assert sampler.__version__
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.uint16])
+def test_filter_gives_raw_words_of_torch_back_as_they_came(dtype):
+    words = torch.tensor([1.0, 3.0, 2.0]).to(torch.bfloat16).view(dtype)
+    kept = Sampler(top_k=2, seed=1).filter(words, dtype="bfloat16")
+    assert kept.dtype == dtype
+    assert kept.view(torch.bfloat16).tolist() == [-inf, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("streams", [{5, 6}, {5: 1, 6: 2}, iter([5, 6])])
+def test_streams_without_an_order_are_refused(streams):
+    with pytest.raises(TypeError, match=r"^`streams` has to be integers in \[0, 2\*\*64\)"):
+        Sampler(seed=1).sample(np.zeros((2, 3)), streams=streams)
+
+
+def test_a_sampler_can_be_weakly_referenced():
+    s = Sampler(seed=1)
+    assert weakref.ref(s)() is s

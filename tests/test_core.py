@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import mpmath
 import numpy as np
@@ -171,7 +172,7 @@ def test_memory_does_not_grow():
 
 def test_a_row_longer_than_the_exact_sums_allow_is_refused():
     row = np.broadcast_to(np.float32(0.0), (2**27 + 1,))
-    with pytest.raises(ValueError, match="at most 2\\*\\*27 tokens a row"):
+    with pytest.raises(ValueError, match="at most 2\\*\\*27 tokens"):
         Sampler(seed=0)(row)
 
 
@@ -201,3 +202,43 @@ def test_fast_and_exact_paths_agree_where_cuts_end_anywhere():
         u = rng.random((8, 1))
         rows = np.broadcast_to(row, (8, size))
         assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, exact=True))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("size", [1, 4])
+def test_short_rows_heed_signals(size):
+    # A row of one token costs a microsecond: counted by logits alone, signals waited for 0.6 s.
+    s = Sampler(temperature=0.8, top_p=0.9, seed=1)
+    rows = np.broadcast_to(np.float32(0.0), (4_000_000, size))
+    late = []
+
+    def alarm(*_):
+        late.append(time.monotonic() - due)
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        # 0.3 s in, the uniforms are done and the core is at work.
+        due = time.monotonic() + 0.3
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(InterruptedError):
+            s(rows)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert late[0] < 0.2  # 50 ms, and as much again for the machine
+
+
+def test_idle_memory_is_given_back():
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("no /proc")
+    s, row = Sampler(seed=1), np.zeros(64, np.float32)
+
+    def resident():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    s.sample(row, n=100)
+    before = resident()
+    s.sample(row, n=4_000_000)  # 96 MB of scratch, for the ranks
+    assert resident() - before < 48 << 20

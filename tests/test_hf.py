@@ -462,3 +462,15 @@ def test_what_generate_kwargs_gives():
     scores = torch.zeros(2, VOCAB)
     want = Sampler(seed=7).sample(scores, step=[2, 3], streams=[3, 4]).tokens.tolist()
     assert processor(IDS, scores).argmax(dim=1).tolist() == want
+
+
+def test_the_callers_step_stays_where_it_is():
+    s = Sampler(seed=7)
+    processor = SamplingLogitsProcessor(s)
+    processor(None, torch.zeros(2, VOCAB))
+    assert (s.step, processor.sampler.step) == (0, 1)
+
+
+def test_rows_and_scores_of_different_batches():
+    with pytest.raises(ValueError, match=r"^`input_ids` has to be for 2 rows, but is for 3"):
+        SamplingLogitsProcessor(Sampler(seed=7))(torch.ones(3, 4).long(), torch.zeros(2, VOCAB))

@@ -359,3 +359,9 @@ def test_equal_tokens_far_below_the_maximum_share_exactly():
     z = np.longdouble(1) + np.longdouble(499_999) * np.exp(np.longdouble(-12.5))
     assert abs(d.logprobs[0] + float(np.log(z))) < 1e-15
     assert abs(d.logprobs[-1] + 12.5 + float(np.log(z))) < 4e-15
+
+
+def test_a_product_of_temperatures_that_underflows_is_not_greedy():
+    stages = [Temperature(1e-200), Temperature(1e-200), TopK(2)]
+    assert check_chain(np.ones(4), stages).ids.tolist() == [0, 1]
+    assert reference.kept(np.ones(4), stages).ids.tolist() == [0, 1]

@@ -492,7 +492,7 @@ def test_a_batch_of_any_size_is_its_rows():
 @pytest.mark.parametrize(
     ("value", "error"),
     [(-0.1, ValueError), (nan, ValueError), (-inf, ValueError), (True, TypeError), ("1", TypeError),
-     (None, TypeError), ([1.0], TypeError), (np.array(1.0), TypeError), (np.ones(2), TypeError),
+     ([1.0], TypeError), (np.array(1.0), TypeError), (np.ones(2), TypeError),
      (1j, TypeError), (torch.tensor(1.0), TypeError)],
 )  # fmt: skip
 def test_bad_temperature(value, error):
@@ -560,3 +560,9 @@ def test_the_sampler_agrees():
     logs = np.empty(3000)
     logs[d.ids] = d.logprobs
     assert np.allclose(logs, log_softmax(x, 0.7), 1e-14, 1e-14)
+
+
+def test_temperature_none_is_off():
+    x = np.array([0.5, -1.0, 2.0])
+    for function in FAMILY:
+        assert np.array_equal(function(x, temperature=None), function(x))
