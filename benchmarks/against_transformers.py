@@ -116,13 +116,16 @@ def main() -> None:
         f"torch {torch.__version__}, NumPy {np.__version__}, Python {platform.python_version()}, "
         f"{processor()}, float32, one core",
         highlight=False,
+        soft_wrap=True,
     )
     for vocab in (49_152, 131_072, 262_144):
-        table = Table(title=f"V = {vocab:,}: one draw, microseconds (median)")
+        table = Table(
+            title=f"V = {vocab:,}: one draw, ours and Hugging Face's, median microseconds"
+        )
         table.add_column("setting", no_wrap=True)
         table.add_column("rows")
-        for heading in ("np.max", "sampler", "/ np.max", "Hugging Face", "ratio"):
-            table.add_column(heading, justify="right")
+        for heading in ("np.max", "ours", "/ max", "theirs", "ratio"):
+            table.add_column(heading, justify="right", no_wrap=True)
         warm = [resample(row, vocab, rng) for row in recorded[::7]]
         cold = [resample(recorded[i % len(recorded)], vocab, rng) for i in range(96)]
         for label, settings, processors in track(
