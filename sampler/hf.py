@@ -54,7 +54,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     -----
     The step of a draw is the row's true length, its tokens without left padding; the stream is the
     row's place in the batch, or the one given. So the same seed, stream and prompt draw alike,
-    whatever the rest of the batch and the padding; rows with the same prompt have different streams.
+    whatever the rest of the batch and the padding. Two rows of one prompt differ by their stream.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. What the model's own configuration or the caller asks of Hugging Face beside sampling
