@@ -59,7 +59,7 @@ def draw_tokens(
 def sample_tokens(
     chain: Chain,
     rows: Rows,
-    u: npt.NDArray[np.float64],
+    u: npt.NDArray[np.float64] | None,
     tokens: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float64],
     top_ids: npt.NDArray[np.int64],

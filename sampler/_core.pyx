@@ -1221,13 +1221,15 @@ def draw_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, ::1] 
 def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, ::1] tokens,
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid):
-    """`draw_tokens`, and what `Samples` tells of each token.
+    """`draw_tokens`, and what `Samples` tells of each token; without u, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law and the raw ones, (2, batch, n); the top arrays the same two, (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
+    Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
-    cdef int64_t row, i, n = u.shape[1], top = top_ids.shape[2], found, kept_count
+    cdef int64_t row, i, n = tokens.shape[2], top = top_ids.shape[2], found, kept_count
+    cdef bint given = u is None
     cdef int64_t done = 0, bad_row = -1
     cdef Scratch *scratch
     cdef Work w
@@ -1236,15 +1238,22 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
     cdef double log_mass, raw_log_mass, x
     cdef double buffer[GROUP]
     cdef Row logits
-    if not (u.shape[0] == tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1]
-            == top_logprobs.shape[1] == rows.batch
+    if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
+            == rows.batch
             and tokens.shape[0] == 3 and logprobs.shape[0] == top_ids.shape[0] == 2
-            and top_logprobs.shape[0] == 2 and tokens.shape[2] == n and logprobs.shape[2] == n
-            and top_logprobs.shape[2] == top):
+            and top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
+            and top_logprobs.shape[2] == top
+            and (given or (u.shape[0] == rows.batch and u.shape[1] == n))):
         raise ValueError("the results have to fit the rows and the uniforms")
     if rows.batch == 0:
         return None
-    scratch = acquire(rows.vocab, rows.vocab if n > 1 else 0, max(n, min(top, rows.vocab)))
+    if given:
+        for row in range(rows.batch):
+            for i in range(n):
+                if not 0 <= tokens[0, row, i] < rows.vocab:
+                    raise ValueError("the tokens have to be in [0, vocab)")
+    scratch = acquire(rows.vocab, rows.vocab if n > 1 and not given else 0,
+                      max(n, min(top, rows.vocab)))
     try:
         with nogil:
             for row in range(rows.batch):
@@ -1279,14 +1288,21 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                 else:
                     log_mass = log_canonical(mass_value(mass_of(source, &w.law, w.cut)))
                 if n > 0:
-                    draw_all(&w, &u[row, 0], n, &tokens[0, row, 0], &done)
+                    if not given:
+                        draw_all(&w, &u[row, 0], n, &tokens[0, row, 0], &done)
                     for i in range(n):
                         x = load_double(&logits, tokens[0, row, i], 1, buffer)[0]
                         scratch.items[i] = Item(x, tokens[0, row, i], i)
                         tokens[2, row, i] = kept_count
-                        logprobs[0, row, i] = log_share(&w, x, log_mass)
-                        logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
-                    rank_items(source, scratch.items, n, &tokens[1, row, 0])
+                        logprobs[0, row, i] = -INFINITY
+                        if keeps(w.cut, x, tokens[0, row, i]):
+                            logprobs[0, row, i] = log_share(&w, x, log_mass)
+                        logprobs[1, row, i] = -INFINITY
+                        if x > -INFINITY:
+                            logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
+                    # A token given may lie behind all that is kept, and then be outside `source`.
+                    rank_items(&w.whole if given else source, scratch.items, n,
+                               &tokens[1, row, 0])
                 if top > 0:  # the last thing: it may gather anew, over what `source` points at
                     found = list_top(&w, min(top, rows.vocab), scratch.items)
                     for i in range(found):

@@ -63,6 +63,11 @@ class Logits(NamedTuple):
     tensor_is_bfloat16: bool = False
 
     @property
+    def batch(self) -> int:
+        """How many rows the 1-D or 2-D array holds."""
+        return self.array.shape[0] if self.array.ndim == 2 else 1
+
+    @property
     def limit(self) -> float:
         """The largest finite number of the dtype."""
         return _BFLOAT16_MAX if self.kind == "bfloat16" else float(np.finfo(self.kind).max)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _core, _inputs
-from sampler.stages import STAGES, Stage, check_integer, show
+from sampler._checks import (
+    U64_END,
+    U64_TEXT,
+    check_choice,
+    check_integer,
+    check_logprobs,
+    check_numbers,
+    check_tokens,
+)
+from sampler.config import from_generation_config
+from sampler.stages import STAGES, Stage, show
 
-_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
-_U64_TEXT = "an integer in [0, 2**64)"
 _IntArray = npt.NDArray[np.int64]
 _FloatArray = npt.NDArray[np.float64]
 _WordArray = npt.NDArray[np.uint64]
@@ -286,18 +293,55 @@ class Sampler:
         self._min_tokens_to_keep = check_integer(
             "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
         )
-        self._ties = _check_choice("ties", ties, ("id", "all"))
-        self._on_invalid = _check_choice("on_invalid", on_invalid, ("raise", "flag"))
+        self._ties = check_choice("ties", ties, ("id", "all"))
+        self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._seed_is_fresh = seed is None and rng is None
         self._seed = _check_seed(seed, rng)
         self._steps = _core.Steps(
-            check_integer("step", step, 0, _END + 1, "an integer in [0, 2**64]")
+            check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]")
         )
         self._chain = _core.Chain(
             [(stage.code, stage.value) for stage in self._stages if not stage.is_off],
             self._ties == "all",
             self._min_tokens_to_keep,
         )
+
+    @classmethod
+    def from_generation_config(cls, config: Any, **changes: Any) -> Sampler:
+        """Make the sampler that draws as Hugging Face's ``generate()`` would.
+
+        Parameters
+        ----------
+        config : transformers.GenerationConfig, or mapping
+            ``model.generation_config``, or what a model's generation_config.json holds. Where it
+            leaves a field unset, Hugging Face's own default counts: ``top_k=50`` when it samples.
+        **changes
+            Fields of `config` to replace (None unsets one), and ``seed``, ``rng``, ``step``,
+            ``on_invalid``, ``min_tokens_to_keep`` or ``ties`` of the sampler.
+
+        Returns
+        -------
+        Sampler
+            Greedy (``temperature=0``) unless ``do_sample`` is True, as ``generate()`` is. Ties as
+            Hugging Face's: ``ties="all"``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `config` is no configuration, asks for what a Sampler does not do (a penalty,
+            beams, ``typical_p`` ...), or has a field that is unknown: each is named. What
+            ``model.generate()`` does itself before the draw, such as a penalty, can be left to it:
+            ``repetition_penalty=None``. And as `Sampler`, if a setting is out of its range.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> config = {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
+        >>> Sampler.from_generation_config(config, seed=7)
+        Sampler(temperature=0.6, top_k=50, top_p=0.9, ties='all', seed=7)
+        """
+        own = {name: changes.pop(name) for name in _NOT_OF_A_CONFIG if name in changes}
+        return cls(**{**from_generation_config(config, changes), **own})
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -353,7 +397,7 @@ class Sampler:
         """
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
-        tokens = self._draw(source, None, None, self._on_invalid == "flag")
+        tokens = self._draw(source, None, None)
         return tokens if source.array.ndim == 2 else int(tokens[0])
 
     def sample(
@@ -405,36 +449,58 @@ class Sampler:
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         count = 1 if n is None else check_integer("n", n, 1, 2**40, "an integer >= 1")
-        top = 0
-        if logprobs is not None:
-            top = check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
-        rows = source.rows()
-        batch = rows.batch
-        stream_array = check_numbers("streams", streams, batch)
-        step_array = check_numbers("step", step, batch)
-        tokens = np.empty((3, batch, count), np.int64)
-        logs = np.empty((2, batch, count))
-        top_ids = np.empty((2, batch, top), np.int64)
-        top_logs = np.empty((2, batch, top))
-        u = self._uniforms(batch, count, stream_array, step_array)
-        self._complain(
-            _core.sample_tokens(
-                self._chain, rows, u, tokens, logs, top_ids, top_logs, self._on_invalid == "flag"
-            )
-        )
+        top = check_logprobs(logprobs)
+        streams = check_numbers("streams", streams, source.batch)
+        steps = check_numbers("step", step, source.batch)
+        r = self._sample(source, streams, steps, count, top)
+        return _shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
-        def shaped(array: npt.NDArray[Any]) -> Any:
-            if n is None:
-                array = array[:, 0]
-            return array if source.array.ndim == 2 else array[0]
+    def score(
+        self,
+        logits: Any,
+        tokens: Any,
+        *,
+        logprobs: int | None = None,
+        dtype: str | None = None,
+    ) -> Samples:
+        """Tell of given tokens what `sample` tells of those it draws. Never moves the step.
 
-        drawn, ranks, kept = map(shaped, tokens)
-        lists: tuple[Any, ...] = (None, None, None, None)
-        if logprobs is not None:
-            lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-            if source.array.ndim == 1:
-                lists = tuple(array[0] for array in lists)
-        return Samples(drawn, shaped(logs[0]), shaped(logs[1]), ranks, kept, *lists)
+        Parameters
+        ----------
+        logits : array_like of shape (vocab,) or (batch, vocab)
+            As for a call.
+        tokens : int or array_like of int, of shape (batch,) or (batch, n), in [0, vocab)
+            One token a row, or n; for a single row without `batch`.
+        logprobs : int, >= 0, optional
+            Also list this many of the first tokens in rank.
+        dtype : {None, "bfloat16"}
+            As for a call.
+
+        Returns
+        -------
+        Samples
+            A token that the stages remove has log-probability -inf, and its rank in the row.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a call; and if `tokens` are not as above.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> r = Sampler(top_k=2).score([1.0, 3.0, 2.0, 0.0], [1, 0])
+        >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
+        (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
+        """
+        source = _inputs.read(logits, dtype)
+        _inputs.check_rows(source)
+        top = check_logprobs(logprobs)
+        given = check_tokens("tokens", tokens, source.array.shape)
+        drop_n = given.ndim < source.array.ndim
+        given = given.reshape(source.batch, -1)
+        r = self._sample(source, None, None, given.shape[1], top, given=given)
+        return _shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
     def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
@@ -459,9 +525,9 @@ class Sampler:
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
-        check_integer("stream", stream, 0, _END, _U64_TEXT)
+        check_integer("stream", stream, 0, U64_END, U64_TEXT)
         if step is not None:
-            check_integer("step", step, 0, _END, _U64_TEXT)
+            check_integer("step", step, 0, U64_END, U64_TEXT)
         rows = source.rows()
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
@@ -587,15 +653,49 @@ class Sampler:
         source: _inputs.Logits,
         streams: _WordArray | None,
         steps: _WordArray | None,
-        flag_invalid: bool,
         name: str = "logits",
     ) -> _IntArray:
         """One token a row of checked logits; takes a step unless given one for each row."""
         rows = source.rows()
         tokens = np.empty((rows.batch, 1), np.int64)
         u = self._uniforms(rows.batch, 1, streams, steps)
-        self._complain(_core.draw_tokens(self._chain, rows, u, tokens, flag_invalid), name)
+        flag_invalid = self._on_invalid == "flag"
+        complaint = _core.draw_tokens(self._chain, rows, u, tokens, flag_invalid)
+        self._complain(complaint, name, steps)
         return tokens[:, 0]
+
+    def _sample(
+        self,
+        source: _inputs.Logits,
+        streams: _WordArray | None,
+        steps: _WordArray | None,
+        n: int,
+        top: int,
+        *,
+        given: _IntArray | None = None,
+        name: str = "logits",
+    ) -> Samples:
+        """`_draw` n tokens a row, or take those given, and tell of them.
+
+        The arrays have shape (batch, n), the top lists (batch, top).
+        """
+        rows = source.rows()
+        tokens = np.empty((3, rows.batch, n), np.int64)
+        logs = np.empty((2, rows.batch, n))
+        top_ids = np.empty((2, rows.batch, top), np.int64)
+        top_logs = np.empty((2, rows.batch, top))
+        u = None
+        if given is None:
+            u = self._uniforms(rows.batch, n, streams, steps)
+        else:
+            tokens[0] = given
+        flag_invalid = self._on_invalid == "flag"
+        complaint = _core.sample_tokens(
+            self._chain, rows, u, tokens, logs, top_ids, top_logs, flag_invalid
+        )
+        self._complain(complaint, name, steps)
+        lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
+        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], *lists)
 
     def _uniforms(
         self, batch: int, n: int, streams: _WordArray | None, steps: _WordArray | None
@@ -608,25 +708,31 @@ class Sampler:
 
     def _take_step(self) -> int:
         step = self._steps.take()
-        if step >= _END:
+        if step >= U64_END:
             raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
         return step
 
-    def _complain(self, complaint: tuple[int, int, float] | None, name: str = "logits") -> None:
+    def _complain(
+        self,
+        complaint: tuple[int, int, float] | None,
+        name: str = "logits",
+        steps: _WordArray | None = None,
+    ) -> None:
         if complaint is None:
             return
         row, token, value = complaint
+        where = f"row {row}" if steps is None else f"row {row} at step {steps[row]}"
         if token < 0:
             raise ValueError(
-                f"`{name}` have to hold a finite value in every row, but row {row} is -inf "
-                "throughout"
+                f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
             )
         raise ValueError(
-            f"`{name}` have to be finite or -inf, but row {row} has {value} at token {token}"
+            f"`{name}` have to be finite or -inf, but {where} has {value} at token {token}"
         )
 
 
 _STAGE_SETTINGS = frozenset(stage.setting for stage in STAGES)
+_NOT_OF_A_CONFIG = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties")
 _DEFAULTS: dict[str, Any] = {
     **{stage.setting: stage.off for stage in STAGES},
     "min_tokens_to_keep": 1,
@@ -659,51 +765,31 @@ def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage
     return chain
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in choices:
-        wanted = " or ".join(map(repr, choices))
-        raise (ValueError if isinstance(value, str) else TypeError)(
-            f"`{name}` has to be {wanted}, but is {value!r}"
-        )
-    return value
-
-
 def _check_seed(seed: Any, rng: Any) -> int:
     if rng is not None:
         if seed is not None:
             raise TypeError("`seed` and `rng` exclude each other, but both are given")
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"`rng` has to be a numpy.random.Generator, but is {rng!r}")
-        return int(rng.integers(0, _END, dtype=np.uint64))
+        return int(rng.integers(0, U64_END, dtype=np.uint64))
     if seed is None:
         return secrets.randbits(64)
-    return check_integer("seed", seed, 0, _END, _U64_TEXT)
+    return check_integer("seed", seed, 0, U64_END, U64_TEXT)
 
 
-def check_numbers(name: str, values: Any, batch: int | None) -> _WordArray | None:
-    """One integer in [0, 2**64) a row, from one for all or a sequence of one each.
+def _shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Samples:
+    """Drop the axes that the caller did not ask for, and the lists."""
 
-    Without `batch` the values have to be a sequence, of any length.
-    """
-    if values is None:
-        return None
-    wanted = "integers in [0, 2**64), one a row"
-    if hasattr(values, "tolist"):
-        values = values.tolist()  # exact, where a mixed list would pass through float64
-    if isinstance(values, numbers.Number):
-        number = check_integer(name, values, 0, _END, _U64_TEXT)
-        if batch is None or (name == "streams" and batch != 1):
-            raise ValueError(f"`{name}` has to be {wanted}, but is {number}")
-        return np.full(batch, number, np.uint64)
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise TypeError(f"`{name}` has to be {wanted}, but is {values!r}")
-    checked = [check_integer(name, value, 0, _END, _U64_TEXT) for value in values]
-    if batch is not None:
-        check_batch(name, len(checked), batch)
-    return np.array(checked, dtype=np.uint64)
+    def figures(array: npt.NDArray[Any]) -> Any:
+        array = array[:, 0] if drop_n else array
+        return array[0] if drop_batch else array
 
+    def lists(array: npt.NDArray[Any]) -> Any:
+        if not with_lists:
+            return None
+        return array[0] if drop_batch else array
 
-def check_batch(name: str, given: int, batch: int) -> None:
-    """Refuse what is not for as many rows as there are."""
-    if given != batch:
-        raise ValueError(f"`{name}` has to be for {batch} rows, but is for {given}")
+    return Samples(
+        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept)),
+        *map(lists, (r.top_ids, r.top_logprobs, r.raw_top_ids, r.raw_top_logprobs)),
+    )

@@ -1,4 +1,4 @@
-"""The Hugging Face layer: our draw inside ``model.generate()``.
+"""The Hugging Face layer: our draw inside ``model.generate()``, or our filters before theirs.
 
 The one line::
 
@@ -7,19 +7,71 @@ The one line::
 `generate` runs under ``do_sample=False``. `SamplingLogitsProcessor` is terminal: it draws each
 row's token and returns scores whose one finite entry is that token, so the argmax that follows
 picks it, whatever else runs behind. Hugging Face's own filters, softmax and multinomial never run.
+
+`FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
+Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
+sampler would have told while drawing it.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.utils.generic import ModelOutput
 
 from sampler import _inputs
-from sampler.api import Sampler, check_batch, check_numbers
+from sampler._checks import (
+    check_batch,
+    check_integer,
+    check_logprobs,
+    check_numbers,
+    check_real,
+    check_tokens,
+)
+from sampler.api import Sampler, Samples
+from sampler.stages import MinP, Temperature, TopK, TopP
+
+# Every setting of Hugging Face's own sampling at a value that does nothing. None for top_k, min_p
+# and top_h: under do_sample=False a number is taken for a setting that is ignored, and warned of.
+_NEUTRAL: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_k": None,
+    "top_p": 1.0,
+    "min_p": None,
+    "top_h": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+}
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_OUR_DRAW: dict[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "renormalize_logits": False,
+    **_NEUTRAL,
+}
+
+
+# ------------------------------------------------------------------------------------- our draw
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -34,7 +86,13 @@ class SamplingLogitsProcessor(LogitsProcessor):
         The random stream of each row; 0 ... batch - 1 by default.
     attention_mask : tensor or array of shape (batch, length), optional
         The prompt's mask, from which each row's left padding is learnt. Without it, padding counts
-        as part of the row.
+        as part of the row. Not for encoder-decoder models or ``inputs_embeds``, whose mask is not
+        that of the rows.
+    logprobs : int, >= 0, or None
+        How many of the first tokens in rank `samples` lists at each place. None records nothing,
+        which saves one pass over each row (0.2 ms for a vocabulary of 49,152).
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row, for `samples` to know padding by.
 
     Attributes
     ----------
@@ -42,13 +100,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
         The sampler that draws: a copy of the one given.
     seed : int
         Its seed.
+    samples : Samples
+        What was drawn in the last generation.
 
     Raises
     ------
     TypeError
-        If `sampler` is not a Sampler, or streams are not integers.
+        If `sampler` is not a Sampler, or streams, `logprobs` or `eos_token_id` are not integers.
     ValueError
-        If streams are out of range, or the mask is not 2-D.
+        If one of these is out of range, or the mask is not 2-D.
 
     Notes
     -----
@@ -59,28 +119,81 @@ class SamplingLogitsProcessor(LogitsProcessor):
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. What the model's own configuration or the caller asks of Hugging Face beside sampling
     (penalties, forced or suppressed tokens, minimum lengths) runs before it, on the logits it then
-    draws from. Beam search has no use for it. A row with NaN, +inf or no finite score always
-    raises.
+    draws from. A row with NaN, +inf or no finite score always raises.
+
+    Beam search has no use for it: `generate_kwargs` refuses beams, and so does a processor made by
+    hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from a
+    row, and row i of the prompts is drawn with stream i * num_beams.
     """
 
     # Continuous batching reorders rows between steps, which streams could not follow.
     supports_continuous_batching = False
 
     def __init__(
-        self, sampler: Sampler, *, streams: Any = None, attention_mask: Any = None
+        self,
+        sampler: Sampler,
+        *,
+        streams: Any = None,
+        attention_mask: Any = None,
+        logprobs: int | None = 0,
+        eos_token_id: Any = None,
     ) -> None:
-        if not isinstance(sampler, Sampler):
-            raise TypeError(f"`sampler` has to be a Sampler, but is {sampler!r}")
-        # A copy of its own: the caller's step counter is the caller's.
-        self.sampler = sampler.replace(seed=None) if sampler._seed_is_fresh else sampler.replace()
+        _check_sampler(sampler)
+        # A copy of its own: the caller's step counter is the caller's. An invalid row cannot be
+        # flagged in the middle of a text.
+        fresh = {"seed": None} if sampler._seed_is_fresh else {}
+        self.sampler = sampler.replace(on_invalid="raise", **fresh)
         self._streams = check_numbers("streams", streams, None)
-        self._padding = None if attention_mask is None else _left_padding(attention_mask)
-        self._prompt_length = 0 if attention_mask is None else np.shape(attention_mask)[1]
+        self._padding, self._prompt_length = None, 0
+        if attention_mask is not None:
+            mask = _mask_array(attention_mask)
+            self._padding, self._prompt_length = _left_padding(mask), mask.shape[1]
+        self._top = None if logprobs is None else check_logprobs(logprobs)
+        self._ends = _check_ends(eos_token_id)
+        self._drawn: list[Samples] = []
+        self._rows: torch.Tensor | None = None  # as they were at the last draw
 
     @property
     def seed(self) -> int:
         """The seed of every draw."""
         return self.sampler.seed
+
+    @property
+    def samples(self) -> Samples:
+        """What was drawn in the last generation, a column a new token: those `generate` returns.
+
+        Arrays have shape (batch, new), top lists (batch, new, logprobs). Where a row has ended,
+        they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
+
+        A row ends behind a token of `eos_token_id`. Without that, the end shows where `generate`
+        puts another token than the one drawn, the padding; padding that happens to be drawn as
+        well, at every place where it could have shown, is then taken for text.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was drawn, or nothing recorded (``logprobs=None``).
+        """
+        if not self._drawn or self._rows is None:
+            why = "`logprobs` is None" if self._top is None else "nothing has been drawn yet"
+            raise RuntimeError(f"`samples` have to be recorded, but {why}")
+        tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
+        # Of the last draw, `generate` has not yet shown what became of it.
+        shown = self._rows[:, self._rows.shape[1] - tokens.shape[1] + 1 :].numpy()
+        differs = np.zeros(tokens.shape, bool)
+        differs[:, :-1] = np.logical_or.accumulate(tokens[:, :-1] != shown, axis=1)
+        differs[:, -1] = differs[:, -2:-1].any(axis=1)
+        ends = self._ends
+        if len(tokens) > 1:
+            over = differs
+            ends = np.union1d(ends, shown[over[:, :-1]])  # the padding
+        else:
+            # A lone row is never padded. In assisted decoding it shows candidates, and the first
+            # that differs is replaced by the token drawn.
+            over = np.zeros(tokens.shape, bool)
+            over[:, 1:] = differs[:, :-1]
+        over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+        return _aligned(self._drawn, ~over)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return scores of -inf, save 0 at each row's drawn token.
@@ -88,7 +201,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Parameters
         ----------
         input_ids : tensor of shape (batch, length), int64, or None
-            The rows so far. None draws without them, at the next step of its own sampler.
+            The rows so far. None draws without them, at the next step of its own sampler, and
+            records nothing.
         scores : tensor of shape (batch, vocab), float32, on the CPU
             Never written to.
 
@@ -103,33 +217,62 @@ class SamplingLogitsProcessor(LogitsProcessor):
         ValueError
             If a row is invalid, or the batch is not that of the streams or the mask.
         """
+        tokens = self._draw(input_ids, scores).tokens
+        only = torch.full_like(scores, -torch.inf)
+        only[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
+        return only
+
+    def _draw(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> Samples:
+        """Draw a token a row, and tell of it unless told not to: arrays of shape (batch, 1)."""
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        batch = scores.shape[0]
-        steps = None
-        if input_ids is not None:
-            check_batch("input_ids", len(input_ids), batch)
-            length = input_ids.shape[-1]
-            if self._padding is None:
-                steps = np.full(batch, length, np.uint64)
-            else:
-                check_batch("attention_mask", len(self._padding), batch)
-                if length < self._prompt_length:
-                    raise ValueError(
-                        f"`attention_mask` has to be that of the prompt, but has "
-                        f"{self._prompt_length} tokens where the rows have {length}"
-                    )
-                steps = (length - self._padding).astype(np.uint64)
+        batch = source.batch
+        steps = None if input_ids is None else self._steps(input_ids, batch)
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
-        tokens = self.sampler._draw(source, self._streams, steps, flag_invalid=False, name="scores")
-        only = torch.full_like(scores, -torch.inf)
-        only[torch.arange(batch), torch.from_numpy(tokens)] = 0.0
-        return only
+        if self._top is None or input_ids is None:
+            tokens = self.sampler._draw(source, self._streams, steps, "scores")
+            return Samples(tokens[:, None], None, None, None, None)
+        r = self.sampler._sample(source, self._streams, steps, 1, self._top, name="scores")
+        self._record(input_ids, r)
+        return r
+
+    def _steps(self, input_ids: torch.Tensor, batch: int) -> npt.NDArray[np.uint64]:
+        """The true length of each row."""
+        check_batch("input_ids", len(input_ids), batch)
+        length = input_ids.shape[-1]
+        if self._padding is None:
+            return np.full(batch, length, np.uint64)
+        check_batch("attention_mask", len(self._padding), batch)
+        if length < self._prompt_length:
+            raise ValueError(
+                f"`attention_mask` has to be that of the prompt, but has {self._prompt_length} "
+                f"tokens where the rows have {length}; for an encoder-decoder model, or "
+                "inputs_embeds, leave it out"
+            )
+        return (length - self._padding).astype(np.uint64)
+
+    def _record(self, input_ids: torch.Tensor, r: Samples) -> None:
+        place = 0
+        if self._rows is not None and len(self._rows) == len(input_ids):
+            prompt = self._rows.shape[1] - len(self._drawn) + 1
+            place = input_ids.shape[1] - prompt
+            # Assisted decoding comes back to a place when a candidate was wrong.
+            again = 0 <= place <= len(self._drawn)
+            if not (again and torch.equal(self._rows[:, :prompt], input_ids[:, :prompt])):
+                place = 0  # another generation
+        del self._drawn[place:]
+        self._drawn.append(r)
+        self._rows = input_ids
 
 
 def generate_kwargs(
-    sampler: Sampler, *, attention_mask: Any = None, streams: Any = None
+    sampler: Sampler,
+    *,
+    attention_mask: Any = None,
+    streams: Any = None,
+    logprobs: int | None = 0,
+    eos_token_id: Any = None,
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
@@ -146,10 +289,15 @@ def generate_kwargs(
         through its inputs.
     streams : sequence of int of shape (batch,), optional
         The random stream of each row.
+    logprobs : int, >= 0, or None
+        How many top tokens ``kwargs["logits_processor"][-1].samples`` lists; None records nothing.
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row, for generation and for `samples` alike.
 
     Returns
     -------
     dict
+        For one generation: its processor records what that drew.
 
     Raises
     ------
@@ -164,25 +312,577 @@ def generate_kwargs(
     >>> kwargs["do_sample"], kwargs["logits_processor"][-1].seed
     (False, 7)
     """
-    processor = SamplingLogitsProcessor(sampler, streams=streams, attention_mask=attention_mask)
+    processor = SamplingLogitsProcessor(
+        sampler,
+        streams=streams,
+        attention_mask=attention_mask,
+        logprobs=logprobs,
+        eos_token_id=eos_token_id,
+    )
+    ends = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
+    return {"logits_processor": LogitsProcessorList([processor]), **_OUR_DRAW, **ends}
+
+
+def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[str, Any]:
+    """Repeat each row of a model's inputs, for several texts of one prompt.
+
+    Under ``do_sample=False`` Hugging Face refuses ``num_return_sequences`` above 1. Rows of one
+    prompt have different streams, so their texts differ.
+
+    Parameters
+    ----------
+    inputs : mapping
+        What a tokenizer returns. Tensors are repeated along their first axis, all else is kept.
+    num_return_sequences : int, >= 1
+
+    Returns
+    -------
+    dict
+        Row ``i * num_return_sequences + j`` is the j-th copy of row i.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `num_return_sequences` is no integer, or below 1.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sampler.hf import expand_inputs
+    >>> expand_inputs({"input_ids": torch.tensor([[1, 2], [3, 4]])}, 2)["input_ids"].tolist()
+    [[1, 2], [1, 2], [3, 4], [3, 4]]
+    """
+    n = check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
     return {
-        "logits_processor": LogitsProcessorList([processor]),
-        "do_sample": False,
-        "num_beams": 1,
-        "temperature": 1.0,
-        "top_k": None,  # 0 would be taken for a setting that do_sample=False ignores, and warned of
-        "top_p": 1.0,
-        "min_p": None,
-        "top_h": None,
-        "typical_p": 1.0,
-        "epsilon_cutoff": 0.0,
-        "eta_cutoff": 0.0,
-        "renormalize_logits": False,
+        name: value.repeat_interleave(n, dim=0)
+        if isinstance(value, torch.Tensor) and value.ndim
+        else value
+        for name, value in inputs.items()
     }
 
 
-def _left_padding(attention_mask: Any) -> npt.NDArray[np.int64]:
-    """Count each row's padding."""
+# --------------------------------------------------------------------------------- our filters
+
+
+class FilterLogitsProcessor(LogitsProcessor):
+    """Temper the scores and remove tokens, as Hugging Face's warpers do, for its own draw.
+
+    In place of `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper` and
+    `MinPLogitsWarper` in this order: the same kept tokens, without sorting the vocabulary.
+
+    Parameters
+    ----------
+    sampler : Sampler, optional
+        Its stages and their order; its seed has no part. Not together with settings.
+    temperature : float, in [0, inf], off at 1
+    top_k : int, >= 0, off at 0
+        Everything equal to the k-th is kept, as Hugging Face does.
+    top_p : float, in [0, 1], off at 1
+    min_p : float, in [0, 1], off at 0
+    filter_value : float, below inf
+        What a token that is not kept gets, one that was -inf before included.
+    min_tokens_to_keep : int, >= 1, off at 1
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is not a Sampler, settings come beside it, or one has the wrong type.
+    ValueError
+        If a setting is out of its range.
+
+    Notes
+    -----
+    Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
+    float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
+    on another device never leave it: Hugging Face's own warpers compute the same chain there; they
+    take neither ``temperature=0`` nor, with `top_k`, a sampler of ``ties="id"``.
+    """
+
+    supports_continuous_batching = True
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        *,
+        temperature: float | None = 1.0,
+        top_k: int | None = 0,
+        top_p: float | None = 1.0,
+        min_p: float | None = 0.0,
+        filter_value: float = -math.inf,
+        min_tokens_to_keep: int | None = 1,
+    ) -> None:
+        own = Sampler(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            min_tokens_to_keep=min_tokens_to_keep,
+            ties="all",
+            seed=0,
+        )
+        if sampler is not None:
+            _check_sampler(sampler)
+            if not all(stage.is_off for stage in own.stages) or own.min_tokens_to_keep != 1:
+                raise TypeError(
+                    f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
+                    f"and {own!r}"
+                )
+            own = sampler
+        # An invalid row cannot be flagged in the middle of a text.
+        self.sampler = own.replace(on_invalid="raise")
+        self.filter_value = check_real(
+            "filter_value", filter_value, -math.inf, _FLOAT32_MAX, "a float below inf"
+        )
+
+    def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
+        """Return the tempered scores, `filter_value` where a token is not kept.
+
+        Parameters
+        ----------
+        input_ids : tensor of shape (batch, length), int64, or None
+            Not looked at.
+        scores : tensor of shape (batch, vocab), float32
+            Never written to.
+
+        Returns
+        -------
+        tensor of shape (batch, vocab)
+
+        Raises
+        ------
+        ValueError
+            If a row on the CPU is invalid, or another device cannot follow the sampler.
+        """
+        if scores.device.type != "cpu":
+            for warper in self._warpers(scores.device):
+                scores = warper(input_ids, scores)
+            return scores
+        filtered: torch.Tensor = self.sampler.filter(scores)
+        if self.filter_value != -math.inf:
+            filtered.masked_fill_(filtered == -math.inf, self.filter_value)
+        return filtered
+
+    def _warpers(self, device: torch.device) -> list[Any]:
+        """The same chain of Hugging Face's own."""
+        limits: dict[str, Any] = {
+            "filter_value": self.filter_value,
+            "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
+        }
+        warpers: list[Any] = []
+        for stage in self.sampler.stages:
+            if stage.is_off:
+                continue
+            value: Any = stage.value
+            if isinstance(stage, Temperature):
+                if value == 0.0:
+                    raise ValueError(f"`temperature` has to be above 0 on {device}, but is 0.0")
+                warpers.append(TemperatureLogitsWarper(value))
+            elif isinstance(stage, TopK):
+                if self.sampler.ties != "all":
+                    ties = self.sampler.ties
+                    raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
+                warpers.append(TopKLogitsWarper(value, **limits))
+            elif isinstance(stage, TopP):
+                warpers.append(TopPLogitsWarper(value, **limits))
+            else:
+                assert isinstance(stage, MinP)
+                warpers.append(MinPLogitsWarper(value, **limits))
+        return warpers
+
+
+def filter_kwargs(
+    sampler: Sampler | None = None,
+    *,
+    temperature: float | None = 1.0,
+    top_k: int | None = 0,
+    top_p: float | None = 1.0,
+    min_p: float | None = 0.0,
+    filter_value: float = -math.inf,
+    min_tokens_to_keep: int | None = 1,
+) -> dict[str, Any]:
+    """Return the keyword arguments that put our filters in place of Hugging Face's.
+
+    Hugging Face draws, from its global random state: ``torch.manual_seed``. Its own filters are
+    off, the hidden ``top_k=50`` included, so that giving one of them beside is a TypeError
+    ("multiple values").
+
+    Parameters
+    ----------
+    sampler, temperature, top_k, top_p, min_p, filter_value, min_tokens_to_keep
+        As for `FilterLogitsProcessor`.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FilterLogitsProcessor`.
+
+    Examples
+    --------
+    >>> from sampler.hf import filter_kwargs
+    >>> kwargs = filter_kwargs(temperature=0.8, top_p=0.9)
+    >>> kwargs["do_sample"], kwargs["top_k"], kwargs["top_p"]
+    (True, None, 1.0)
+    """
+    processor = FilterLogitsProcessor(
+        sampler,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        filter_value=filter_value,
+        min_tokens_to_keep=min_tokens_to_keep,
+    )
+    return {"logits_processor": LogitsProcessorList([processor]), "do_sample": True, **_NEUTRAL}
+
+
+# ---------------------------------------------------------------------------- an existing text
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    sequences: torch.Tensor,
+    sampler: Sampler,
+    *,
+    prompt_length: int = 1,
+    attention_mask: Any = None,
+    logprobs: int = 0,
+    eos_token_id: Any = None,
+    logits_processor: Iterable[Any] | None = None,
+    **model_kwargs: Any,
+) -> Samples:
+    """Tell of an existing text what `SamplingLogitsProcessor.samples` tells of a drawn one.
+
+    One forward pass over the whole text. Log-probabilities agree with those of the draws up to the
+    model's own rounding, which is another in one pass than token by token.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal or encoder-decoder language model on the CPU.
+    sequences : tensor of shape (batch, length), int64
+        Prompts and their continuations, as ``generate()`` returns them.
+    sampler : Sampler
+        Its settings; its seed has no part.
+    prompt_length : int, in [1, length)
+        How many tokens of each row, padding included, are there before the first that is scored.
+    attention_mask : tensor of shape (batch, any length up to length), optional
+        As ``generate()`` takes it, for the prompt or for the whole text. What it does not reach
+        is text; what it masks is padding. For an encoder-decoder model: that of the encoder.
+    logprobs : int, >= 0
+        How many of the first tokens in rank to list at each place.
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row: what lies behind the first one in the part scored is padding.
+    logits_processor : iterable of LogitsProcessor, optional
+        What ran before the draw, such as a penalty.
+    **model_kwargs
+        Further arguments of the model's forward pass; for an encoder-decoder model, `input_ids`
+        of the encoder.
+
+    Returns
+    -------
+    Samples
+        Arrays of shape (batch, length - prompt_length). A token that the sampler would have
+        removed has log-probability -inf; padding has what an invalid row has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the model gives NaN or +inf: row, step (the row's true
+        length) and token are named.
+
+    Examples
+    --------
+    RIGHT, for what ``generate()`` has returned::
+
+        score(
+            model,
+            output,
+            s,
+            prompt_length=inputs["input_ids"].shape[1],
+            attention_mask=inputs["attention_mask"],
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    """
+    _check_sampler(sampler)
+    sampler = sampler.replace(on_invalid="raise")
+    if getattr(sequences, "dtype", None) is not torch.int64:
+        raise TypeError(f"`sequences` have to be a tensor of int64, but are {sequences!r}")
+    if sequences.ndim != 2:
+        raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
+    batch, length = sequences.shape
+    first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
+    top = check_logprobs(logprobs)
+    ends = _check_ends(eos_token_id)
+    processors = LogitsProcessorList(logits_processor or ())
+    accepts = signature(model.forward).parameters
+    padding = np.zeros(batch, np.int64)
+    real = np.ones((batch, length - first), bool)
+    if model.config.is_encoder_decoder:
+        model_kwargs.update(decoder_input_ids=sequences)
+        if attention_mask is not None:
+            model_kwargs.update(attention_mask=attention_mask)
+    else:
+        model_kwargs.update(input_ids=sequences)
+        if attention_mask is not None:
+            known = _mask_array(attention_mask)
+            check_batch("attention_mask", len(known), batch)
+            if known.shape[1] > length:
+                raise ValueError(
+                    f"`attention_mask` has to be for at most {length} tokens, but is for "
+                    f"{known.shape[1]}"
+                )
+            padding = _left_padding(known)
+            mask = torch.ones(batch, length, dtype=torch.int64)
+            mask[:, : known.shape[1]] = torch.from_numpy(known)
+            real &= mask[:, first:].numpy() != 0
+            model_kwargs.update(attention_mask=mask)
+            if "position_ids" in accepts:
+                model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+    if "logits_to_keep" in accepts:
+        model_kwargs.update(logits_to_keep=length - first + 1)
+    logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
+    logits = logits[:, -(length - first + 1) : -1]
+
+    told = []
+    for place in range(first, length):
+        rows: Any = sequences[:, :place]
+        scores = processors(rows, logits[:, place - first].float())
+        source = _inputs.read(scores, name="scores")
+        given = sequences[:, place : place + 1].numpy()
+        given = check_tokens("sequences", given, source.array.shape)
+        steps = (place - padding).astype(np.uint64)
+        told.append(sampler._sample(source, None, steps, 1, top, given=given, name="scores"))
+    tokens = sequences[:, first:].numpy()
+    real[:, 1:] &= ~np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+    return _aligned(told, real)
+
+
+# --------------------------------------------------------------------------- a loop of our own
+
+
+@dataclass
+class GenerateOutput(ModelOutput):
+    """What `generate` returns under ``return_dict_in_generate=True``.
+
+    Attributes
+    ----------
+    sequences : tensor of shape (batch, length), int64
+        Prompts and new tokens.
+    scores : tuple of tensor of shape (batch, vocab), float32
+        Under ``output_scores=True``: what each token was drawn from, penalties and the like
+        applied, the sampler's own stages not.
+    logits : tuple of tensor of shape (batch, vocab), float32
+        Under ``output_logits=True``: as the model gave them.
+    past_key_values : Cache
+    samples : Samples
+        What was drawn, arrays of shape (batch, new).
+    seed : int
+        That of the draws.
+    """
+
+    sequences: torch.Tensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None
+    logits: tuple[torch.Tensor, ...] | None = None
+    past_key_values: Any = None
+    samples: Samples | None = None
+    seed: int | None = None
+
+
+def generate(
+    model: Any,
+    inputs: torch.Tensor | None = None,
+    *,
+    sampler: Sampler,
+    streams: Any = None,
+    logprobs: int = 0,
+    num_return_sequences: int = 1,
+    streamer: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Write text in a plain loop: one forward pass, one draw a token.
+
+    The same texts as ``model.generate(**inputs, **generate_kwargs(sampler, ...))``, which also
+    knows assisted decoding and whatever else Hugging Face adds; this one can be read, or copied
+    and changed. Hugging Face still prepares the inputs, the cache, the processors that run before
+    the draw and the stopping criteria, so padding, encoder-decoder models and every length or stop
+    setting are as there.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On the CPU.
+    inputs : tensor, optional
+        As ``model.generate`` takes them; or by keyword, such as ``input_ids=``.
+    sampler : Sampler
+        As for `generate_kwargs`.
+    streams : sequence of int of shape (batch * num_return_sequences,), optional
+        The random stream of each text.
+    logprobs : int, >= 0
+        How many top tokens the `samples` of a `GenerateOutput` list.
+    num_return_sequences : int, >= 1
+        How many texts of each prompt, in neighbouring rows.
+    streamer : BaseStreamer, optional
+        Given the prompt and each token, as ``model.generate`` does.
+    **kwargs
+        Everything else that ``model.generate`` takes, save settings of its own sampling.
+
+    Returns
+    -------
+    tensor of shape (batch * num_return_sequences, length), int64, or GenerateOutput
+        The latter under ``return_dict_in_generate=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SamplingLogitsProcessor`; for a setting of Hugging Face's own sampling, or an argument
+        that ``model.generate`` refuses.
+
+    Notes
+    -----
+    Also a callable for ``model.generate(..., custom_generate=sampler.hf.generate, sampler=s)``.
+    Hugging Face does not hand a streamer or tokenizer to such a callable, and filters before it
+    under ``do_sample=True``, which is therefore refused.
+
+    Examples
+    --------
+    ::
+
+        output = sampler.hf.generate(model, **inputs, sampler=s, max_new_tokens=50)
+    """
+    _check_sampler(sampler)
+    check_logprobs(logprobs)
+    check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
+    loop = partial(
+        _loop,
+        sampler=sampler,
+        streams=streams,
+        logprobs=logprobs,
+        copies=num_return_sequences,
+        streamer=streamer,
+    )
+    if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
+        return loop(model, inputs, **kwargs)  # prepared: model.generate() is calling
+    if "stop_strings" in kwargs:
+        # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
+        stop = StopStringCriteria(kwargs.pop("tokenizer", None), kwargs.pop("stop_strings"))
+        kwargs["stopping_criteria"] = StoppingCriteriaList(
+            [*(kwargs.get("stopping_criteria") or ()), stop]
+        )
+    return model.generate(inputs, custom_generate=loop, **_OUR_DRAW, **kwargs)
+
+
+def _loop(
+    model: Any,
+    input_ids: Any,
+    *,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: Any,
+    sampler: Sampler,
+    streams: Any,
+    logprobs: int,
+    copies: int,
+    streamer: Any,
+    **model_kwargs: Any,
+) -> Any:
+    config = generation_config
+    if config.do_sample or config.num_beams != 1:
+        raise ValueError(
+            "`do_sample` has to be False and `num_beams` 1, since the sampler draws, but they are "
+            f"{config.do_sample} and {config.num_beams}"
+        )
+    encoder_decoder = model.config.is_encoder_decoder
+    input_ids, model_kwargs = model._expand_inputs_for_generation(
+        input_ids=input_ids,
+        expand_size=copies,
+        is_encoder_decoder=encoder_decoder,
+        **model_kwargs,
+    )
+    mask = None if encoder_decoder else model_kwargs.get("attention_mask")
+    if mask is not None and mask.shape != input_ids.shape:
+        mask = None  # that of inputs_embeds; the rows are then the new tokens alone
+    tells = config.return_dict_in_generate
+    processor = SamplingLogitsProcessor(
+        sampler, streams=streams, attention_mask=mask, logprobs=logprobs if tells else None
+    )
+    if streamer is not None:
+        streamer.put(input_ids.cpu())
+
+    first = True
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    drawn, real = [], []
+    scores: tuple[torch.Tensor, ...] = ()
+    logits: tuple[torch.Tensor, ...] = ()
+    while unfinished.any():
+        model_inputs = model.prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=None if first or not model_kwargs["use_cache"] else 1,
+            is_first_iteration=first,
+            **model_kwargs,
+        )
+        outputs = model(**model_inputs, return_dict=True)
+        model_kwargs = model._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder=encoder_decoder
+        )
+        first = False
+        # A copy, or the view would keep the logits of the whole prompt alive.
+        next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        next_scores = logits_processor(input_ids, next_logits)
+        r = processor._draw(input_ids, next_scores)
+        if tells:
+            drawn.append(r)
+            real.append(unfinished.numpy())
+        if config.output_scores:
+            scores += (next_scores,)
+        if config.output_logits:
+            logits += (next_logits,)
+
+        tokens = torch.from_numpy(r.tokens)[:, 0]
+        if not unfinished.all():
+            tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        if streamer is not None:
+            streamer.put(tokens)
+        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
+    if streamer is not None:
+        streamer.end()
+    if not tells:
+        return input_ids
+    return GenerateOutput(
+        sequences=input_ids,
+        scores=scores if config.output_scores else None,
+        logits=logits if config.output_logits else None,
+        past_key_values=model_kwargs.get("past_key_values"),
+        samples=_aligned(drawn, np.stack(real, axis=1)),
+        seed=processor.seed,
+    )
+
+
+# ------------------------------------------------------------------------------------- checks
+
+
+def _check_sampler(sampler: Any) -> None:
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` has to be a Sampler, but is {sampler!r}")
+
+
+def _check_ends(eos_token_id: Any) -> npt.NDArray[np.int64]:
+    if eos_token_id is None:
+        return np.empty(0, np.int64)
+    values = eos_token_id.tolist() if hasattr(eos_token_id, "tolist") else eos_token_id
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        values = [values]
+    text = "an integer >= 0, or a sequence of them"
+    checked = [check_integer("eos_token_id", value, 0, 2**63, text) for value in values]
+    return np.array(checked, np.int64)
+
+
+def _mask_array(attention_mask: Any) -> npt.NDArray[np.bool_]:
     try:
         mask = np.asarray(attention_mask)
     except ValueError:  # ragged
@@ -193,5 +893,42 @@ def _left_padding(attention_mask: Any) -> npt.NDArray[np.int64]:
         )
     if mask.ndim != 2:
         raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
-    padding: npt.NDArray[np.int64] = np.sum(np.cumsum(mask != 0, axis=1) == 0, axis=1)
+    held: npt.NDArray[np.bool_] = mask != 0
+    return held
+
+
+def _left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Count each row's padding."""
+    padding: npt.NDArray[np.int64] = np.sum(np.cumsum(mask, axis=1) == 0, axis=1)
     return padding
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def _aligned(drawn: Sequence[Samples], real: npt.NDArray[np.bool_]) -> Samples:
+    """Put samples of shape (batch, 1) side by side, one a place, and blank what is not real."""
+    real = real[:, : np.flatnonzero(real.any(axis=0))[-1] + 1] if real.any() else real[:, :0]
+    drawn = drawn[: real.shape[1]]
+
+    def columns(name: str, blank: float) -> npt.NDArray[Any]:
+        array = np.concatenate([getattr(r, name) for r in drawn], axis=1)
+        array[~real] = blank
+        return array
+
+    def lists(name: str, blank: float) -> npt.NDArray[Any]:
+        array = np.stack([getattr(r, name) for r in drawn], axis=1)
+        array[~real] = blank
+        return array
+
+    return Samples(
+        columns("tokens", -1),
+        columns("logprobs", math.nan),
+        columns("raw_logprobs", math.nan),
+        columns("ranks", 0),
+        columns("kept", 0),
+        lists("top_ids", -1),
+        lists("top_logprobs", math.nan),
+        lists("raw_top_ids", -1),
+        lists("raw_top_logprobs", math.nan),
+    )

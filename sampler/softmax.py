@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampler import _core, _inputs
-from sampler.stages import check_integer, check_real
+from sampler._checks import check_integer, check_real
 
 
 def softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:

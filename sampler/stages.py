@@ -8,34 +8,11 @@ order in which keyword settings apply.
 from __future__ import annotations
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sampler import _core
-
-
-def check_real(name: str, value: object, low: float, high: float, range_text: str) -> float:
-    """`value` as a float in [low, high]; TypeError or ValueError in one form."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.nan
-    if not low <= number <= high:
-        raise ValueError(f"`{name}` has to be {range_text}, but is {value}")
-    return number
-
-
-def check_integer(name: str, value: object, low: int, high: int | None, range_text: str) -> int:
-    """`value` as an int in [low, high); TypeError or ValueError in one form."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
-    number = int(value)
-    if number < low or (high is not None and number >= high):
-        raise ValueError(f"`{name}` has to be {range_text}, but is {number}")
-    return number
+from sampler._checks import check_integer, check_real
 
 
 def show(value: object) -> str:

@@ -437,7 +437,7 @@ def test_bad_scores(scores, error, words):
 @pytest.mark.parametrize("on_invalid", ["raise", "flag"])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(math.nan, "row 1 has nan at token 9"), (math.inf, "row 1 has inf at token 9")],
+    [(math.nan, "row 1 at step 3 has nan at token 9"), (math.inf, "row 1 at step 3 has inf at token 9")],
 )
 def test_invalid_scores_always_raise(value, words, on_invalid):
     scores = torch.zeros(2, VOCAB)
@@ -446,7 +446,7 @@ def test_invalid_scores_always_raise(value, words, on_invalid):
     with pytest.raises(ValueError, match=words):
         processor(IDS, scores)
     scores[1] = -math.inf
-    with pytest.raises(ValueError, match="row 1 is -inf throughout"):
+    with pytest.raises(ValueError, match="row 1 at step 3 is -inf throughout"):
         processor(IDS, scores)
 
 

@@ -1,0 +1,97 @@
+"""Checks of single values: each returns the value as it is used, or raises in one sentence."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
+U64_TEXT = "an integer in [0, 2**64)"
+
+
+def check_real(name: str, value: object, low: float, high: float, range_text: str) -> float:
+    """`value` as a float in [low, high]; TypeError or ValueError in one form."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.nan
+    if not low <= number <= high:
+        raise ValueError(f"`{name}` has to be {range_text}, but is {value}")
+    return number
+
+
+def check_integer(name: str, value: object, low: int, high: int | None, range_text: str) -> int:
+    """`value` as an int in [low, high); TypeError or ValueError in one form."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
+    number = int(value)
+    if number < low or (high is not None and number >= high):
+        raise ValueError(f"`{name}` has to be {range_text}, but is {number}")
+    return number
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in choices:
+        wanted = " or ".join(map(repr, choices))
+        raise (ValueError if isinstance(value, str) else TypeError)(
+            f"`{name}` has to be {wanted}, but is {value!r}"
+        )
+    return value
+
+
+def check_logprobs(value: int | None) -> int:
+    return 0 if value is None else check_integer("logprobs", value, 0, 2**40, "an integer >= 0")
+
+
+def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.uint64] | None:
+    """One integer in [0, 2**64) a row, from one for all or a sequence of one each.
+
+    Without `batch` the values have to be a sequence, of any length.
+    """
+    if values is None:
+        return None
+    wanted = "integers in [0, 2**64), one a row"
+    if hasattr(values, "tolist"):
+        values = values.tolist()  # exact, where a mixed list would pass through float64
+    if isinstance(values, numbers.Number):
+        number = check_integer(name, values, 0, U64_END, U64_TEXT)
+        if batch is None or (name == "streams" and batch != 1):
+            raise ValueError(f"`{name}` has to be {wanted}, but is {number}")
+        return np.full(batch, number, np.uint64)
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise TypeError(f"`{name}` has to be {wanted}, but is {values!r}")
+    checked = [check_integer(name, value, 0, U64_END, U64_TEXT) for value in values]
+    if batch is not None:
+        check_batch(name, len(checked), batch)
+    return np.array(checked, dtype=np.uint64)
+
+
+def check_batch(name: str, given: int, batch: int) -> None:
+    """Refuse what is not for as many rows as there are."""
+    if given != batch:
+        raise ValueError(f"`{name}` has to be for {batch} rows, but is for {given}")
+
+
+def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """Ids in [0, vocab), of the shape of the batch or with one axis more."""
+    *batch, vocab = shape
+    wanted = f"integers in [0, {vocab}), of shape {(*batch,)} or {(*batch, 'n')}"
+    try:
+        array = np.asarray(tokens)
+    except ValueError:  # ragged
+        array = np.empty(0, object)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"`{name}` have to be {wanted}, but are {tokens!r}")
+    if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != (*batch,):
+        raise ValueError(f"`{name}` have to be {wanted}, but have shape {array.shape}")
+    outside = (array < 0) | (array >= vocab)
+    if outside.any():
+        raise ValueError(f"`{name}` have to be {wanted}, but one is {array[outside].flat[0]}")
+    return array.astype(np.int64)
