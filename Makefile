@@ -21,7 +21,7 @@ help:
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
 	@echo 'make test-slow     run the slow tests'
-	@echo 'make bench         time one draw against Hugging Face'"'"'s'
+	@echo 'make bench         time a draw, and a token of generate(), against Hugging Face'"'"'s'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -114,6 +114,7 @@ test-slow: $(VENV)/.has-test $(VENV)/.built
 bench: $(VENV)/.has-demo $(VENV)/.built
 	$(call say,'Timing')
 	@$(PY) benchmarks/against_transformers.py
+	@$(PY) benchmarks/generation.py
 
 # ---- checks -----------------------------------------------------------------------------------
 

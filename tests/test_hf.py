@@ -196,6 +196,7 @@ def test_seed(model):
         {"temperature": 0.7}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9},
         {"epsilon_cutoff": 0.1}, {"eta_cutoff": 0.1}, {"do_sample": True}, {"num_beams": 2},
         {"logits_processor": LogitsProcessorList()}, {"top_h": 0.5}, {"renormalize_logits": True},
+        {"num_return_sequences": 2}, {"watermarking_config": {}},
     ],
     ids=str,
 )  # fmt: skip
@@ -437,7 +438,10 @@ def test_bad_scores(scores, error, words):
 @pytest.mark.parametrize("on_invalid", ["raise", "flag"])
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(math.nan, "row 1 at step 3 has nan at token 9"), (math.inf, "row 1 at step 3 has inf at token 9")],
+    [
+        (math.nan, "row 1 at step 3 has nan at token 9"),
+        (math.inf, "row 1 at step 3 has inf at token 9"),
+    ],
 )
 def test_invalid_scores_always_raise(value, words, on_invalid):
     scores = torch.zeros(2, VOCAB)
