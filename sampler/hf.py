@@ -28,6 +28,7 @@ import numpy.typing as npt
 try:
     import torch
     from transformers import (
+        GenerationMixin,
         LogitsProcessor,
         LogitsProcessorList,
         MinPLogitsWarper,
@@ -68,6 +69,10 @@ _NEUTRAL: dict[str, Any] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
+# Before transformers 5.5 the model found out by itself which tokens its cache does not hold.
+_TAKES_LENGTH = (
+    "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OUR_DRAW: dict[str, Any] = {
     "do_sample": False,
@@ -827,23 +832,16 @@ def _loop(
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
-    first = True
     unfinished = torch.ones(len(input_ids), dtype=torch.bool)
     drawn, real = [], []
     scores: tuple[torch.Tensor, ...] = ()
     logits: tuple[torch.Tensor, ...] = ()
-    while unfinished.any():
-        model_inputs = model.prepare_inputs_for_generation(
-            input_ids,
-            next_sequence_length=None if first or not model_kwargs["use_cache"] else 1,
-            is_first_iteration=first,
-            **model_kwargs,
-        )
-        outputs = model(**model_inputs, return_dict=True)
+    last_only = {"next_sequence_length": 1} if model_kwargs["use_cache"] and _TAKES_LENGTH else {}
+    outputs = model._prefill(input_ids, config, model_kwargs)
+    while True:
         model_kwargs = model._update_model_kwargs_for_generation(
             outputs, model_kwargs, is_encoder_decoder=encoder_decoder
         )
-        first = False
         # A copy, or the view would keep the logits of the whole prompt alive.
         next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
@@ -863,6 +861,10 @@ def _loop(
         if streamer is not None:
             streamer.put(tokens)
         unfinished = unfinished & ~stopping_criteria(input_ids, scores)
+        if not unfinished.any():
+            break
+        model_inputs = model.prepare_inputs_for_generation(input_ids, **last_only, **model_kwargs)
+        outputs = model(**model_inputs, return_dict=True)
     if streamer is not None:
         streamer.end()
     if not tells:
