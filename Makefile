@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow bench lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-oldest bench lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
 	@echo 'make test-slow     run the slow tests'
+	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
 	@echo 'make bench         time a draw, and a token of generate(), against Hugging Face'"'"'s'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
@@ -92,6 +93,16 @@ $(VENV)/.has-%: $(VENV)/.made constraints.txt pyproject.toml | $(VENV)/.built
 	$(end)
 	@touch $@
 
+# In a folder of their own, which PYTHONPATH puts before the newest ones.
+OLDEST := $(VENV)/oldest
+$(VENV)/.has-oldest: $(VENV)/.has-test constraints-oldest.txt
+	$(call say,'Installing the oldest transformers beside the newest')
+	$(begin)
+	@rm -rf $(OLDEST)
+	@$(PIP) install --no-deps --target $(OLDEST) -r constraints-oldest.txt
+	$(end)
+	@touch $@
+
 # ---- demo and tests ---------------------------------------------------------------------------
 
 # As the user typed it, dollar signs and quotes included. Only from make's own command line: in
@@ -110,6 +121,11 @@ test: $(VENV)/.has-test $(VENV)/.built
 test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PY) -m pytest -m slow $(ARGS)
+
+test-oldest: $(VENV)/.has-oldest $(VENV)/.built
+	$(call say,'Running the tests of sampler.hf on the oldest transformers')
+	@PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_hf*.py tests/test_config.py sampler/hf.py \
+	  docs/huggingface.md $(ARGS)
 
 bench: $(VENV)/.has-demo $(VENV)/.built
 	$(call say,'Timing')
@@ -166,7 +182,7 @@ assert {"sampler/py.typed", "sampler/_core.pyi"} <= set(names), names
 (sdist,) = glob.glob(glob.escape(root) + "/dist/*.tar.gz")
 names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
 wanted = {"sampler/_core.pyx", "sampler/kernels.h", "sampler/_core.pyi", "sampler/py.typed", "setup.py"}
-wanted |= {"Makefile", "constraints.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
+wanted |= {"Makefile", "constraints.txt", "constraints-oldest.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
 wanted |= {"tests", "demos", "docs"}
 assert wanted <= names, wanted - names
 assert "sampler/_core.c" not in names

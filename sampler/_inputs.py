@@ -145,13 +145,18 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
         return Logits(array, *found, torch)
     if array.dtype.name == "bfloat16":  # ml_dtypes
         return _raw_bfloat16(array, torch)
-    raise TypeError(
-        f"`{name}` have to be float16, bfloat16, float32 or float64, but are {array.dtype}"
-    )
+    raise _bad_dtype(name, array.dtype)
 
 
 def _raw_bfloat16(array: npt.NDArray[Any], torch: Any) -> Logits:
     return Logits(array, "bfloat16", _core.KINDS["bfloat16"], _WORDS[2], False, torch)
+
+
+def _bad_dtype(name: str, found: object) -> TypeError:
+    hint = ": convert them to float32" if "int" in str(found) else ""
+    return TypeError(
+        f"`{name}` have to be float16, bfloat16, float32 or float64, but are {found}{hint}"
+    )
 
 
 def _bad_words(name: str, found: str) -> TypeError:
@@ -177,9 +182,7 @@ def _from_torch(tensor: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], b
         # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
         return tensor.view(torch.uint16).numpy(), True
     if tensor.dtype not in (torch.float16, torch.float32, torch.float64, torch.int16, torch.uint16):
-        raise TypeError(
-            f"`{name}` have to be float16, bfloat16, float32 or float64, but are {tensor.dtype}"
-        )
+        raise _bad_dtype(name, tensor.dtype)
     array: npt.NDArray[Any] = tensor.numpy()
     return array, False
 
@@ -230,7 +233,8 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
     shape = logits.array.shape
     if len(shape) not in axes:
         wanted = " or ".join(f"{n}-D" for n in axes)
-        raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}")
+        hint = f": take one position, such as {name}[:, -1]" if len(shape) == 3 else ""
+        raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}{hint}")
     if shape[-1] == 0:
         raise ValueError(f"`{name}` have to hold at least one token a row, but have shape {shape}")
 

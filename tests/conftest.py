@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_report_header():
+    return f"transformers {version('transformers')}, torch {version('torch')}"
+
+
 @pytest.fixture(scope="session")
 def real_logits():
     """Next-token logits of SmolLM2-135M-Instruct, float16 of shape (28, 49152), read-only."""
@@ -20,3 +25,27 @@ def real_logits():
         logits = file["logits"]
     logits.flags.writeable = False
     return logits
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tiny random Llama; torch is imported by who asks for it."""
+    import tiny
+
+    return tiny.llama()
+
+
+@pytest.fixture(scope="module", params=["t5", "bart"])
+def encoder_decoder(request):
+    """A tiny random encoder-decoder model."""
+    import tiny
+
+    return getattr(tiny, request.param)()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    """A tokenizer of whole words, of the tiny models' vocabulary."""
+    import tiny
+
+    return tiny.tokenizer()
