@@ -163,6 +163,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             self._padding, self._prompt_length = _left_padding(mask), mask.shape[1]
         self._top = None if logprobs is None else check_logprobs(logprobs)
         self._ends = _check_ends(eos_token_id)
+        self._begun = False
         self._drawn: list[Samples] = []
         self._rows: torch.Tensor | None = None  # as they were at the last draw
 
@@ -228,7 +229,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         TypeError
             If the scores are not on the CPU.
         ValueError
-            If a row is invalid, or the batch is not that of the streams or the mask.
+            If a row is invalid, the batch is not that of the streams or the mask, or the mask not
+            that of the prompt.
         """
         tokens = self._draw(input_ids, scores).tokens
         only = torch.full_like(scores, -torch.inf)
@@ -257,12 +259,14 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if self._padding is None:
             return np.full(batch, length, np.uint64)
         check_batch("attention_mask", len(self._padding), batch)
-        if length < self._prompt_length:
+        # The first draw is behind the prompt; later ones are behind more than that.
+        if length < self._prompt_length or (not self._begun and length != self._prompt_length):
             raise ValueError(
                 f"`attention_mask` has to be that of the prompt, but has {self._prompt_length} "
                 f"tokens where the rows have {length}; for an encoder-decoder model, or "
                 "inputs_embeds, leave it out"
             )
+        self._begun = True
         return (length - self._padding).astype(np.uint64)
 
     def _record(self, input_ids: torch.Tensor, r: Samples) -> None:
