@@ -69,11 +69,6 @@ _NEUTRAL: dict[str, Any] = {
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
 }
-# Before transformers 5.5 the model found out by itself which tokens its cache does not hold.
-_TAKES_LENGTH = (
-    "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
-)
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OUR_DRAW: dict[str, Any] = {
     "do_sample": False,
     "num_beams": 1,
@@ -81,6 +76,11 @@ _OUR_DRAW: dict[str, Any] = {
     "renormalize_logits": False,
     **_NEUTRAL,
 }
+# In the first releases of transformers 5 the model finds out by itself what its cache lacks.
+_TAKES_LENGTH = (
+    "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
+)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 # ------------------------------------------------------------------------------------- our draw
@@ -164,8 +164,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._top = None if logprobs is None else check_logprobs(logprobs)
         self._ends = _check_ends(eos_token_id)
         self._begun = False
-        self._drawn: list[Samples] = []
-        self._rows: torch.Tensor | None = None  # as they were at the last draw
+        self._record = _Record()
 
     @property
     def seed(self) -> int:
@@ -188,26 +187,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
         RuntimeError
             If nothing was drawn, or nothing recorded (``logprobs=None``).
         """
-        if not self._drawn or self._rows is None:
+        if not self._record.drawn:
             why = "`logprobs` is None" if self._top is None else "nothing has been drawn yet"
             raise RuntimeError(f"`samples` have to be recorded, but {why}")
-        tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
-        # Of the last draw, `generate` has not yet shown what became of it.
-        shown = self._rows[:, self._rows.shape[1] - tokens.shape[1] + 1 :].numpy()
-        differs = np.zeros(tokens.shape, bool)
-        differs[:, :-1] = np.logical_or.accumulate(tokens[:, :-1] != shown, axis=1)
-        differs[:, -1] = differs[:, -2:-1].any(axis=1)
-        ends = self._ends
-        if len(tokens) > 1:
-            over = differs
-            ends = np.union1d(ends, shown[over[:, :-1]])  # the padding
-        else:
-            # A lone row is never padded. In assisted decoding it shows candidates, and the first
-            # that differs is replaced by the token drawn.
-            over = np.zeros(tokens.shape, bool)
-            over[:, 1:] = differs[:, :-1]
-        over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
-        return _aligned(self._drawn, ~over)
+        return self._record.samples(self._ends)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return scores of -inf, save 0 at each row's drawn token.
@@ -249,7 +232,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             tokens = self.sampler._draw(source, self._streams, steps, "scores")
             return Samples(tokens[:, None], None, None, None, None)
         r = self.sampler._sample(source, self._streams, steps, 1, self._top, name="scores")
-        self._record(input_ids, r)
+        self._record.add(input_ids, r)
         return r
 
     def _steps(self, input_ids: torch.Tensor, batch: int) -> npt.NDArray[np.uint64]:
@@ -269,18 +252,45 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._begun = True
         return (length - self._padding).astype(np.uint64)
 
-    def _record(self, input_ids: torch.Tensor, r: Samples) -> None:
-        place = 0
-        if self._rows is not None and len(self._rows) == len(input_ids):
-            prompt = self._rows.shape[1] - len(self._drawn) + 1
-            place = input_ids.shape[1] - prompt
-            # Assisted decoding comes back to a place when a candidate was wrong.
-            again = 0 <= place <= len(self._drawn)
-            if not (again and torch.equal(self._rows[:, :prompt], input_ids[:, :prompt])):
-                place = 0  # another generation
-        del self._drawn[place:]
-        self._drawn.append(r)
+
+class _Record:
+    """The last draw of each place of a text, and what became of the draws before it."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Samples] = []
+        self._rows = torch.empty(0, 0)  # as they were at the last draw
+
+    def add(self, input_ids: torch.Tensor, r: Samples) -> None:
+        """Note what was drawn behind these rows."""
+        prompt = self._rows.shape[1] - len(self.drawn) + 1
+        place = input_ids.shape[1] - prompt
+        # Assisted decoding comes back to a place when a candidate was wrong.
+        goes_on = (
+            0 <= place <= len(self.drawn)
+            and len(self._rows) == len(input_ids)
+            and torch.equal(self._rows[:, :prompt], input_ids[:, :prompt])
+        )
+        if not goes_on:
+            place = 0
+        del self.drawn[place:]
+        self.drawn.append(r)
         self._rows = input_ids
+
+    def samples(self, ends: npt.NDArray[np.int64]) -> Samples:
+        """What was drawn of the texts themselves, as far as the rows tell where each has ended."""
+        tokens = np.concatenate([r.tokens for r in self.drawn], axis=1)
+        # What `generate` put in each place; of the last one it has not shown it yet.
+        shown = self._rows[:, self._rows.shape[1] - tokens.shape[1] + 1 :].numpy()
+        replaced = np.logical_or.accumulate(tokens[:, :-1] != shown, axis=1)
+        over = np.zeros(tokens.shape, bool)
+        over[:, 1:] = replaced
+        if len(tokens) > 1:
+            # By padding, from the first such place on. In a lone row there is none: there it was
+            # a candidate of assisted decoding, in whose place the draw then came.
+            over[:, :-1] |= replaced
+            ends = np.union1d(ends, shown[replaced])
+        over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+        return _aligned(self.drawn, ~over)
 
 
 def generate_kwargs(
