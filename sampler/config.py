@@ -14,7 +14,7 @@ _STAGES_NOT_COVERED: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
-    "top_h": (1.0,),
+    "top_h": (),  # 1.0 too cuts to 100 tokens
 }
 # These change the logits before any draw, greedy ones too.
 _PROCESSORS: dict[str, tuple[Any, ...]] = {

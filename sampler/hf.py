@@ -179,8 +179,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
 
         A row ends behind a token of `eos_token_id`. Without that, the end shows where `generate`
-        puts another token than the one drawn, the padding; padding that happens to be drawn as
-        well, at every place where it could have shown, is then taken for text.
+        puts padding in place of the token drawn; padding does not show in the last column, nor a
+        first one that happens to be drawn as well, and is then taken for text.
 
         Raises
         ------
@@ -288,9 +288,16 @@ class _Record:
             # By padding, from the first such place on. In a lone row there is none: there it was
             # a candidate of assisted decoding, in whose place the draw then came.
             over[:, :-1] |= replaced
-            ends = np.union1d(ends, shown[replaced])
+            if not len(ends):
+                # Padding that was drawn as well does not show, but padding follows it to the end.
+                # Where it is also what ends a row, the first of it is text.
+                padding = over | np.isin(tokens, shown[replaced])
+                tail = np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
+                over[:, 1:] |= tail[:, 1:] & tail[:, :-1]
         over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
-        return _aligned(self.drawn, ~over)
+        # Assisted decoding draws beyond the end. The first place is never over.
+        new = np.flatnonzero(~over.all(axis=0))[-1] + 1
+        return _aligned(self.drawn[:new], ~over[:, :new])
 
 
 def generate_kwargs(
@@ -938,8 +945,6 @@ def _left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 def _aligned(drawn: Sequence[Samples], real: npt.NDArray[np.bool_]) -> Samples:
     """Put samples of shape (batch, 1) side by side, one a place, and blank what is not real."""
-    real = real[:, : np.flatnonzero(real.any(axis=0))[-1] + 1] if real.any() else real[:, :0]
-    drawn = drawn[: real.shape[1]]
 
     def columns(name: str, blank: float) -> npt.NDArray[Any]:
         array = np.concatenate([getattr(r, name) for r in drawn], axis=1)
