@@ -15,12 +15,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+from tqdm import tqdm
 
 from _model import DEFAULT_NAME, load, token_text
 from sampler import Sampler
@@ -65,31 +66,26 @@ class Stopwatch:
 
 
 class BarStreamer:
-    """Count the steps of a batch on a progress bar: ``TextStreamer`` takes one row only.
+    """Count the tokens of a batch on a progress bar: ``TextStreamer`` takes one row only.
 
     Parameters
     ----------
-    console : rich.console.Console
-        Where the bar is drawn, and removed at the end.
     total : int
-        The most steps there can be.
+        The most tokens a row can get.
     """
 
-    def __init__(self, console: Console, total: int) -> None:
-        columns = (TextColumn("Tokens of each text"), BarColumn(), MofNCompleteColumn())
-        self.bar = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-        self.task = self.bar.add_task("", total=total)
+    def __init__(self, total: int) -> None:
+        # disable=None: no bar where standard error is a file.
+        self.bar = tqdm(total=total, desc="tokens of each text", leave=False, disable=None)
 
     def put(self, tokens: torch.Tensor) -> None:
-        """Take what generate() hands over: first the prompts, then a token a row."""
-        if tokens.ndim == 2:
-            self.bar.start()
-        else:
-            self.bar.advance(self.task)
+        """Take what generate() hands over: the prompts first, then a token a row."""
+        if tokens.ndim == 1:
+            self.bar.update()
 
     def end(self) -> None:
         """Remove the bar."""
-        self.bar.stop()
+        self.bar.close()
 
 
 def read_order(
@@ -128,21 +124,20 @@ def logprob_table(
     samples: Samples, row: int, tokenizer: PreTrainedTokenizerBase, top: int
 ) -> Table:
     """Tell of every token of a text what the sampler knew when it drew it."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     for name in ("#", "token", "id", "p", "ln p", "raw ln p", "rank", "kept"):
-        left = name == "token"
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
     if top:
-        table.add_column("most likely" if top == 1 else f"{top} most likely")
-    table.caption = "p: under the settings; raw: the model's own; kept: tokens the settings left"
+        table.add_column("most likely:p", overflow="fold")
+    table.caption = "p: under the settings; raw: the model's own; kept: how many the settings left"
 
     for place, token in enumerate(samples.tokens[row].tolist()):
-        if token < 0:  # the text has ended, others of its batch have not
+        if token < 0:  # this text has ended, others of its batch have not
             break
         logprob = float(samples.logprobs[row, place])
         cells = [
             str(place + 1),
-            Text(token_text(tokenizer, token), style="bold"),  # Text: "[" is no markup here
+            Text(token_text(tokenizer, token), style="bold"),  # a Text, where "[" is no markup
             str(token),
             f"{math.exp(logprob):.3g}",
             f"{logprob:.3f}",
@@ -151,15 +146,36 @@ def logprob_table(
             str(samples.kept[row, place]),
         ]
         if top:
-            likely = Text()
-            ids, logprobs = samples.top_ids[row, place], samples.top_logprobs[row, place]
-            for other, q in zip(ids.tolist(), logprobs.tolist(), strict=True):
-                if other >= 0:  # the settings may have left fewer
-                    likely.append(token_text(tokenizer, other), style="bold" * (other == token))
-                    likely.append(f" {math.exp(q):.3g}  ", style="dim")
-            cells.append(likely)
+            likely = zip(
+                samples.top_ids[row, place].tolist(),
+                np.exp(samples.top_logprobs[row, place]).tolist(),
+                strict=True,
+            )
+            # Fewer than `top` where the settings left fewer: -1 fills the list.
+            items = [(token_text(tokenizer, i), f":{p:.2g}") for i, p in likely if i >= 0]
+            # No space inside an item, so that lines break between them.
+            cells.append(Text("  ").join(Text(text).append(p, "dim") for text, p in items))
         table.add_row(*cells)
     return table
+
+
+def show_texts(
+    samples: Samples,
+    prompts: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    console: Console,
+    top: int | None,
+) -> None:
+    """Print each text under a heading, and unless `top` is None what was known of its tokens."""
+    for row, prompt in enumerate(prompts):
+        if row:
+            click.echo()
+        console.rule(f"[bold]{row + 1} of {len(prompts)}[/]", align="left")
+        drawn = samples.tokens[row]
+        tokens = [*prompt, *drawn[drawn >= 0].tolist()]
+        click.echo(tokenizer.decode(tokens, skip_special_tokens=True))
+        if top is not None:
+            console.print(logprob_table(samples, row, tokenizer, top))
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
@@ -189,7 +205,7 @@ def logprob_table(
     "--order",
     callback=read_order,
     metavar="NAME,...",
-    help="The stages to apply first, such as top_k,top_p.  [default: temperature,top_k,top_p,min_p]",
+    help="Apply these stages first, such as top_k,top_p.  [default: in the order of this list]",
 )
 @click.option("--seed", type=int, default=None, help="Repeat an earlier text.  [default: fresh]")
 @click.option(
@@ -223,9 +239,7 @@ def main(
         seed = secrets.randbits(32)  # 32 of the 64 bits: short enough to type again
     named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     try:
-        s = make_sampler(
-            order, named, min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=seed
-        )  # fmt: skip
+        s = make_sampler(order, named, min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=seed)
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
@@ -242,7 +256,7 @@ def main(
     if count == 1:
         streamer = TextStreamer(tokenizer, skip_prompt=chat, skip_special_tokens=True)
     else:
-        streamer = BarStreamer(console, max_new_tokens)
+        streamer = BarStreamer(max_new_tokens)
 
     # The whole integration is this one call; the stopwatch only feeds the summary.
     settings = generate_kwargs(
@@ -259,26 +273,19 @@ def main(
     try:
         model.generate(**inputs, **settings, streamer=streamer, max_new_tokens=max_new_tokens)
     except KeyboardInterrupt:
+        streamer.end()  # prints the words that still wait in the streamer, or removes the bar
         stopped = " (stopped)"
-    finally:
-        streamer.end()  # removes the bar, or prints the words that still wait in the streamer
     seconds = time.perf_counter() - start
 
     drawn = 0
     if stopwatch.calls:
         samples = processor.samples
         drawn = int((samples.tokens >= 0).sum())
-        for row in range(count):
-            if count > 1:
-                heading = f"\n[bold]{row + 1} of {count}[/]"
-                console.rule(heading.strip(), align="left")
-                tokens = samples.tokens[row]
-                tokens = tokens[tokens >= 0].tolist()
-                if not chat:
-                    tokens = inputs["input_ids"][row].tolist() + tokens
-                click.echo(tokenizer.decode(tokens, skip_special_tokens=True) + "\n")
-            if logprobs is not None:
-                console.print(logprob_table(samples, row, tokenizer, logprobs))
+        if count > 1:
+            prompts = [[] if chat else ids for ids in inputs["input_ids"].tolist()]
+            show_texts(samples, prompts, tokenizer, console, logprobs)
+        elif logprobs is not None:
+            console.print(logprob_table(samples, 0, tokenizer, logprobs))
 
     table = Table(show_header=False, title="Summary", title_justify="left")
     table.add_row("model", escape(name or DEFAULT_NAME))
@@ -287,8 +294,7 @@ def main(
     table.add_row("tokens", f"{drawn}{f' in {count} texts' if count > 1 else ''}{stopped}")
     table.add_row("tokens/s", f"{drawn / seconds:.1f}")
     table.add_row("sampling", f"{stopwatch.seconds / seconds:.2%} of the time")
-    if count == 1:
-        console.print()
+    console.print()
     console.print(table)
 
 
