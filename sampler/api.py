@@ -316,7 +316,7 @@ class Sampler:
             ``model.generation_config``, or what a model's generation_config.json holds. Where it
             leaves a field unset, Hugging Face's own default counts: ``top_k=50`` when it samples.
         **changes
-            Fields of `config` to replace (None unsets one), and ``seed``, ``rng``, ``step``,
+            Fields of `config` to replace (None switches one off), and ``seed``, ``rng``, ``step``,
             ``on_invalid``, ``min_tokens_to_keep`` or ``ties`` of the sampler.
 
         Returns
@@ -580,14 +580,9 @@ class Sampler:
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        rows = source.rows()
-        check_numbers("streams", streams, rows.batch)
-        check_numbers("step", step, rows.batch)
-        result = np.empty((rows.batch, rows.vocab), source.result_dtype)
-        self._complain(
-            _core.filter_rows(self._chain, rows, result, source.limit, self._on_invalid == "flag")
-        )
-        narrowed = source.narrow(result.reshape(shape))
+        check_numbers("streams", streams, source.batch)
+        check_numbers("step", step, source.batch)
+        narrowed = self._filter(source)
         if target is None:
             return source.wrap(narrowed)
         target[...] = narrowed
@@ -663,6 +658,15 @@ class Sampler:
         complaint = _core.draw_tokens(self._chain, rows, u, tokens, flag_invalid)
         self._complain(complaint, name, steps)
         return tokens[:, 0]
+
+    def _filter(self, source: _inputs.Logits, name: str = "logits") -> npt.NDArray[Any]:
+        """The tempered logits, in the representation of `source`."""
+        rows = source.rows()
+        result = np.empty((rows.batch, rows.vocab), source.result_dtype)
+        flag_invalid = self._on_invalid == "flag"
+        complaint = _core.filter_rows(self._chain, rows, result, source.limit, flag_invalid)
+        self._complain(complaint, name)
+        return source.narrow(result.reshape(source.array.shape))
 
     def _sample(
         self,

@@ -69,7 +69,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     ----------
     config : transformers.GenerationConfig, or the mapping that a generation_config.json holds
     changes : mapping
-        Fields to replace before they are read.
+        Fields to replace before they are read; None switches one off.
 
     Returns
     -------
@@ -83,14 +83,18 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     ValueError
         If fields ask for what a Sampler does not do, or are unknown; all are named.
     """
-    fields = _fields_of(config) | dict(changes)
+    fields = _fields_of(config)
+    for name, default in _UNSET.items():
+        if fields.get(name) is None:
+            fields[name] = default
+    fields |= changes  # where None means off
     draws = fields.pop("do_sample", None)
     if not isinstance(draws, (bool, type(None))):
         raise TypeError(f"`do_sample` has to be a bool, but is {draws!r}")
-    settings = {name: _or_default(fields.pop(name, None), name) for name in _UNSET}
+    settings = {name: fields.pop(name) for name in _UNSET}
     refused, unknown = [], []
     for name, value in fields.items():
-        if name.startswith("_") or name in _NOT_OF_THE_DRAW or value is None or value is False:
+        if str(name).startswith("_") or name in _NOT_OF_THE_DRAW or value is None or value is False:
             continue
         if name in _STAGES_NOT_COVERED:
             if draws and value not in _STAGES_NOT_COVERED[name]:
@@ -128,10 +132,6 @@ def _fields_of(config: Any) -> dict[str, Any]:
     if hasattr(config, "to_dict") and hasattr(config, "do_sample"):
         return dict(config.to_dict())
     raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is {config!r}")
-
-
-def _or_default(value: Any, name: str) -> Any:
-    return _UNSET[name] if value is None else value
 
 
 def _list(names: list[str], fields: Mapping[str, Any]) -> str:

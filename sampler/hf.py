@@ -80,6 +80,7 @@ _OUR_DRAW: dict[str, Any] = {
 _TAKES_LENGTH = (
     "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
 )
+_FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -420,7 +421,7 @@ class FilterLogitsProcessor(LogitsProcessor):
     top_p : float, in [0, 1], off at 1
     min_p : float, in [0, 1], off at 0
     filter_value : float, below inf
-        What a token that is not kept gets, one that was -inf before included.
+        What a token gets that the stages remove, one that was -inf before included.
     min_tokens_to_keep : int, >= 1, off at 1
 
     Raises
@@ -435,7 +436,10 @@ class FilterLogitsProcessor(LogitsProcessor):
     Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
     float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
     on another device never leave it: Hugging Face's own warpers compute the same chain there; they
-    take neither ``temperature=0`` nor, with `top_k`, a sampler of ``ties="id"``.
+    take neither ``temperature=0`` or inf nor, with `top_k`, a sampler of ``ties="id"``.
+
+    One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
+    search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
     """
 
     supports_continuous_batching = True
@@ -470,8 +474,12 @@ class FilterLogitsProcessor(LogitsProcessor):
             own = sampler
         # An invalid row cannot be flagged in the middle of a text.
         self.sampler = own.replace(on_invalid="raise")
-        self.filter_value = check_real(
-            "filter_value", filter_value, -math.inf, _FLOAT32_MAX, "a float below inf"
+        if filter_value != -math.inf:
+            check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
+        self.filter_value = float(filter_value)
+        self._removes = any(
+            not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
+            for stage in own.stages
         )
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
@@ -491,14 +499,26 @@ class FilterLogitsProcessor(LogitsProcessor):
         Raises
         ------
         ValueError
-            If a row on the CPU is invalid, or another device cannot follow the sampler.
+            If a row on the CPU is invalid, another device cannot follow the sampler, or the dtype
+            cannot hold `filter_value`.
         """
+        if not (
+            self.filter_value == -math.inf
+            or abs(self.filter_value) <= torch.finfo(scores.dtype).max
+        ):
+            raise ValueError(
+                f"`filter_value` has to be a finite {scores.dtype} or -inf, but is "
+                f"{self.filter_value}"
+            )
         if scores.device.type != "cpu":
+            warped = scores.clone()
             for warper in self._warpers(scores.device):
-                scores = warper(input_ids, scores)
-            return scores
-        filtered: torch.Tensor = self.sampler.filter(scores)
-        if self.filter_value != -math.inf:
+                warped = warper(input_ids, warped)
+            return warped
+        source = _inputs.read(scores, name="scores")
+        _inputs.check_rows(source, "scores", (2,))
+        filtered: torch.Tensor = source.wrap(self.sampler._filter(source, "scores"))
+        if self._removes and self.filter_value != -math.inf:
             filtered.masked_fill_(filtered == -math.inf, self.filter_value)
         return filtered
 
@@ -514,8 +534,10 @@ class FilterLogitsProcessor(LogitsProcessor):
                 continue
             value: Any = stage.value
             if isinstance(stage, Temperature):
-                if value == 0.0:
-                    raise ValueError(f"`temperature` has to be above 0 on {device}, but is 0.0")
+                if not 0.0 < value < math.inf:
+                    raise ValueError(
+                        f"`temperature` has to be in (0, inf) on {device}, but is {value}"
+                    )
                 warpers.append(TemperatureLogitsWarper(value))
             elif isinstance(stage, TopK):
                 if self.sampler.ties != "all":

@@ -1,6 +1,5 @@
 """The Hugging Face layer, on a tiny random Llama: the draw inside `generate` is our draw."""
 
-import logging
 import math
 import pickle
 
@@ -8,18 +7,15 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
 )
-from transformers.utils import logging as hf_logging
 
 from sampler import Sampler, Temperature, TopK, TopP
 from sampler.hf import SamplingLogitsProcessor, generate_kwargs
+from tiny import NEW, VOCAB, Records, by_hand, generate, padded, prompts
 
-VOCAB = 199
-NEW = 12
 LAST = 2**64 - 1
 SETTINGS = (
     {"temperature": 0.8, "top_p": 0.9},
@@ -28,39 +24,6 @@ SETTINGS = (
     {"min_p": 0.1, "temperature": 1.5},
     {"stages": [TopK(40), TopP(0.95), Temperature(0.8)]},
 )
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256,
-        pad_token_id=0, bos_token_id=1, eos_token_id=None, initializer_range=0.3,
-    )  # fmt: skip
-    return LlamaForCausalLM(config).eval()
-
-
-def prompts(batch=3, length=7, seed=0):
-    ids = np.random.default_rng(seed).integers(2, VOCAB, (batch, length))
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(batch, length).long()}
-
-
-def generate(model, inputs, s, *, streams=None, **more):
-    mask = inputs.get("attention_mask")
-    kwargs = generate_kwargs(s, attention_mask=mask, streams=streams)
-    out = model.generate(**inputs, **kwargs, **{"max_new_tokens": NEW, **more})
-    return out[:, inputs["input_ids"].shape[1] :]
-
-
-@torch.no_grad()
-def by_hand(model, ids, s, stream, new=NEW):
-    """The loop over raw logits that one would write with the standalone sampler, one row."""
-    ids = list(ids)
-    for _ in range(new):
-        logits = model(torch.tensor([ids])).logits[0, -1].float()
-        ids.append(int(s.sample(logits, streams=stream, step=len(ids)).tokens))
-    return ids[-new:]
 
 
 # ------------------------------------------------------------------------------- whole texts
@@ -94,21 +57,18 @@ def test_equal_prompts_differ_by_stream(model):
 
 def test_padding_and_the_rest_of_the_batch_do_not_matter(model):
     s = Sampler(temperature=2.0, top_p=0.95, seed=7)
-    rows = [prompts(1, length, length)["input_ids"][0].tolist() for length in (3, 9, 6)]
-    width = max(map(len, rows))
-    inputs = {
-        "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows]),
-    }
-    padded = generate(model, inputs, s).tolist()
-    for i, row in enumerate(rows):
-        lone = {"input_ids": torch.tensor([row]), "attention_mask": torch.ones(1, len(row)).long()}
-        assert generate(model, lone, s, streams=[i]).tolist() == [padded[i]]
-        assert by_hand(model, row, s, i) == padded[i]
+    lengths = (3, 9, 6)
+    inputs = padded(*lengths)
+    texts = generate(model, inputs, s).tolist()
+    for i, length in enumerate(lengths):
+        lone = prompts(1, length, length)
+        assert inputs["input_ids"][i, -length:].tolist() == lone["input_ids"][0].tolist()
+        assert generate(model, lone, s, streams=[i]).tolist() == [texts[i]]
+        assert by_hand(model, lone["input_ids"][0].tolist(), s, i) == texts[i]
     order = [2, 0, 1]
     turned = {name: value[order] for name, value in inputs.items()}
     again = generate(model, turned, s, streams=order).tolist()
-    assert again == [padded[i] for i in order]
+    assert again == [texts[i] for i in order]
 
 
 def test_without_a_mask_padding_counts():
@@ -239,31 +199,13 @@ def test_the_models_penalty_runs_before_the_draw(model, monkeypatch):
     assert text != free
 
 
-class Records(logging.Handler):
-    def __init__(self):
-        super().__init__(logging.WARNING)
-        self.records = []
-
-    def emit(self, record):
-        self.records.append(record.getMessage())
-
-
 def test_generate_is_silent(model):
-    for name in ("warning_once", "info_once"):
-        getattr(getattr(hf_logging, name, None), "cache_clear", lambda: None)()
-    logger, handler = logging.getLogger("transformers"), Records()
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
-    try:
+    with Records() as heard:
         generate(model, prompts(), Sampler(temperature=0.8, seed=7))
-        assert handler.records == []
+        assert heard.records == []
         # The handler would have heard: a setting that do_sample=False ignores is warned of.
         model.generate(**prompts(), do_sample=False, temperature=0.5, max_new_tokens=1)
-        assert handler.records
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+        assert heard.records
 
 
 def test_beams_are_refused(model):
@@ -413,10 +355,16 @@ def test_mask_of_another_batch_or_prompt():
         mask = torch.ones(batch, 3)
         with pytest.raises(ValueError, match=rf"^`attention_mask` has to .* 2\b.* {batch}$"):
             SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
-    # A mask longer than the rows belongs to some other prompt; its padding could even exceed them.
-    mask = torch.tensor([[0, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
-    with pytest.raises(ValueError, match=r"^`attention_mask` has to "):
-        SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
+    # A mask of another length than the first rows belongs to some other prompt.
+    for length in (2, 5):
+        mask = torch.ones(2, length)
+        with pytest.raises(ValueError, match=rf"that of the prompt, but has {length} tokens .* 3;"):
+            SamplingLogitsProcessor(Sampler(seed=7), attention_mask=mask)(IDS, scores)
+    processor = SamplingLogitsProcessor(Sampler(seed=7), attention_mask=torch.ones(2, 3))
+    processor(IDS, scores)
+    processor(torch.cat([IDS, IDS], dim=1), scores)
+    with pytest.raises(ValueError, match=r"that of the prompt, but has 3 tokens .* 2;"):
+        processor(IDS[:, :2], scores)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +403,7 @@ def test_invalid_scores_always_raise(value, words, on_invalid):
 
 
 def test_what_generate_kwargs_gives():
-    mask = torch.tensor([[0, 1], [1, 1]])
+    mask = torch.tensor([[0, 1, 1], [1, 1, 1]])
     kwargs = generate_kwargs(Sampler(seed=7), attention_mask=mask, streams=[3, 4])
     assert kwargs["do_sample"] is False
     assert isinstance(kwargs["logits_processor"], LogitsProcessorList)

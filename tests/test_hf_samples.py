@@ -1,0 +1,599 @@
+"""What was drawn, `score`, and a loop of our own: each against `Sampler.sample` on the logits."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    StoppingCriteriaList,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from sampler import Sampler, Samples, hf
+from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
+from tiny import NEW, VOCAB, by_hand, count, encoder_inputs, padded, prompts, same_samples
+
+HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
+BLANK = {
+    "tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0,
+    "top_ids": -1, "top_logprobs": math.nan, "raw_top_ids": -1, "raw_top_logprobs": math.nan,
+}  # fmt: skip
+
+
+def run(model, inputs, s, *, ends=None, logprobs=2, **more):
+    """All that `model.generate` returns, and the processor."""
+    mask = None if model.config.is_encoder_decoder else inputs["attention_mask"]
+    kwargs = generate_kwargs(s, attention_mask=mask, logprobs=logprobs, eos_token_id=ends)
+    out = model.generate(
+        **inputs, **kwargs, **{"max_new_tokens": NEW, **more},
+        return_dict_in_generate=True, output_scores=True, output_logits=True,
+    )  # fmt: skip
+    return out, kwargs["logits_processor"][-1]
+
+
+def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None):
+    """What `samples` should be, from the sampler and the logits of `generate`."""
+    if model.config.is_encoder_decoder:
+        lengths, new = np.ones(len(out.sequences), int), out.sequences[:, 1:].numpy()
+    else:
+        lengths = inputs["attention_mask"].sum(dim=1).numpy()
+        new = out.sequences[:, inputs["input_ids"].shape[1] :].numpy()
+    steps = [
+        s.sample(rows, step=lengths + t, logprobs=logprobs)
+        for t, rows in enumerate(logits or out.logits)
+    ]
+    behind = np.zeros(new.shape, bool)
+    behind[:, 1:] = np.logical_or.accumulate(np.isin(new, ends), axis=1)[:, :-1]
+    fields = {}
+    for name, blank in BLANK.items():
+        fields[name] = np.stack([getattr(r, name) for r in steps], axis=1)
+        fields[name][behind] = blank
+    assert np.array_equal(fields["tokens"], np.where(behind, -1, new))
+    return Samples(**fields)
+
+
+def check_equal(a, b):
+    assert [f.name for f in dataclasses.fields(Samples)] == list(BLANK)
+    for name in BLANK:
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype, name
+        assert x.shape == y.shape, name
+        assert x.tobytes() == y.tobytes() or np.array_equal(x, y, equal_nan=True), name
+
+
+# ------------------------------------------------------------------------------ what was drawn
+
+
+@pytest.mark.parametrize("logprobs", [0, 1, 5, VOCAB, VOCAB + 3])
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": 2.0}, {"top_k": 3, "ties": "all"}, {"temperature": 0.8, "top_p": 0.9}],
+    ids=str,
+)
+def test_samples(model, settings, logprobs):
+    s = Sampler(**settings, seed=7)
+    for inputs in (prompts(), padded(3, 9, 6), prompts(1)):
+        out, processor = run(model, inputs, s, logprobs=logprobs)
+        r = processor.samples
+        check_equal(r, told_by_hand(model, inputs, s, out, logprobs=logprobs))
+        batch, length = inputs["input_ids"].shape
+        assert r.tokens.tolist() == out.sequences[:, length:].tolist()
+        assert r.top_ids.shape == r.raw_top_logprobs.shape == (batch, NEW, logprobs)
+
+
+def test_samples_of_encoder_decoder(encoder_decoder):
+    inputs = encoder_inputs()
+    out, processor = run(encoder_decoder, inputs, HOT)
+    check_equal(processor.samples, told_by_hand(encoder_decoder, inputs, HOT, out))
+
+
+def test_nothing_recorded(model):
+    inputs = prompts()
+    told, _ = run(model, inputs, HOT)
+    out, processor = run(model, inputs, HOT, logprobs=None)
+    assert torch.equal(out.sequences, told.sequences)
+    with pytest.raises(RuntimeError, match=r"^`samples` have to be .* but `logprobs` is None$"):
+        _ = processor.samples
+    processor = SamplingLogitsProcessor(HOT)
+    nothing = r"^`samples` have to be recorded, but nothing has been drawn yet$"
+    with pytest.raises(RuntimeError, match=nothing):
+        _ = processor.samples
+    processor(None, torch.zeros(1, VOCAB))  # without rows there is no place to record it at
+    with pytest.raises(RuntimeError, match=nothing):
+        _ = processor.samples
+
+
+@pytest.mark.parametrize("logprobs", [-1, 1.0, True, "1"])
+def test_bad_logprobs(logprobs):
+    for make in (SamplingLogitsProcessor, generate_kwargs):
+        with pytest.raises((TypeError, ValueError), match=r"^`logprobs` has to be an integer >= 0"):
+            make(HOT, logprobs=logprobs)
+
+
+@pytest.mark.parametrize("ends", [1.0, [1.0], "1", [-1], -1, True, [None], torch.tensor([1.0])])
+def test_bad_eos_token_id(ends):
+    for make in (SamplingLogitsProcessor, generate_kwargs):
+        with pytest.raises((TypeError, ValueError), match=r"^`eos_token_id` has to be an integer"):
+            make(HOT, eos_token_id=ends)
+
+
+# ------------------------------------------------------------------------------ rows that end
+
+
+@pytest.mark.parametrize("pad", [0, "the end"])
+@pytest.mark.parametrize("ends", [[2], [2, 5], [2, 5, 8], [2, 5, 8, 11]], ids=str)
+def test_rows_that_end(model, ends, pad):
+    # One row after the other ends, then another one twice over.
+    inputs = padded(3, 9, 6, 4)
+    text = run(model, inputs, HOT)[0].sequences[:, 9:].tolist()
+    ends = [text[i % 4][place] for i, place in enumerate(ends)]
+    for given in (ends, tuple(ends), torch.tensor(ends)) if len(ends) > 1 else (ends, ends[0]):
+        more = {"pad_token_id": ends[0] if pad == "the end" else pad}
+        if isinstance(given, tuple):
+            given = list(given)
+        out, processor = run(model, inputs, HOT, ends=given, **more)
+        r = processor.samples
+        check_equal(r, told_by_hand(model, inputs, HOT, out, ends))
+        assert r.tokens.shape == (4, out.sequences.shape[1] - 9)
+        assert (r.tokens == -1).any()
+
+
+def test_all_rows_end_early(model):
+    inputs = padded(3, 9, 6)
+    text = run(model, inputs, HOT)[0].sequences[:, 9:].tolist()
+    ends = [text[0][1], text[1][4], text[2][2]]
+    out, processor = run(model, inputs, HOT, ends=ends)
+    assert out.sequences.shape == (3, 14)
+    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, ends))
+    ends = [row[0] for row in text]
+    out, processor = run(model, inputs, HOT, ends=ends)
+    assert processor.samples.tokens.tolist() == [[end] for end in ends]
+
+
+def test_a_lone_row_that_ends(model):
+    inputs = prompts(1)
+    text = run(model, inputs, HOT)[0].sequences[0, 7:].tolist()
+    out, processor = run(model, inputs, HOT, ends=text[4])
+    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, text[4]))
+    assert processor.samples.tokens.shape == (1, text.index(text[4]) + 1)
+
+
+@pytest.mark.parametrize("pad", [0, 5])
+def test_ends_over_many_texts(model, pad):
+    # So hot that padding is drawn as text here and there.
+    inputs, padding_as_text = prompts(3), 0
+    for seed in range(80):
+        s = Sampler(temperature=5.0, seed=seed)
+        out, processor = run(model, inputs, s, ends=5, pad_token_id=pad, max_new_tokens=30)
+        r = processor.samples
+        check_equal(r, told_by_hand(model, inputs, s, out, 5))
+        padding_as_text += (r.tokens == 0).any() and (r.tokens == -1).any()
+    assert padding_as_text > 3
+
+
+@pytest.mark.parametrize("pad", [0, 5])
+def test_ends_are_seen_by_the_padding(model, pad, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "eos_token_id", 5)
+    monkeypatch.setattr(model.generation_config, "pad_token_id", pad)
+    inputs, seen = prompts(3), 0
+    for seed in range(80):
+        s = Sampler(temperature=5.0, seed=seed)
+        out, processor = run(model, inputs, s, max_new_tokens=30)
+        want = told_by_hand(model, inputs, s, out, 5)
+        drawn = np.stack([s.sample(x, step=7 + t).tokens for t, x in enumerate(out.logits)], 1)
+        behind = want.tokens == -1
+        # What can be known: padding shows in the token before the last one, and was not drawn.
+        if (drawn[behind] == pad).any() or (behind.sum(axis=1) == 1).any():
+            continue
+        check_equal(processor.samples, want)
+        seen += behind.any()
+    assert seen > 20
+
+
+# -------------------------------------------------------------------- a processor used again
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_another_generation_starts_anew(model, batch):
+    processor = SamplingLogitsProcessor(HOT, logprobs=2)
+    for inputs, new in (
+        (prompts(batch), NEW),
+        (prompts(batch), 5),
+        (prompts(batch), NEW),
+        (prompts(batch, seed=1), 5),
+        (prompts(batch, length=9), NEW),
+        (prompts(batch, length=8, seed=2), NEW),
+        (prompts(batch + 1, length=3), 4),
+    ):
+        out = model.generate(
+            **inputs, logits_processor=LogitsProcessorList([processor]), do_sample=False,
+            max_new_tokens=new, return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+        check_equal(processor.samples, told_by_hand(model, inputs, HOT, out))
+
+
+def test_behind_a_wrong_candidate_nothing_is_told():
+    # As assisted decoding draws for candidates, and ends at the first draw that is another token.
+    processor, scores = SamplingLogitsProcessor(Sampler(seed=7)), torch.zeros(1, VOCAB)
+    drawn = [int(Sampler(seed=7).sample(scores[0], step=step).tokens) for step in (3, 4, 5)]
+    candidates = torch.tensor([[3, 4, 5, drawn[0], drawn[1] - 1]])
+    for length in (3, 4, 5):
+        processor(candidates[:, :length], scores)
+    assert processor.samples.tokens.tolist() == [drawn[:2]]
+
+
+# ------------------------------------------------------------------------ before the draw, seed
+
+
+def test_samples_are_of_what_was_drawn_from(model, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    inputs = prompts(2, 9)
+    out, processor = run(model, inputs, HOT)
+    penalty = RepetitionPenaltyLogitsProcessor(3.0)
+    logits = [penalty(out.sequences[:, : 9 + t], rows) for t, rows in enumerate(out.logits)]
+    assert not torch.equal(logits[-1], out.logits[-1])
+    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, logits=logits))
+    known = {"prompt_length": 9, "attention_mask": inputs["attention_mask"], "logprobs": 2}
+    r = score(model, out.sequences, HOT, **known, logits_processor=[penalty])
+    same_samples(r, processor.samples)
+    r = score(model, out.sequences, HOT, **known)
+    assert not np.allclose(r.logprobs, processor.samples.logprobs, atol=1e-4)
+
+
+def test_seed_of_a_processor(model):
+    inputs, seeds = prompts(1), set()
+    for _ in range(3):
+        out, processor = run(model, inputs, Sampler(temperature=2.0))
+        seeds.add(processor.seed)
+        again, replay = run(model, inputs, Sampler(temperature=2.0, seed=processor.seed))
+        assert torch.equal(again.sequences, out.sequences)
+        check_equal(replay.samples, processor.samples)
+    assert len(seeds) == 3
+
+
+# --------------------------------------------------------------------------- an existing text
+
+
+@pytest.mark.parametrize("settings", [
+    {"temperature": 2.0, "top_p": 0.95}, {"top_k": 5, "ties": "all"},
+    {"min_p": 0.01, "temperature": 1.5}, {"temperature": 0},
+], ids=str)  # fmt: skip
+def test_score(model, settings):
+    s = Sampler(**settings, seed=7)
+    for inputs in (prompts(), padded(3, 9, 6), padded(4)):
+        out, processor = run(model, inputs, s)
+        mask, length = inputs["attention_mask"], inputs["input_ids"].shape[1]
+        known = {"prompt_length": length, "logprobs": 2}
+        r = score(model, out.sequences, s, **known, attention_mask=mask)
+        same_samples(r, processor.samples)
+        assert [getattr(r, name).dtype for name in BLANK] == [
+            getattr(processor.samples, name).dtype for name in BLANK
+        ]
+        whole = torch.cat([mask, torch.ones(len(mask), NEW)], dim=1)
+        same_samples(score(model, out.sequences, s, **known, attention_mask=whole), r)
+        if mask.all():
+            same_samples(score(model, out.sequences, s, **known), r)
+
+
+def test_score_of_rows_that_end(model):
+    inputs = padded(3, 9, 6)
+    text = run(model, inputs, HOT)[0].sequences[:, 9:].tolist()
+    for ends in ([text[0][2], text[2][5]], [row[1] for row in text]):
+        out, processor = run(model, inputs, HOT, ends=ends)
+        known = {"prompt_length": 9, "logprobs": 2, "attention_mask": inputs["attention_mask"]}
+        r = score(model, out.sequences, HOT, **known, eos_token_id=ends)
+        same_samples(r, processor.samples)
+        # An id of the end in the prompt ends nothing.
+        ends.append(int(inputs["input_ids"][1, 4]))
+        assert all(ends[-1] not in row for row in text)
+        same_samples(score(model, out.sequences, HOT, **known, eos_token_id=ends), r)
+
+
+def test_score_of_encoder_decoder(encoder_decoder):
+    inputs = encoder_inputs()
+    out, processor = run(encoder_decoder, inputs, HOT)
+    r = score(encoder_decoder, out.sequences, HOT, **inputs, logprobs=2)
+    same_samples(r, processor.samples)
+    without = {"input_ids": inputs["input_ids"]}
+    r = score(encoder_decoder, out.sequences, HOT, **without, logprobs=2)
+    assert np.allclose(r.logprobs[0], processor.samples.logprobs[0], atol=1e-4)
+    assert not np.allclose(r.logprobs[1], processor.samples.logprobs[1], atol=1e-4)
+
+
+def test_score_of_a_plain_text(model):
+    ids = prompts(2, 9)["input_ids"]
+    with torch.no_grad():
+        logits = model(ids).logits
+    r = score(model, ids, HOT, logprobs=3)
+    assert r.tokens.tolist() == ids[:, 1:].tolist()
+    assert r.top_ids.shape == (2, 8, 3)
+    for t in range(8):
+        want = HOT.score(logits[:, t], ids[:, t + 1].tolist(), logprobs=3)
+        same_samples(Samples(*(getattr(r, name)[:, t] for name in BLANK)), want)
+    # Left padding that goes on behind `prompt_length`: padding is not scored.
+    left, mask = torch.zeros(2, 12).long(), torch.zeros(2, 12).long()
+    left[0, 3:], mask[0, 3:] = ids[0], 1
+    left[1, 6:], mask[1, 6:] = ids[1, :6], 1
+    r_left = score(model, left, HOT, attention_mask=mask, logprobs=3)
+    assert np.allclose(r_left.raw_logprobs[0, 3:], r.raw_logprobs[0], atol=1e-4)
+    assert np.allclose(r_left.raw_logprobs[1, 6:], r.raw_logprobs[1, :5], atol=1e-4)
+    assert np.isnan(r_left.raw_logprobs[0, :2]).all()
+    assert np.isnan(r_left.raw_logprobs[1, :5]).all()
+
+
+@pytest.mark.parametrize("lengths", [(9, 6), (7, 6), (1, 9), (1, 1)], ids=str)
+def test_score_of_a_text_padded_on_the_right(model, lengths):
+    # Only a mask of the whole text can tell.
+    ids = prompts(2, 9)["input_ids"]
+    mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
+    r = score(model, ids * mask, HOT, attention_mask=mask, logprobs=3)
+    want = score(model, ids, HOT, logprobs=3)
+    for name, blank in BLANK.items():
+        getattr(want, name)[mask[:, 1:].numpy() == 0] = blank
+    same_samples(r, want)
+
+
+def test_score_of_a_removed_token(model):
+    out, _ = run(model, prompts(), HOT)
+    r = score(model, out.sequences, Sampler(top_k=1), prompt_length=7)
+    argmax = torch.stack(out.logits, dim=1).argmax(dim=-1) == out.sequences[:, 7:]
+    assert 0 < argmax.sum() < argmax.numel()
+    assert np.array_equal(r.logprobs, np.where(argmax, 0.0, -math.inf))
+    assert np.array_equal(r.ranks == 1, argmax)
+    assert np.isfinite(r.raw_logprobs).all()
+    assert (r.kept == 1).all()
+
+
+def test_score_is_one_forward_pass(model, encoder_decoder, monkeypatch):
+    inputs = prompts()
+    out, _ = run(model, inputs, HOT)
+    calls = count(model, "forward", monkeypatch)
+    score(model, out.sequences, HOT, prompt_length=7)
+    assert len(calls) == 1
+    # What the cache of the model, or its gradients, would be is not asked for.
+    text = run(encoder_decoder, encoder_inputs(), HOT)[0].sequences
+    calls = count(encoder_decoder, "forward", monkeypatch)
+    score(encoder_decoder, text, HOT, **encoder_inputs())
+    assert len(calls) == 1
+
+
+IDS = torch.tensor([[3, 4, 5, 6], [7, 8, 9, 10]])
+
+
+@pytest.mark.parametrize("given, error, words", [
+    ({"sampler": None}, TypeError, "^`sampler` has to be a Sampler"),
+    ({"sampler": 7}, TypeError, "^`sampler` has to be a Sampler"),
+    ({"sequences": IDS.float()}, TypeError, "^`sequences` have to be a tensor of int64"),
+    ({"sequences": IDS.int()}, TypeError, "^`sequences` have to be a tensor of int64"),
+    ({"sequences": IDS.tolist()}, TypeError, "^`sequences` have to be a tensor of int64"),
+    ({"sequences": IDS.numpy()}, TypeError, "^`sequences` have to be a tensor of int64"),
+    ({"sequences": IDS[0]}, ValueError, r"^`sequences` have to be 2-D, but have shape \(4,\)"),
+    ({"sequences": IDS[None]}, ValueError, "^`sequences` have to be 2-D"),
+    ({"sequences": IDS[:, :1]}, ValueError, r"^`prompt_length` has to be an integer in \[1, 1\)"),
+    ({"prompt_length": 0}, ValueError, r"^`prompt_length` has to be an integer in \[1, 4\)"),
+    ({"prompt_length": 4}, ValueError, "^`prompt_length` has to be"),
+    ({"prompt_length": -1}, ValueError, "^`prompt_length` has to be"),
+    ({"prompt_length": 1.0}, TypeError, "^`prompt_length` has to be"),
+    ({"prompt_length": True}, TypeError, "^`prompt_length` has to be"),
+    ({"attention_mask": torch.ones(2, 5)}, ValueError, "^`attention_mask` has to .* 4 .* 5$"),
+    ({"attention_mask": torch.ones(3, 4)}, ValueError, "^`attention_mask` has to .* 2 .* 3$"),
+    ({"attention_mask": torch.ones(4)}, ValueError, "^`attention_mask` has to be 2-D"),
+    ({"attention_mask": "11"}, TypeError, "^`attention_mask` has to be an array"),
+    ({"logprobs": -1}, ValueError, "^`logprobs` has to be an integer >= 0"),
+    ({"logprobs": 1.0}, TypeError, "^`logprobs` has to be an integer >= 0"),
+    ({"eos_token_id": 5.0}, TypeError, "^`eos_token_id` has to be an integer"),
+    ({"eos_token_id": [5.0]}, TypeError, "^`eos_token_id` has to be an integer"),
+    ({"eos_token_id": -1}, ValueError, "^`eos_token_id` has to be an integer"),
+], ids=str)  # fmt: skip
+def test_score_of_bad_input(model, given, error, words):
+    with pytest.raises(error, match=words):
+        score(model, **{"sequences": IDS, "sampler": HOT, **given})
+
+
+# ------------------------------------------------------------------------- a loop of our own
+
+
+class Puts(BaseStreamer):
+    def __init__(self):
+        self.puts, self.ended = [], 0
+
+    def put(self, value):
+        self.puts.append(value.tolist())
+
+    def end(self):
+        self.ended += 1
+
+
+class Short:
+    """A criterion: stop every row behind 11 tokens."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full((len(input_ids),), input_ids.shape[1] >= 11)
+
+
+def plain(model, inputs, **more):
+    mask = None if model.config.is_encoder_decoder else inputs["attention_mask"]
+    names = ("streams", "eos_token_id")
+    ours = {name: more.pop(name) for name in names if name in more}
+    kwargs = generate_kwargs(HOT, attention_mask=mask, **ours)
+    kwargs["logits_processor"][:0] = more.pop("logits_processor", [])
+    return model.generate(**inputs, **kwargs, **{"max_new_tokens": NEW, **more}).tolist()
+
+
+def ours(model, inputs, **more):
+    return hf.generate(model, **inputs, sampler=HOT, **{"max_new_tokens": NEW, **more})
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"max_new_tokens": 1}, {"streams": [5, 2**64 - 1, 5]}, {"eos_token_id": [59, 60, 61, 62]},
+    {"eos_token_id": list(range(0, VOCAB, 3))}, {"cache_implementation": "static"},
+    {"use_cache": False}, {"repetition_penalty": 3.0}, {"min_new_tokens": 8, "eos_token_id": 60},
+    {"logits_processor": [RepetitionPenaltyLogitsProcessor(3.0)]},
+    {"stopping_criteria": StoppingCriteriaList([Short()])}, {"suppress_tokens": [81, 9]},
+], ids=str)  # fmt: skip
+def test_our_loop_is_hugging_faces(model, more):
+    for inputs in (prompts(), padded(3, 9, 6)):
+        assert ours(model, inputs, **more).tolist() == plain(model, inputs, **more)
+
+
+@pytest.mark.parametrize("more", [{}, {"use_cache": False}, {"eos_token_id": [59, 60, 61, 62]}],
+                         ids=str)  # fmt: skip
+def test_our_loop_of_encoder_decoder(encoder_decoder, more):
+    inputs = encoder_inputs()
+    assert ours(encoder_decoder, inputs, **more).tolist() == plain(encoder_decoder, inputs, **more)
+
+
+def test_our_loop_by_hand(model, encoder_decoder):
+    inputs = padded(3, 9, 6)
+    for row, text in enumerate(ours(model, inputs)[:, 9:].tolist()):
+        ids = inputs["input_ids"][row, inputs["attention_mask"][row] == 1].tolist()
+        assert text == by_hand(model, ids, HOT, row)
+    inputs, start = encoder_inputs(), [encoder_decoder.config.decoder_start_token_id]
+    for row, text in enumerate(ours(encoder_decoder, inputs)[:, 1:].tolist()):
+        lone = {name: value[row : row + 1] for name, value in inputs.items()}
+        assert text == by_hand(encoder_decoder, start, HOT, row, **lone)
+
+
+def test_our_loop_from_embeddings(model):
+    inputs = padded(3, 9, 6)
+    embeds = model.get_input_embeddings()(inputs["input_ids"]).detach()
+    given = {"inputs_embeds": embeds, "attention_mask": inputs["attention_mask"]}
+    want = model.generate(**given, **generate_kwargs(HOT), max_new_tokens=NEW).tolist()
+    assert ours(model, given).tolist() == want
+    both = {**given, "input_ids": inputs["input_ids"]}
+    assert ours(model, both).tolist() == plain(model, inputs)
+
+
+def test_our_loop_gives_several_texts(model, encoder_decoder):
+    inputs = padded(4, 6)
+    many = plain(model, expand_inputs(inputs, 3))
+    assert ours(model, inputs, num_return_sequences=3).tolist() == many
+    assert len({tuple(text) for text in many}) == 6
+    streams = [9, 8, 7, 6, 5, 4]
+    want = plain(model, expand_inputs(inputs, 3), streams=streams)
+    assert ours(model, inputs, num_return_sequences=3, streams=streams).tolist() == want
+    inputs = encoder_inputs()
+    many = plain(encoder_decoder, expand_inputs(inputs, 2))
+    assert ours(encoder_decoder, inputs, num_return_sequences=2).tolist() == many
+
+
+def test_our_loop_streams(model):
+    streamer, inputs = Puts(), padded(3, 9)
+    out = ours(model, inputs, streamer=streamer)
+    prompt, *new = streamer.puts
+    assert prompt == inputs["input_ids"].tolist()
+    assert new == out[:, 9:].T.tolist()
+    assert streamer.ended == 1
+
+
+def test_our_loop_stops_at_a_string(model, tokenizer):
+    inputs = prompts(1)
+    text = plain(model, inputs)[0]
+    stop = tokenizer.decode(text[10:12])
+    more = {"stop_strings": [stop], "tokenizer": tokenizer}
+    assert ours(model, inputs, **more).tolist() == plain(model, inputs, **more) == [text[:12]]
+    criteria = StoppingCriteriaList([Short()])  # the first of the two counts
+    assert ours(model, inputs, **more, stopping_criteria=criteria).tolist() == [text[:11]]
+
+
+def test_our_loop_under_the_models_own_settings(model, monkeypatch):
+    for name, value in {
+        "do_sample": True, "temperature": 0.1, "top_k": 1, "num_beams": 3, "repetition_penalty": 3.0
+    }.items():  # fmt: skip
+        monkeypatch.setattr(model.generation_config, name, value)
+    inputs = prompts()
+    assert ours(model, inputs).tolist() == plain(model, inputs)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.0)
+    assert ours(model, inputs).tolist() == plain(model, inputs)
+
+
+@pytest.mark.parametrize("ends", [None, [59, 60, 61, 62], list(range(0, VOCAB, 3))], ids=str)
+def test_our_loop_returns_everything(model, ends, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    inputs = prompts(3, 9)
+    want, processor = run(model, inputs, HOT, ends=ends)
+    more = {} if ends is None else {"eos_token_id": ends}
+    out = ours(
+        model, inputs, **more, logprobs=2,
+        return_dict_in_generate=True, output_scores=True, output_logits=True,
+    )  # fmt: skip
+    assert isinstance(out, hf.GenerateOutput)
+    assert torch.equal(out.sequences, want.sequences)
+    assert out.seed == 7
+    check_equal(out.samples, processor.samples)
+    assert all(map(torch.equal, out.logits, want.logits))
+    assert len(out.scores) == len(out.logits) == len(want.logits)
+    penalty = RepetitionPenaltyLogitsProcessor(3.0)
+    for t, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
+        assert torch.equal(scores, penalty(out.sequences[:, : 9 + t], logits.clone()))
+
+
+def test_the_cache_of_our_loop(model):
+    inputs = prompts(2)
+    out = ours(model, inputs, return_dict_in_generate=True, max_new_tokens=5)
+    assert out.scores is None
+    assert out.logits is None
+    assert out.past_key_values.get_seq_length() == 7 + 5 - 1
+    with torch.no_grad():
+        last = model(out.sequences[:, -1:], past_key_values=out.past_key_values).logits[:, -1]
+        assert torch.allclose(last, model(out.sequences).logits[:, -1], atol=1e-4)
+    # A text goes on where it was left.
+    first = ours(model, inputs, return_dict_in_generate=True, max_new_tokens=5)
+    rest = hf.generate(
+        model, first.sequences, sampler=HOT, max_new_tokens=NEW - 5,
+        attention_mask=torch.ones_like(first.sequences), past_key_values=first.past_key_values,
+    )  # fmt: skip
+    assert rest.tolist() == plain(model, inputs)
+
+
+def test_our_loop_as_custom_generate(model, encoder_decoder):
+    for lm, inputs in ((model, padded(3, 9, 6)), (encoder_decoder, encoder_inputs())):
+        out = lm.generate(
+            **inputs, custom_generate=hf.generate, sampler=HOT, max_new_tokens=NEW, do_sample=False
+        )
+        assert out.tolist() == plain(lm, inputs)
+    more = {"custom_generate": hf.generate, "sampler": HOT, "max_new_tokens": NEW}
+    out = model.generate(**prompts(), **more, logprobs=3, return_dict_in_generate=True)
+    assert out.samples.top_ids.shape == (3, NEW, 3)
+    for refused in ({"do_sample": True}, {"num_beams": 2}):
+        with pytest.raises(ValueError, match=r"^`do_sample` has to be False and `num_beams` 1, "):
+            model.generate(**prompts(), **more, **refused)
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "do_sample", "num_beams", "top_p"])
+def test_our_loop_refuses_hugging_faces_sampling(model, name):
+    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
+        ours(model, prompts(), **{name: 1})
+
+
+def test_our_loop_refuses_bad_input(model):
+    inputs = prompts()
+    for given, error, words in (
+        ({"sampler": None}, TypeError, "^`sampler` has to be a Sampler"),
+        ({"logprobs": -1}, ValueError, "^`logprobs` has to be"),
+        ({"num_return_sequences": 0}, ValueError, "^`num_return_sequences` has to be"),
+        ({"num_return_sequences": 2.0}, TypeError, "^`num_return_sequences` has to be"),
+        ({"streams": [0, 1]}, ValueError, "^`streams` has to be for 3 rows, but is for 2"),
+        ({"streams": [0, 1, 2.0]}, TypeError, "^`streams` has to be"),
+        ({"no_such_setting": 1}, ValueError, "no_such_setting"),
+    ):
+        with pytest.raises(error, match=words):
+            hf.generate(model, **inputs, **{"sampler": HOT, "max_new_tokens": 1, **given})
+
+
+def test_fresh_seed_of_our_loop(model):
+    inputs, seeds = prompts(), set()
+    s = Sampler(temperature=2.0)
+    for _ in range(3):
+        out = hf.generate(
+            model, **inputs, sampler=s, max_new_tokens=NEW, return_dict_in_generate=True
+        )
+        seeds.add(out.seed)
+        again = hf.generate(model, **inputs, sampler=s.replace(seed=out.seed), max_new_tokens=NEW)
+        assert torch.equal(again, out.sequences)
+    assert len(seeds) == 3
+    assert s.step == 0
