@@ -569,8 +569,9 @@ def test_another_device():
     temperature, top_k, top_p, min_p = warpers
     values = (temperature.temperature, top_k.top_k, top_p.top_p, min_p.min_p)
     assert values == tuple(FULL.values())
-    for w in (top_k, top_p, min_p):
-        assert (w.filter_value, w.min_tokens_to_keep) == (-5.0, 3)
+    # TopKLogitsWarper has its floor in top_k.
+    assert {w.filter_value for w in (top_k, top_p, min_p)} == {-5.0}
+    assert {w.min_tokens_to_keep for w in (top_p, min_p)} == {3}
     assert FilterLogitsProcessor()._warpers(scores.device) == []
 
 
