@@ -199,7 +199,7 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
         return _from_list(value, name)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
-        raise TypeError(f"`{name}` have to be on the CPU, but are a {_kind_of(value)} elsewhere")
+        raise TypeError(f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere")
     if hasattr(value, "__array__"):
         return np.asarray(value).view(np.ndarray)
     if device is not None:
@@ -210,7 +210,7 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
         pass
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _from_list(value, name)
-    raise TypeError(f"`{name}` have to be an array of floats, but are a {_kind_of(value)}")
+    raise TypeError(f"`{name}` have to be an array of floats, but are a {kind_of(value)}")
 
 
 def _from_list(value: Sequence[Any], name: str) -> npt.NDArray[Any]:
@@ -223,7 +223,8 @@ def _from_list(value: Sequence[Any], name: str) -> npt.NDArray[Any]:
     return array.astype(np.float64, copy=False)
 
 
-def _kind_of(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Name the type of a value, for an error message."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
@@ -245,7 +246,7 @@ def check_out(
     """Return the memory of `out`, an array or a tensor to write a result into."""
     target = read(out, dtype, name="out")
     if not isinstance(out, np.ndarray) and target.torch is None:
-        raise TypeError(f"`out` has to be an array or a tensor, but is a {_kind_of(out)}")
+        raise TypeError(f"`out` has to be an array or a tensor, but is a {kind_of(out)}")
     array = target.array
     if array.shape != shape or array.dtype != wanted:
         raise ValueError(

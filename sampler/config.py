@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sampler._inputs import kind_of
+
 # What `generate(do_sample=True)` takes for a field that is unset.
 _UNSET = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
 
@@ -79,7 +81,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     Raises
     ------
     TypeError
-        If `config` is neither of these.
+        If `config` is neither of these, or a change is of no field.
     ValueError
         If fields ask for what a Sampler does not do, or are unknown; all are named.
     """
@@ -107,6 +109,12 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
                 refused.append(name)
         else:
             unknown.append(name)
+    for name in unknown:
+        if name in changes:
+            raise TypeError(
+                f"`{name}` has to be a field of a GenerationConfig or a setting of a Sampler, but "
+                "is neither"
+            )
     if unknown:
         raise ValueError(
             f"`config` has to hold fields of a GenerationConfig, but has {_list(unknown, fields)}; "
@@ -131,7 +139,8 @@ def _fields_of(config: Any) -> dict[str, Any]:
         return dict(config)
     if hasattr(config, "to_dict") and hasattr(config, "do_sample"):
         return dict(config.to_dict())
-    raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is {config!r}")
+    kind = kind_of(config)
+    raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is a {kind}")
 
 
 def _list(names: list[str], fields: Mapping[str, Any]) -> str:

@@ -5,8 +5,8 @@ The one line::
     model.generate(**inputs, **generate_kwargs(s, attention_mask=inputs["attention_mask"]))
 
 `generate` runs under ``do_sample=False``. `SamplingLogitsProcessor` is terminal: it draws each
-row's token and returns scores whose one finite entry is that token, so the argmax that follows
-picks it, whatever else runs behind. Hugging Face's own filters, softmax and multinomial never run.
+row's token and returns scores that leave it no rival, so the argmax that follows picks it,
+whatever else runs behind. Hugging Face's own filters, softmax and multinomial never run.
 
 `FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
 Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
@@ -88,7 +88,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
-    """Draw each row's token with a `Sampler`; leave only that token finite.
+    """Draw each row's token with a `Sampler`; leave it a score far above all others.
 
     Parameters
     ----------
@@ -161,11 +161,21 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._padding, self._prompt_length = None, 0
         if attention_mask is not None:
             mask = _mask_array(attention_mask)
+            ends = np.flatnonzero(~mask[:, -1:].all(axis=1))
+            if len(ends):
+                raise ValueError(
+                    f"`attention_mask` has to leave padding on the left, but row {ends[0]} ends "
+                    "with padding: give the tokenizer padding_side='left', or leave the mask out "
+                    "for an encoder-decoder model"
+                )
             self._padding, self._prompt_length = _left_padding(mask), mask.shape[1]
         self._top = None if logprobs is None else check_logprobs(logprobs)
         self._ends = _check_ends(eos_token_id)
-        self._begun = False
+        self._prompt: torch.Tensor | None = None
         self._record = _Record()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sampler!r})"
 
     @property
     def seed(self) -> int:
@@ -194,7 +204,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return self._record.samples(self._ends)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
-        """Return scores of -inf, save 0 at each row's drawn token.
+        """Return scores that leave each row's drawn token, at 0, no rival.
+
+        The others get half the lowest finite number of the dtype, or -inf where they had that.
 
         Parameters
         ----------
@@ -217,9 +229,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
             that of the prompt.
         """
         tokens = self._draw(input_ids, scores).tokens
-        only = torch.full_like(scores, -torch.inf)
-        only[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
-        return only
+        # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
+        # takes -inf, or the lowest finite score, for that. -inf stays -inf.
+        drawn = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
+        drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
+        return drawn
 
     def _draw(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> Samples:
         """Draw a token a row, and tell of it unless told not to: arrays of shape (batch, 1)."""
@@ -244,13 +258,20 @@ class SamplingLogitsProcessor(LogitsProcessor):
             return np.full(batch, length, np.uint64)
         check_batch("attention_mask", len(self._padding), batch)
         # The first draw is behind the prompt; later ones are behind more than that.
-        if length < self._prompt_length or (not self._begun and length != self._prompt_length):
+        if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
             raise ValueError(
                 f"`attention_mask` has to be that of the prompt, but has {self._prompt_length} "
                 f"tokens where the rows have {length}; for an encoder-decoder model, or "
                 "inputs_embeds, leave it out"
             )
-        self._begun = True
+        prompt = input_ids[:, : self._prompt_length]
+        if self._prompt is None:
+            self._prompt = prompt
+        elif not torch.equal(prompt, self._prompt):
+            raise ValueError(
+                "`attention_mask` has to be that of the prompt, but the rows begin with another "
+                "one than at the first draw: make a processor for each prompt"
+            )
         return (length - self._padding).astype(np.uint64)
 
 
@@ -384,7 +405,8 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
     Raises
     ------
     TypeError, ValueError
-        If `num_return_sequences` is no integer, or below 1.
+        If `inputs` are no mapping or hold arrays or lists, or `num_return_sequences` is no integer
+        or below 1.
 
     Examples
     --------
@@ -394,6 +416,14 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
     [[1, 2], [1, 2], [3, 4], [3, 4]]
     """
     n = check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
+    if not isinstance(inputs, Mapping):
+        raise TypeError(f"`inputs` have to be a mapping, but are a {_inputs.kind_of(inputs)}")
+    for name, value in inputs.items():
+        if isinstance(value, (np.ndarray, list)):
+            raise TypeError(
+                f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: call "
+                "the tokenizer with return_tensors='pt'"
+            )
     return {
         name: value.repeat_interleave(n, dim=0)
         if isinstance(value, torch.Tensor) and value.ndim
@@ -521,6 +551,9 @@ class FilterLogitsProcessor(LogitsProcessor):
         if self._removes and self.filter_value != -math.inf:
             filtered.masked_fill_(filtered == -math.inf, self.filter_value)
         return filtered
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sampler!r}, filter_value={self.filter_value})"
 
     def _warpers(self, device: torch.device) -> list[Any]:
         """The same chain of Hugging Face's own."""
@@ -673,7 +706,8 @@ def score(
     _check_sampler(sampler)
     sampler = sampler.replace(on_invalid="raise")
     if getattr(sequences, "dtype", None) is not torch.int64:
-        raise TypeError(f"`sequences` have to be a tensor of int64, but are {sequences!r}")
+        kind = getattr(sequences, "dtype", _inputs.kind_of(sequences))
+        raise TypeError(f"`sequences` have to be a tensor of int64, but are {kind}")
     if sequences.ndim != 2:
         raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
     batch, length = sequences.shape
@@ -682,6 +716,11 @@ def score(
     ends = _check_ends(eos_token_id)
     processors = LogitsProcessorList(logits_processor or ())
     accepts = signature(model.forward).parameters
+    for name in model_kwargs:
+        if name not in accepts:
+            raise TypeError(
+                f"`{name}` has to be an argument of `score` or of the model, but is not"
+            )
     padding = np.zeros(batch, np.int64)
     real = np.ones((batch, length - first), bool)
     if model.config.is_encoder_decoder:
@@ -827,6 +866,12 @@ def generate(
         copies=num_return_sequences,
         streamer=streamer,
     )
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"`{name}` has to be left to `model.generate` with `generate_kwargs`: this loop "
+                "draws one token at a time"
+            )
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
         return loop(model, inputs, **kwargs)  # prepared: model.generate() is calling
     if "stop_strings" in kwargs:
@@ -927,7 +972,7 @@ def _loop(
 
 def _check_sampler(sampler: Any) -> None:
     if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` has to be a Sampler, but is {sampler!r}")
+        raise TypeError(f"`sampler` has to be a Sampler, but is a {_inputs.kind_of(sampler)}")
 
 
 def _check_ends(eos_token_id: Any) -> npt.NDArray[np.int64]:
@@ -952,7 +997,10 @@ def _mask_array(attention_mask: Any) -> npt.NDArray[np.bool_]:
         )
     if mask.ndim != 2:
         raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
-    held: npt.NDArray[np.bool_] = mask != 0
+    held: npt.NDArray[np.bool_] = mask == 1
+    other = mask[~held & (mask != 0)]
+    if len(other):
+        raise ValueError(f"`attention_mask` has to be an array of 0 and 1, but has {other[0]}")
     return held
 
 
