@@ -10,6 +10,7 @@ except ImportError as error:
         "`pip install -e .` builds it; an installed sampler is found from any other directory."
     ) from error
 
+from sampler._build import build_info
 from sampler.api import Distribution, Sampler, Samples
 from sampler.softmax import log_softmax, logsumexp, softmax
 from sampler.stages import MinP, Temperature, TopK, TopP
@@ -28,6 +29,7 @@ __all__ = [
     "TopK",
     "TopP",
     "__version__",
+    "build_info",
     "log_softmax",
     "logsumexp",
     "softmax",

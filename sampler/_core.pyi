@@ -12,6 +12,9 @@ SOFTMAX: int
 LOG_SOFTMAX: int
 LOGSUMEXP: int
 KINDS: dict[str, int]
+COMPILER: str
+
+def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
 
 @final
 class Rows:

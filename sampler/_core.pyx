@@ -5,7 +5,7 @@
 A. What comes in. Checked parameters and typed memoryviews only; everything a user can get wrong
    is caught in Python before this file is reached. What is re-checked here is what would be
    unsafe. Logits arrive as words (unsigned integers of their size) with a kind and a byte order,
-   so that any dtype, stride and alignment is one case; `kernels.h` widens them block by block.
+   so that any dtype, stride and alignment is one case; `loops.h` widens them block by block.
 
 B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
    in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages
@@ -17,10 +17,10 @@ C. One question. Each truncation asks for the shortest prefix in rank whose meas
    copies the vocabulary.
 
 D. Candidates. Nearly always the answer lies among a few tokens near the maximum. The read pass
-   keeps the maximum of every 64 logits; the k-th largest of these maxima is a lower bound on the
-   k-th largest logit, and any group whose maximum is below a bound need not be read again.
-   `gather` collects every token above a bound once, and the stages and the draw then work on that
-   list as if it were the row.
+   keeps the maximum of every 512 logits; the k-th largest of these maxima is a lower bound on the
+   k-th largest logit, and a span whose maximum is below a bound need not be read again. `gather`
+   collects every token above a bound once, and the stages and the draw then work on that list as if
+   it were the row.
 
 E. Mass. The canonical mass (`canonical.h`) is exact enough, and the same on every machine and in
    every order of summation. The fast mass is float32 with a computed error bound. Whatever the
@@ -45,6 +45,22 @@ from libc.string cimport memset
 
 cdef extern from "float.h":
     const double DBL_MAX
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define SAMPLER_COMPILER __VERSION__
+    #elif defined(__GNUC__)
+    #define SAMPLER_COMPILER "gcc " __VERSION__
+    #elif defined(_MSC_VER)
+    #define SAMPLER_TEXT(x) #x
+    #define SAMPLER_VALUE(x) SAMPLER_TEXT(x)
+    #define SAMPLER_COMPILER "MSVC " SAMPLER_VALUE(_MSC_VER)
+    #else
+    #define SAMPLER_COMPILER "unknown"
+    #endif
+    """
+    const char *SAMPLER_COMPILER
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
@@ -82,6 +98,7 @@ cdef extern from "kernels.h" nogil:
         BLOCK
         GROUP
         GROUPS_PER_BLOCK
+        SPANS_PER_BLOCK
         FLOAT16
         BFLOAT16
         FLOAT32
@@ -99,7 +116,7 @@ cdef extern from "kernels.h" nogil:
         Row row
         const int64_t *ids
         const double *weights
-        const double *maxima
+        const double *tops
 
     ctypedef struct Bin:
         int64_t count
@@ -117,11 +134,17 @@ cdef extern from "kernels.h" nogil:
 
     Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, bint swapped)
     int64_t blocks_in(int64_t n)
+    int64_t spans_in(int64_t n)
     int64_t groups_in(int64_t n)
     int64_t whole_groups(int64_t n)
+    int SAMPLER_LEVELS
+    const char *level_name(int level)
+    bint level_runs(int level)
+    void choose_level(int level)
     const float *load_float(const Row *row, int64_t start, int64_t count, float *buffer)
     const double *load_double(const Row *row, int64_t start, int64_t count, double *buffer)
-    bint scan_block(const Row *row, int64_t start, int64_t count, double *maxima)
+    bint scan_block(const Row *row, int64_t start, int64_t count, double *tops)
+    void group_maxima(const Row *row, int64_t start, int64_t count, double *maxima)
     bint keeps(Cut cut, double x, int64_t id)
     int64_t id_at(const Source *source, int64_t position)
     bint block_reaches(const Source *source, int64_t block, double value)
@@ -170,7 +193,8 @@ cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
 # Everything a call needs beside its result, for rows of up to `vocab` logits.
 cdef struct Scratch:
     int64_t vocab
-    double *maxima        # one a group of the row
+    double *tops          # the largest logit of each span of the row
+    double *maxima        # of each group, where they were asked for
     double *values        # the candidates' logits, ids and weights
     int64_t *ids
     double *weights
@@ -221,6 +245,7 @@ cdef void release(Scratch *scratch) noexcept:
 
 cdef void destroy(Scratch *scratch) noexcept:
     free(scratch.maxima)
+    free(scratch.tops)
     free(scratch.values)
     free(scratch.ids)
     free(scratch.weights)
@@ -250,6 +275,7 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
     if s.vocab < vocab:
         s.vocab = 0
         s.maxima = <double *> regrow(s.maxima, blocks * GROUPS_PER_BLOCK * sizeof(double))
+        s.tops = <double *> regrow(s.tops, blocks * SPANS_PER_BLOCK * sizeof(double))
         s.values = <double *> regrow(s.values, (room_for(vocab) + 2 * GROUP) * sizeof(double))
         s.ids = <int64_t *> regrow(s.ids, (room_for(vocab) + 2 * GROUP) * sizeof(int64_t))
         s.weights = <double *> regrow(s.weights, (room_for(vocab) + 2 * GROUP) * sizeof(double))
@@ -257,8 +283,9 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
         s.fast_error = <double *> regrow(s.fast_error, blocks * sizeof(double))
         s.blocks = <Mass *> regrow(s.blocks, blocks * sizeof(Mass))
         s.bins = <Bin *> regrow(s.bins, MAX_BINS * sizeof(Bin))
-        if (s.maxima == NULL or s.values == NULL or s.ids == NULL or s.weights == NULL
-                or s.fast == NULL or s.fast_error == NULL or s.blocks == NULL or s.bins == NULL):
+        if (s.maxima == NULL or s.tops == NULL or s.values == NULL or s.ids == NULL
+                or s.weights == NULL or s.fast == NULL or s.fast_error == NULL
+                or s.blocks == NULL or s.bins == NULL):
             destroy(s)
             raise MemoryError()
         s.vocab = vocab
@@ -337,11 +364,12 @@ cdef Cut longer(Cut a, Cut b) noexcept nogil:
 
 cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept nogil:
     """Read the row once. False where it holds NaN, +inf or no finite logit."""
-    cdef int64_t b, g, first
+    cdef int64_t b, first
+    cdef double *tops
     cdef bint bad = False
     w.scratch = scratch
     w.plan = plan
-    w.whole = Source(row, NULL, NULL, scratch.maxima)
+    w.whole = Source(row, NULL, NULL, scratch.tops)
     w.list_low = INFINITY
     w.too_low = -INFINITY
     w.greedy = False
@@ -349,11 +377,9 @@ cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept n
     w.max = -INFINITY
     for b in range(blocks_in(row.n)):
         first = b * BLOCK
-        bad |= scan_block(&row, first, min(<int64_t> BLOCK, row.n - first),
-                          scratch.maxima + b * GROUPS_PER_BLOCK)
-    for g in range(groups_in(row.n)):
-        if scratch.maxima[g] > w.max:
-            w.max = scratch.maxima[g]
+        tops = scratch.tops + b * SPANS_PER_BLOCK
+        bad |= scan_block(&row, first, min(<int64_t> BLOCK, row.n - first), tops)
+        w.max = max(w.max, tops[0], tops[1])
     set_temperature(w, 1.0)
     return not bad and w.max > -INFINITY
 
@@ -706,20 +732,20 @@ cdef Boundary settle_ties(const Work *w, const Source *source, Cut cut, bint by_
 # ------------------------------------------------------------------------------------- stages
 
 cdef double low_guess(const Work *w) noexcept nogil:
-    """A logit below which few of the row lie, for binning: the lowest group maximum, and as far
-    again below it."""
+    """A logit below which few of the row lie, for binning: twice as far below the lowest
+    maximum of a span as that is below the largest."""
     cdef double low = w.max
-    cdef int64_t g
-    for g in range(groups_in(w.whole.row.n)):
-        if -INFINITY < w.whole.maxima[g] < low:
-            low = w.whole.maxima[g]
-    low = low - (w.max - low) - 1.0
-    return low
+    cdef int64_t i
+    for i in range(spans_in(w.whole.row.n)):
+        if -INFINITY < w.whole.tops[i] < low:
+            low = w.whole.tops[i]
+    return low - 2.0 * (w.max - low) - 1.0
 
 
 cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
     """The cut that keeps the first k of the row."""
-    cdef int64_t groups = groups_in(w.whole.row.n)
+    cdef const Row *row = &w.whole.row
+    cdef int64_t b, bounds = 0
     cdef Source maxima
     cdef Boundary found
     if k == 1:
@@ -728,9 +754,20 @@ cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
         return KEEP_ALL
     if w.list_low < INFINITY and w.list.row.n >= k:
         return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
-    if k <= groups:
-        maxima = Source(make_row(<const char *> w.whole.maxima, sizeof(double), groups, FLOAT64,
+    # The k-th largest of the maxima of any parts of the row is a lower bound on the k-th largest
+    # logit: of its spans, or, where those are too few, of its groups.
+    if k <= spans_in(row.n):
+        bounds = spans_in(row.n)
+        maxima = Source(make_row(<const char *> w.whole.tops, sizeof(double), bounds, FLOAT64,
                                  False), NULL, NULL, NULL)
+    elif k <= groups_in(row.n):
+        for b in range(blocks_in(row.n)):
+            group_maxima(row, b * BLOCK, min(<int64_t> BLOCK, row.n - b * BLOCK),
+                         w.scratch.maxima + b * GROUPS_PER_BLOCK)
+        bounds = groups_in(row.n)
+        maxima = Source(make_row(<const char *> w.scratch.maxima, sizeof(double), bounds, FLOAT64,
+                                 False), NULL, NULL, NULL)
+    if bounds > 0:
         found = select(w, &maxima, KEEP_ALL, False, k, False, -INFINITY, low_guess(w))
         # With fewer than k finite maxima there is no bound; the row itself is asked.
         if found.reached >= k and gather(w, found.cut.value):
@@ -1012,6 +1049,30 @@ cdef int64_t list_top(Work *w, int64_t n, Item *items) noexcept nogil:
 
 
 # ----------------------------------------------------------------------------- the Python face
+
+COMPILER = SAMPLER_COMPILER.decode()
+
+
+def choose_isa(wanted=None):
+    """Run the kernels of the instruction set that is wanted, else of the best the machine has.
+
+    Returns its name, and those of all that the machine has. Not while another thread draws.
+    """
+    cdef int level, chosen = 0
+    runs = []
+    for level in range(SAMPLER_LEVELS):
+        if level_runs(level):
+            name = level_name(level).decode()
+            runs.append(name)
+            if wanted is None or wanted == name:
+                chosen = level
+    if wanted is not None and wanted not in runs:
+        raise ValueError(
+            f"`SAMPLER_ISA` has to be one of {', '.join(runs)} on this machine, but is {wanted!r}"
+        )
+    choose_level(chosen)
+    return level_name(chosen).decode(), tuple(runs)
+
 
 # The kinds of logits by dtype name.
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
@@ -1300,9 +1361,11 @@ def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, 
                         logprobs[1, row, i] = -INFINITY
                         if x > -INFINITY:
                             logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
-                    # A token given may lie behind all that is kept, and then be outside `source`.
-                    rank_items(&w.whole if given else source, scratch.items, n,
-                               &tokens[1, row, 0])
+                    if given:
+                        # May lie behind all that is kept, and then be outside the list.
+                        rank_items(&w.whole, scratch.items, n, &tokens[1, row, 0])
+                    else:
+                        rank_items(source, scratch.items, n, &tokens[1, row, 0])
                 if top > 0:  # the last thing: it may gather anew, over what `source` points at
                     found = list_top(&w, min(top, rows.vocab), scratch.items)
                     for i in range(found):
@@ -1447,7 +1510,7 @@ cdef void store(float *single, double *double_, int64_t i, double value) noexcep
 cdef void softmax_row(Row row, double temperature, int what, float *single,
                       double *double_) noexcept nogil:
     cdef Source source = Source(row, NULL, NULL, NULL)
-    cdef double maxima[GROUPS_PER_BLOCK]
+    cdef double tops[SPANS_PER_BLOCK]
     cdef double x_buffer[BLOCK]
     cdef double weights[BLOCK]
     cdef const double *x
@@ -1459,9 +1522,8 @@ cdef void softmax_row(Row row, double temperature, int what, float *single,
     for b in range(blocks_in(row.n)):
         first = b * BLOCK
         count = min(<int64_t> BLOCK, row.n - first)
-        bad |= scan_block(&row, first, count, maxima)
-        for i in range(groups_in(count)):
-            top = max(top, maxima[i])
+        bad |= scan_block(&row, first, count, tops)
+        top = max(top, tops[0], tops[1])
     if bad or top == -INFINITY:
         # NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0.
         for i in range(1 if what == LOGSUMEXP else row.n):

@@ -1123,7 +1123,7 @@ def test_filter_draws_nothing():
 def test_public_names():
     assert sorted(sampler.__all__) == sorted(
         ["Distribution", "MinP", "Sampler", "Samples", "Temperature", "TopK", "TopP", "__version__",
-         "log_softmax", "logsumexp", "softmax"]
+         "build_info", "log_softmax", "logsumexp", "softmax"]
     )  # fmt: skip
     assert all(hasattr(sampler, name) for name in sampler.__all__)
     assert isinstance(sampler.__version__, str)
