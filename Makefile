@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-oldest bench lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
 	@echo 'make test-slow     run the slow tests'
+	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
 	@echo 'make bench         time a draw, and a token of generate(), against Hugging Face'"'"'s'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
@@ -121,6 +122,11 @@ test: $(VENV)/.has-test $(VENV)/.built
 test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PY) -m pytest -m slow $(ARGS)
+
+test-isa: $(VENV)/.has-test $(VENV)/.built
+	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
+	  printf '\n== Running the tests on %s\n' $$isa; \
+	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(ARGS); done
 
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
