@@ -14,7 +14,7 @@ from transformers import (
 
 from sampler import Sampler, Temperature, TopK, TopP
 from sampler.hf import SamplingLogitsProcessor, generate_kwargs
-from tiny import NEW, VOCAB, Records, by_hand, generate, padded, prompts
+from tiny import NEVER, NEW, VOCAB, Records, by_hand, generate, padded, prompts
 
 LAST = 2**64 - 1
 SETTINGS = (
@@ -92,7 +92,7 @@ def test_assisted_decoding_agrees_with_plain(model):
     row = prompts(1, 6)["input_ids"].repeat(1, 5)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     plain = generate(model, inputs, s, max_new_tokens=30)
-    lookup = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 1}
+    lookup = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 1, "eos_token_id": NEVER}
     assisted = generate(model, inputs, s, max_new_tokens=30, **lookup)
     assert assisted.tolist() == plain.tolist()
     assert plain[0].tolist() == by_hand(model, row[0].tolist(), s, 0, 30)

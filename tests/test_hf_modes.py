@@ -24,6 +24,7 @@ import sampler.hf
 from sampler import Sampler
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
 from tiny import (
+    NEVER,
     NEW,
     by_hand,
     count,
@@ -137,6 +138,7 @@ def test_prompt_lookup_saves_forward_passes(model, monkeypatch):
     row = prompts(1, 6)["input_ids"].repeat(1, 5)
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     more = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 1, "max_new_tokens": 60}
+    more["eos_token_id"] = NEVER
     calls = count(type(model), "forward", monkeypatch)
     theirs = model.generate(**inputs, do_sample=False, **more)
     wanted = len(calls)
@@ -161,7 +163,7 @@ def test_assisted_decoding_is_plain_decoding(model, draft, how, settings, monkey
         monkeypatch.setattr(lm.generation_config, "num_assistant_tokens", 4)
     calls = count(SamplingLogitsProcessor, "__call__", monkeypatch)
 
-    def run(s, stop=None, **more):
+    def run(s, stop=NEVER, **more):
         mask = torch.ones_like(row)
         kwargs = generate_kwargs(s, attention_mask=mask, logprobs=2, eos_token_id=stop)
         out = model.generate(row, attention_mask=mask, **kwargs, max_new_tokens=30, **more)

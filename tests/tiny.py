@@ -20,6 +20,9 @@ from transformers.utils import logging as hf_logging
 from sampler.hf import generate_kwargs
 
 VOCAB = 199
+# Behind the vocabulary, so never drawn. In its first releases transformers 5 wants some end of text
+# for prompt lookup.
+NEVER = VOCAB
 NEW = 12
 SMALL = {"vocab_size": VOCAB, "d_model": 32, "pad_token_id": 0, "eos_token_id": None}
 
