@@ -6,13 +6,15 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import sampler
+
 
 def describe() -> str:
-    """Name the versions and the processor."""
-    packages = {"sampler": "token-sampler", "NumPy": "numpy"}
-    packages |= {name: name for name in ("torch", "transformers")}
-    versions = [f"{name} {version(package)}" for name, package in packages.items()]
-    return ", ".join([*versions, f"Python {platform.python_version()}", processor()])
+    """Name the versions, the instruction set and the processor."""
+    versions = [f"{name} {version(name.lower())}" for name in ("transformers", "torch", "NumPy")]
+    info = sampler.build_info()
+    ours = f"sampler {sampler.__version__} on {info['isa']} ({info['compiler']})"
+    return ", ".join([ours, *versions, f"Python {platform.python_version()}", processor()])
 
 
 def processor() -> str:
