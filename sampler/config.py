@@ -89,6 +89,14 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     for name, default in _UNSET.items():
         if fields.get(name) is None:
             fields[name] = default
+    known = fields.keys() | _UNSET.keys() | _STAGES_NOT_COVERED.keys() | _PROCESSORS.keys()
+    known |= _ALGORITHMS.keys() | _NOT_OF_THE_DRAW | {"do_sample"}
+    for name in changes:
+        if name not in known:
+            raise TypeError(
+                f"`{name}` has to be a field of a GenerationConfig or a setting of a Sampler, but "
+                "is neither"
+            )
     fields |= changes  # where None means off
     draws = fields.pop("do_sample", None)
     if not isinstance(draws, (bool, type(None))):
@@ -109,12 +117,6 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
                 refused.append(name)
         else:
             unknown.append(name)
-    for name in unknown:
-        if name in changes:
-            raise TypeError(
-                f"`{name}` has to be a field of a GenerationConfig or a setting of a Sampler, but "
-                "is neither"
-            )
     if unknown:
         raise ValueError(
             f"`config` has to hold fields of a GenerationConfig, but has {_list(unknown, fields)}; "

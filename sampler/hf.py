@@ -6,7 +6,7 @@ The one line::
 
 `generate` runs under ``do_sample=False``. `SamplingLogitsProcessor` is terminal: it draws each
 row's token and returns scores that leave it no rival, so the argmax that follows picks it,
-whatever else runs behind. Hugging Face's own filters, softmax and multinomial never run.
+whatever of Hugging Face's sampling runs behind. Its filters, softmax and multinomial never run.
 
 `FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
 Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
@@ -114,14 +114,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
     seed : int
         Its seed.
     samples : Samples
-        What was drawn in the last generation.
+        What was drawn. A processor serves one generation.
 
     Raises
     ------
     TypeError
         If `sampler` is not a Sampler, or streams, `logprobs` or `eos_token_id` are not integers.
     ValueError
-        If one of these is out of range, or the mask is not 2-D.
+        If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
+        right.
 
     Notes
     -----
@@ -184,7 +185,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
 
     @property
     def samples(self) -> Samples:
-        """What was drawn in the last generation, a column a new token: those `generate` returns.
+        """What was drawn, a column a new token: those that `generate` returns.
 
         Arrays have shape (batch, new), top lists (batch, new, logprobs). Where a row has ended,
         they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
@@ -196,14 +197,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         RuntimeError
-            If nothing was drawn, or nothing recorded (``logprobs=None``).
+            If nothing was drawn, nothing recorded (``logprobs=None``), or a processor behind this
+            one chose other tokens.
         """
         if not self._record.drawn:
             why = "`logprobs` is None" if self._top is None else "nothing has been drawn yet"
             raise RuntimeError(f"`samples` have to be recorded, but {why}")
         return self._record.samples(self._ends)
 
-    def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: torch.LongTensor | None, scores: Any) -> torch.Tensor:
         """Return scores that leave each row's drawn token, at 0, no rival.
 
         The others get half the lowest finite number of the dtype, or -inf where they had that.
@@ -223,15 +225,18 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         TypeError
-            If the scores are not on the CPU.
+            If the scores are no tensor on the CPU.
         ValueError
             If a row is invalid, the batch is not that of the streams or the mask, or the mask not
             that of the prompt.
         """
+        if not isinstance(scores, torch.Tensor):
+            kind = _inputs.kind_of(scores)
+            raise TypeError(f"`scores` have to be a torch tensor, but are a {kind}")
         tokens = self._draw(input_ids, scores).tokens
         # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
         # takes -inf, or the lowest finite score, for that. -inf stays -inf.
-        drawn = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
+        drawn: torch.Tensor = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
         drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
         return drawn
 
@@ -270,7 +275,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         elif not torch.equal(prompt, self._prompt):
             raise ValueError(
                 "`attention_mask` has to be that of the prompt, but the rows begin with another "
-                "one than at the first draw: make a processor for each prompt"
+                "one than at the first draw: make a processor for each prompt (a draft model "
+                "with a tokenizer of its own is not supported)"
             )
         return (length - self._padding).astype(np.uint64)
 
@@ -317,7 +323,12 @@ class _Record:
                 tail = np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
                 over[:, 1:] |= tail[:, 1:] & tail[:, :-1]
         over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
-        # Assisted decoding draws beyond the end. The first place is never over.
+        if over[:, 0].any():
+            raise RuntimeError(
+                "`samples` have to be of the texts' own tokens, but behind the draw others were "
+                "put in their place: let no processor that chooses run behind this one"
+            )
+        # Assisted decoding draws beyond the end.
         new = np.flatnonzero(~over.all(axis=0))[-1] + 1
         return _aligned(self.drawn[:new], ~over[:, :new])
 
@@ -711,11 +722,13 @@ def score(
     if sequences.ndim != 2:
         raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
     batch, length = sequences.shape
+    vocab = model.config.get_text_config().vocab_size
+    check_tokens("sequences", sequences.numpy(), (batch, vocab))
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
     ends = _check_ends(eos_token_id)
     processors = LogitsProcessorList(logits_processor or ())
-    accepts = signature(model.forward).parameters
+    accepts = signature(_unwrapped(model).forward).parameters
     for name in model_kwargs:
         if name not in accepts:
             raise TypeError(
@@ -756,7 +769,7 @@ def score(
         source = _inputs.read(scores, name="scores")
         given = sequences[:, place : place + 1].numpy()
         given = check_tokens("sequences", given, source.array.shape)
-        steps = (place - padding).astype(np.uint64)
+        steps = np.maximum(place - padding, 0).astype(np.uint64)
         told.append(sampler._sample(source, None, steps, 1, top, given=given, name="scores"))
     tokens = sequences[:, first:].numpy()
     real[:, 1:] &= ~np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
@@ -840,8 +853,9 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        As `SamplingLogitsProcessor`; for a setting of Hugging Face's own sampling, or an argument
-        that ``model.generate`` refuses.
+        As `SamplingLogitsProcessor`; for a setting of Hugging Face's own sampling, an argument
+        that ``model.generate`` refuses, and what this loop does without: assisted decoding, token
+        healing, paged caches, `output_attentions`, `output_hidden_states`.
 
     Notes
     -----
@@ -856,7 +870,7 @@ def generate(
         output = sampler.hf.generate(model, **inputs, sampler=s, max_new_tokens=50)
     """
     _check_sampler(sampler)
-    check_logprobs(logprobs)
+    check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
     check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
     loop = partial(
         _loop,
@@ -866,17 +880,19 @@ def generate(
         copies=num_return_sequences,
         streamer=streamer,
     )
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"`{name}` has to be left to `model.generate` with `generate_kwargs`: this loop "
-                "draws one token at a time"
-            )
+    for name in ("assistant_model", "token_healing"):
+        if kwargs.get(name):
+            raise _not_in_this_loop(name)
+    if kwargs.get("cache_implementation") == "paged":
+        raise _not_in_this_loop("cache_implementation='paged'")
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
         return loop(model, inputs, **kwargs)  # prepared: model.generate() is calling
-    if "stop_strings" in kwargs:
+    tokenizer, strings = kwargs.pop("tokenizer", None), kwargs.pop("stop_strings", None)
+    if strings is not None:
         # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
-        stop = StopStringCriteria(kwargs.pop("tokenizer", None), kwargs.pop("stop_strings"))
+        if tokenizer is None:
+            raise ValueError("`tokenizer` has to be given with `stop_strings`, but is not")
+        stop = StopStringCriteria(tokenizer, strings)
         kwargs["stopping_criteria"] = StoppingCriteriaList(
             [*(kwargs.get("stopping_criteria") or ()), stop]
         )
@@ -903,6 +919,12 @@ def _loop(
             "`do_sample` has to be False and `num_beams` 1, since the sampler draws, but they are "
             f"{config.do_sample} and {config.num_beams}"
         )
+    for name in (
+        *("prompt_lookup_num_tokens", "assistant_early_exit"),
+        *("output_attentions", "output_hidden_states"),
+    ):
+        if getattr(config, name, None):
+            raise _not_in_this_loop(name)
     encoder_decoder = model.config.is_encoder_decoder
     input_ids, model_kwargs = model._expand_inputs_for_generation(
         input_ids=input_ids,
@@ -921,6 +943,8 @@ def _loop(
         streamer.put(input_ids.cpu())
 
     unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    # Rows that stop for another reason than an end token go on with the others, as there.
+    pads = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
     drawn, real = [], []
     scores: tuple[torch.Tensor, ...] = ()
     logits: tuple[torch.Tensor, ...] = ()
@@ -936,14 +960,14 @@ def _loop(
         r = processor._draw(input_ids, next_scores)
         if tells:
             drawn.append(r)
-            real.append(unfinished.numpy())
+            real.append(unfinished.numpy() if pads else np.ones(len(unfinished), bool))
         if config.output_scores:
             scores += (next_scores,)
         if config.output_logits:
             logits += (next_logits,)
 
         tokens = torch.from_numpy(r.tokens)[:, 0]
-        if not unfinished.all():
+        if pads and not unfinished.all():
             tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
         if streamer is not None:
@@ -967,7 +991,26 @@ def _loop(
     )
 
 
+def _not_in_this_loop(name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` has to be left out, since this loop does without it: give it to "
+        "`model.generate` with `generate_kwargs`"
+    )
+
+
 # ------------------------------------------------------------------------------------- checks
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model whose forward names its arguments, which wrappers hide."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    if "input_ids" not in signature(model.forward).parameters:
+        raise TypeError(
+            f"`model` has to name the arguments of its forward, but is a {_inputs.kind_of(model)} "
+            "that does not: give the model inside"
+        )
+    return model
 
 
 def _check_sampler(sampler: Any) -> None:
@@ -987,6 +1030,11 @@ def _check_ends(eos_token_id: Any) -> npt.NDArray[np.int64]:
 
 
 def _mask_array(attention_mask: Any) -> npt.NDArray[np.bool_]:
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.device.type != "cpu":
+        raise TypeError(
+            f"`attention_mask` has to be on the CPU, as the model, but is on "
+            f"{attention_mask.device}"
+        )
     try:
         mask = np.asarray(attention_mask)
     except ValueError:  # ragged

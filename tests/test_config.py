@@ -238,6 +238,8 @@ def test_unknown_changes():
     for fields in ({}, {"heat": "low"}):
         with pytest.raises(TypeError, match=r"^`top_q` has to be a field of a GenerationConfig or"):
             read(fields, top_q=0.9)
+        with pytest.raises(TypeError, match=r"^`top_q` has to be a field of a GenerationConfig or"):
+            read(fields, top_q=None)
 
 
 def test_bad_types():

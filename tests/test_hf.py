@@ -440,3 +440,44 @@ def test_the_callers_step_stays_where_it_is():
 def test_rows_and_scores_of_different_batches():
     with pytest.raises(ValueError, match=r"^`input_ids` has to be for 2 rows, but is for 3"):
         SamplingLogitsProcessor(Sampler(seed=7))(torch.ones(3, 4).long(), torch.zeros(2, VOCAB))
+
+
+# ----------------------------------------------------------------------- masks and prompts
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        ([[1, 1, 0], [1, 1, 1]], "on the left, but row 0 ends with padding: .*padding_side='left'"),
+        ([[1, 1, 1], [0, 0, 0]], "on the left, but row 1 ends with padding"),
+        ([[1, 1, 0.5], [1, 1, 1]], "an array of 0 and 1, but has 0.5"),
+        ([[3, 4, 5], [6, 7, 8]], "an array of 0 and 1, but has 3"),
+    ],
+)
+def test_a_mask_that_is_not_one(mask, words):
+    with pytest.raises(ValueError, match=f"^`attention_mask` has to .*{words}"):
+        generate_kwargs(Sampler(seed=7), attention_mask=torch.tensor(mask))
+
+
+def test_a_mask_on_another_device():
+    with pytest.raises(TypeError, match=r"^`attention_mask` has to be on the CPU.* meta"):
+        generate_kwargs(Sampler(seed=7), attention_mask=torch.ones(1, 5, device="meta"))
+
+
+def test_one_prompt_a_processor(model):
+    kwargs = generate_kwargs(Sampler(seed=7), attention_mask=prompts()["attention_mask"])
+    model.generate(**prompts(), **kwargs, max_new_tokens=2)
+    model.generate(**prompts(), **kwargs, max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"begin with another one .*a processor for each prompt"):
+        model.generate(**prompts(seed=1), **kwargs, max_new_tokens=2)
+
+
+def test_scores_that_are_no_tensor():
+    with pytest.raises(TypeError, match=r"^`scores` have to be a torch tensor, but are a numpy"):
+        SamplingLogitsProcessor(Sampler(seed=7))(IDS, np.zeros((2, VOCAB), np.float32))
+
+
+def test_repr():
+    assert repr(SamplingLogitsProcessor(Sampler(top_k=3, seed=7))) == (
+        "SamplingLogitsProcessor(Sampler(top_k=3, seed=7))"
+    )

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     LogitsProcessorList,
     RepetitionPenaltyLogitsProcessor,
+    StoppingCriteria,
     StoppingCriteriaList,
 )
 from transformers.generation.streamers import BaseStreamer
@@ -597,3 +598,112 @@ def test_fresh_seed_of_our_loop(model):
         assert torch.equal(again, out.sequences)
     assert len(seeds) == 3
     assert s.step == 0
+
+
+# ------------------------------------------------------------------------- found by a reviewer
+
+
+def test_score_of_a_compiled_model(model):
+    # A wrapper hides the arguments of forward, position_ids among them.
+    inputs, s = padded(3, 7, 5), Sampler(temperature=0.9, top_p=0.9, seed=7)
+    kwargs = generate_kwargs(s, attention_mask=inputs["attention_mask"])
+    out = model.generate(**inputs, **kwargs, max_new_tokens=8)
+    compiled = torch.compile(model, backend="eager")
+    try:
+        for lm in (model, compiled):
+            told = score(lm, out, s, prompt_length=7, attention_mask=inputs["attention_mask"])
+            drawn = kwargs["logits_processor"][-1].samples
+            assert np.abs(told.logprobs - drawn.logprobs).max() < 1e-4
+    finally:
+        torch._dynamo.reset()
+
+
+def test_score_of_a_model_that_hides_its_arguments(model):
+    class Hiding(torch.nn.Module):
+        config = model.config
+
+        def forward(self, *args, **kwargs):
+            return model(*args, **kwargs)
+
+    with pytest.raises(TypeError, match=r"^`model` has to name the arguments of its forward"):
+        score(Hiding(), torch.ones(1, 5).long(), Sampler(seed=7))
+
+
+def test_score_of_an_unknown_argument(model):
+    with pytest.raises(TypeError, match=r"^`promt_length` has to be an argument of `score` or"):
+        score(model, torch.ones(1, 5).long(), Sampler(seed=7), promt_length=3)
+
+
+@pytest.mark.parametrize("token", [-100, -1, 199, 500])
+def test_score_of_ids_outside_the_vocabulary(model, token):
+    with pytest.raises(ValueError, match=rf"^`sequences` have to be .*199.*, but one is {token}"):
+        score(model, torch.tensor([[1, 2, token]]), Sampler(seed=7))
+
+
+def test_score_names_a_step_that_there_is(model):
+    inputs = padded(3, 7)
+    with pytest.raises(ValueError, match="row 0 at step 0 has nan"):
+        score(
+            model, inputs["input_ids"], Sampler(seed=7), attention_mask=inputs["attention_mask"],
+            logits_processor=[lambda ids, x: x * float("nan")],
+        )  # fmt: skip
+
+
+class FirstRowStops(StoppingCriteria):
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.tensor([input_ids.shape[1] > 9] + [False] * (len(input_ids) - 1))
+
+
+def test_rows_that_stop_without_an_end_go_on(model):
+    # Only end tokens make Hugging Face pad.
+    inputs, s = prompts(), Sampler(temperature=2.0, seed=7)
+    stops = {"stopping_criteria": [FirstRowStops()], "max_new_tokens": 9}
+    out, processor = run(model, inputs, s, **stops)
+    r = hf.generate(model, **inputs, sampler=s, return_dict_in_generate=True, logprobs=2, **stops)
+    assert torch.equal(r.sequences, out.sequences)
+    assert (r.samples.tokens == out.sequences[:, 7:].numpy()).all()
+    assert (processor.samples.tokens == r.samples.tokens).all()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"assistant_model": object()}, {"cache_implementation": "paged"},
+        {"prompt_lookup_num_tokens": 3}, {"output_attentions": True}, {"token_healing": True},
+        {"output_hidden_states": True},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_our_loop_does_without(model, setting):
+    with pytest.raises(ValueError, match=r"has to be left out, since this loop does without it"):
+        hf.generate(model, **prompts(), sampler=Sampler(seed=7), max_new_tokens=2, **setting)
+
+
+def test_stop_strings_without_a_tokenizer(model):
+    with pytest.raises(ValueError, match=r"^`tokenizer` has to be given with `stop_strings`"):
+        hf.generate(model, **prompts(), sampler=Sampler(seed=7), stop_strings=["w9"])
+    out = hf.generate(
+        model, **prompts(), sampler=Sampler(seed=7), stop_strings=None, max_new_tokens=2
+    )
+    assert out.shape == (3, 9)
+
+
+def test_our_loop_always_counts_its_top_list(model):
+    with pytest.raises(TypeError, match=r"^`logprobs` has to be an integer >= 0, but is None"):
+        hf.generate(model, **prompts(), sampler=Sampler(seed=7), logprobs=None)
+
+
+def test_a_processor_behind_that_chooses(model):
+    inputs = prompts()
+    kwargs = generate_kwargs(Sampler(seed=7), attention_mask=inputs["attention_mask"])
+    processor = kwargs["logits_processor"][-1]
+
+    def only_high(input_ids, scores):
+        scores = scores.clone()
+        scores[:, :150] = -torch.inf
+        return scores
+
+    kwargs["logits_processor"].append(only_high)
+    model.generate(**inputs, **kwargs, max_new_tokens=6)
+    with pytest.raises(RuntimeError, match=r"^`samples` have to be of the texts' own tokens"):
+        _ = processor.samples
