@@ -73,6 +73,14 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     return np.array(checked, dtype=np.uint64)
 
 
+def array_of(value: Any) -> npt.NDArray[Any]:
+    """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.empty(0, object)
+
+
 def check_batch(name: str, given: int, batch: int) -> None:
     """Refuse what is not for as many rows as there are."""
     if given != batch:
@@ -83,10 +91,7 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
     """Ids in [0, vocab), of the shape of the batch or with one axis more."""
     *batch, vocab = shape
     wanted = f"integers in [0, {vocab}), of shape {(*batch,)} or {(*batch, 'n')}"
-    try:
-        array = np.asarray(tokens)
-    except ValueError:  # ragged
-        array = np.empty(0, object)
+    array = array_of(tokens)
     if array.dtype.kind not in "iu":
         raise TypeError(f"`{name}` have to be {wanted}, but are {tokens!r}")
     if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != (*batch,):

@@ -16,6 +16,7 @@ from sampler import _core, _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
+    array_of,
     check_choice,
     check_integer,
     check_logprobs,
@@ -165,10 +166,7 @@ class Distribution:
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        try:
-            values = np.asarray(u)
-        except ValueError:  # ragged
-            values = np.empty(0, object)
+        values = array_of(u)
         if values.dtype.kind not in "fiu":
             raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
         values = values.astype(np.float64)

@@ -48,6 +48,7 @@ _ALGORITHMS: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (),
     "assistant_ensemble_weight": (),
 }
+_OFF = {**_STAGES_NOT_COVERED, **_PROCESSORS, **_ALGORITHMS}
 # Lengths, caches, outputs, special tokens: nothing of how a token is drawn.
 _NOT_OF_THE_DRAW = {
     *("max_length", "max_new_tokens", "max_time", "stop_strings", "token_healing"),
@@ -89,8 +90,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     for name, default in _UNSET.items():
         if fields.get(name) is None:
             fields[name] = default
-    known = fields.keys() | _UNSET.keys() | _STAGES_NOT_COVERED.keys() | _PROCESSORS.keys()
-    known |= _ALGORITHMS.keys() | _NOT_OF_THE_DRAW | {"do_sample"}
+    known = fields.keys() | _OFF.keys() | _NOT_OF_THE_DRAW | {"do_sample"}
     for name in changes:
         if name not in known:
             raise TypeError(
@@ -106,17 +106,10 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     for name, value in fields.items():
         if str(name).startswith("_") or name in _NOT_OF_THE_DRAW or value is None or value is False:
             continue
-        if name in _STAGES_NOT_COVERED:
-            if draws and value not in _STAGES_NOT_COVERED[name]:
-                refused.append(name)
-        elif name in _PROCESSORS:
-            if value not in _PROCESSORS[name]:
-                refused.append(name)
-        elif name in _ALGORITHMS:
-            if value not in _ALGORITHMS[name]:
-                refused.append(name)
-        else:
+        if name not in _OFF:
             unknown.append(name)
+        elif value not in _OFF[name] and (draws or name not in _STAGES_NOT_COVERED):
+            refused.append(name)
     if unknown:
         raise ValueError(
             f"`config` has to hold fields of a GenerationConfig, but has {_list(unknown, fields)}; "

@@ -47,6 +47,7 @@ except ImportError as error:
 
 from sampler import _inputs
 from sampler._checks import (
+    array_of,
     check_batch,
     check_integer,
     check_logprobs,
@@ -103,7 +104,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         that of the rows.
     logprobs : int, >= 0, or None
         How many of the first tokens in rank `samples` lists at each place. None records nothing,
-        which saves one pass over each row (0.2 ms for a vocabulary of 49,152).
+        which saves one exact pass over each row.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for `samples` to know padding by.
 
@@ -723,7 +724,7 @@ def score(
         raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
     batch, length = sequences.shape
     vocab = model.config.get_text_config().vocab_size
-    check_tokens("sequences", sequences.numpy(), (batch, vocab))
+    tokens = check_tokens("sequences", sequences.numpy(), (batch, vocab))
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
     ends = _check_ends(eos_token_id)
@@ -767,12 +768,11 @@ def score(
         rows: Any = sequences[:, :place]
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
-        given = sequences[:, place : place + 1].numpy()
-        given = check_tokens("sequences", given, source.array.shape)
+        given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
         told.append(sampler._sample(source, None, steps, 1, top, given=given, name="scores"))
-    tokens = sequences[:, first:].numpy()
-    real[:, 1:] &= ~np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+    ended = np.logical_or.accumulate(np.isin(tokens[:, first:], ends), axis=1)
+    real[:, 1:] &= ~ended[:, :-1]
     return _aligned(told, real)
 
 
@@ -1035,10 +1035,7 @@ def _mask_array(attention_mask: Any) -> npt.NDArray[np.bool_]:
             f"`attention_mask` has to be on the CPU, as the model, but is on "
             f"{attention_mask.device}"
         )
-    try:
-        mask = np.asarray(attention_mask)
-    except ValueError:  # ragged
-        mask = np.empty(0, object)
+    mask = array_of(attention_mask)
     if mask.dtype.kind not in "biuf":
         raise TypeError(
             f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
@@ -1061,27 +1058,24 @@ def _left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 # ------------------------------------------------------------------------------------ results
 
 
+# What `Samples` has where there is no token.
+_BLANK = {"tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0}
+_BLANK_LISTS = {
+    "top_ids": -1,
+    "top_logprobs": math.nan,
+    "raw_top_ids": -1,
+    "raw_top_logprobs": math.nan,
+}
+
+
 def _aligned(drawn: Sequence[Samples], real: npt.NDArray[np.bool_]) -> Samples:
     """Put samples of shape (batch, 1) side by side, one a place, and blank what is not real."""
 
-    def columns(name: str, blank: float) -> npt.NDArray[Any]:
-        array = np.concatenate([getattr(r, name) for r in drawn], axis=1)
-        array[~real] = blank
-        return array
-
-    def lists(name: str, blank: float) -> npt.NDArray[Any]:
+    def together(name: str, blank: float) -> npt.NDArray[Any]:
         array = np.stack([getattr(r, name) for r in drawn], axis=1)
         array[~real] = blank
         return array
 
-    return Samples(
-        columns("tokens", -1),
-        columns("logprobs", math.nan),
-        columns("raw_logprobs", math.nan),
-        columns("ranks", 0),
-        columns("kept", 0),
-        lists("top_ids", -1),
-        lists("top_logprobs", math.nan),
-        lists("raw_top_ids", -1),
-        lists("raw_top_logprobs", math.nan),
-    )
+    figures = {name: together(name, blank)[..., 0] for name, blank in _BLANK.items()}
+    lists = {name: together(name, blank) for name, blank in _BLANK_LISTS.items()}
+    return Samples(**figures, **lists)

@@ -61,6 +61,35 @@ def test_the_fast_mass_lies_within_its_bound(kind, temperature):
         assert bound <= 1e-5 * exact  # and the bound is worth having
 
 
+def check_bound(row, temperature):
+    ((fast, bound, exact),) = _core.masses(_inputs.read(row).rows(), temperature)
+    assert abs(fast - exact) <= bound
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.3, 0.8, 1.0, 2.0, 10.0, 50.0])
+def test_the_bound_on_real_rows(temperature, real_logits):
+    for row in real_logits[::3]:
+        check_bound(row.astype(np.float32), temperature)
+
+
+@pytest.mark.parametrize("depth", [0.1, 1.3, 5.7, 9.1, 12.3, 17.9, 24.7])
+def test_the_bound_where_every_token_rounds_alike(depth):
+    # Errors of one sign add up: the depth counts, in blocks of little mass.
+    for temperature in (0.3, 0.7, 0.83, 1.0, 1.7):
+        for max_ in (0.0, 3.3, -41.7):
+            for more in np.linspace(0.0, 0.1, 12):
+                row = np.full(8192, max_ - (depth + more) * temperature, np.float32)
+                row[0] = max_
+                check_bound(row, temperature)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1e4, 1e30])
+def test_the_bound_at_the_ends_of_the_range(temperature):
+    noise = np.random.default_rng(5).normal(0.0, 1.0, 5000)
+    for scale in (1e-38, 1e-10, 1.0, 1e10, 5e37):
+        check_bound((noise * scale).astype(np.float32), temperature)
+
+
 @pytest.mark.parametrize("stages", SETTINGS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_exact_path_changes_no_answer(kind, stages):

@@ -18,7 +18,6 @@ from transformers import (
     cache_utils,
     pipeline,
 )
-from transformers.generation.streamers import BaseStreamer
 
 import sampler.hf
 from sampler import Sampler
@@ -26,6 +25,7 @@ from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, 
 from tiny import (
     NEVER,
     NEW,
+    Puts,
     by_hand,
     count,
     encoder_inputs,
@@ -253,17 +253,6 @@ def test_expand_inputs_once_and_badly():
 
 
 # -------------------------------------------------------------------------------- streamers
-
-
-class Puts(BaseStreamer):
-    def __init__(self):
-        self.puts, self.ended = [], 0
-
-    def put(self, value):
-        self.puts.append(value.tolist())
-
-    def end(self):
-        self.ended += 1
 
 
 def test_streamer_gets_what_is_returned(model):

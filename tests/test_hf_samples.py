@@ -12,11 +12,10 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from sampler import Sampler, Samples, hf
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
-from tiny import NEW, VOCAB, by_hand, count, encoder_inputs, padded, prompts, same_samples
+from tiny import NEW, VOCAB, Puts, by_hand, count, encoder_inputs, padded, prompts, same_samples
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
@@ -398,17 +397,6 @@ def test_score_of_bad_input(model, given, error, words):
 # ------------------------------------------------------------------------- a loop of our own
 
 
-class Puts(BaseStreamer):
-    def __init__(self):
-        self.puts, self.ended = [], 0
-
-    def put(self, value):
-        self.puts.append(value.tolist())
-
-    def end(self):
-        self.ended += 1
-
-
 class Short:
     """A criterion: stop every row behind 11 tokens."""
 
@@ -600,7 +588,7 @@ def test_fresh_seed_of_our_loop(model):
     assert s.step == 0
 
 
-# ------------------------------------------------------------------------- found by a reviewer
+# ----------------------------------------------------------------- traps, and what is refused
 
 
 def test_score_of_a_compiled_model(model):

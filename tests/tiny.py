@@ -15,6 +15,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging as hf_logging
 
 from sampler.hf import generate_kwargs
@@ -166,3 +167,16 @@ class Records(logging.Handler):
     def __exit__(self, *_):
         self.logger.removeHandler(self)
         self.logger.setLevel(self.before)
+
+
+class Puts(BaseStreamer):
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.puts, self.ended = [], 0
+
+    def put(self, value):
+        self.puts.append(value.tolist())
+
+    def end(self):
+        self.ended += 1
