@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench bench-report lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -23,7 +23,9 @@ help:
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
-	@echo 'make bench         time a draw, and a token of generate(), against Hugging Face'"'"'s'
+	@echo 'make bench         time a draw against every peer, and a token of generate(): ten minutes'
+	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
+	@echo 'make bench-report  the tables and plots of the last run once more'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -133,10 +135,19 @@ test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	@PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_hf*.py tests/test_config.py sampler/hf.py \
 	  docs/huggingface.md $(ARGS)
 
-bench: $(VENV)/.has-demo $(VENV)/.built
-	$(call say,'Timing')
-	@$(PY) benchmarks/against_transformers.py
-	@$(PY) benchmarks/generation.py
+# ---- benchmarks -------------------------------------------------------------------------------
+
+# Names of extras bench-..., less that prefix: peers to install. Any that are there are timed.
+PEERS ?=
+
+bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
+	$(call say,'Timing (ten minutes, unless ARGS="-k ..." chooses)')
+	@mkdir -p .cache/bench
+	@$(PY) -m pytest benchmarks --benchmark-quiet --benchmark-json=.cache/bench/bench.json $(ARGS)
+	@$(PY) benchmarks/report.py
+
+bench-report: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/report.py $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 
