@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench bench-report lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench bench-report bench-instructions lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench         time a draw against every peer, and a token of generate(): ten minutes'
 	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
 	@echo 'make bench-report  the tables and plots of the last run once more'
+	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -139,6 +140,8 @@ test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 
 # Names of extras bench-..., less that prefix: peers to install. Any that are there are timed.
 PEERS ?=
+# An earlier .cache/bench/instructions.json.
+BASE ?=
 
 bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
 	$(call say,'Timing (ten minutes, unless ARGS="-k ..." chooses)')
@@ -148,6 +151,9 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 
 bench-report: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/report.py $(ARGS)
+
+bench-instructions: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 
