@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import Self, final
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,10 @@ TEMPERATURE: int
 TOP_K: int
 TOP_P: int
 MIN_P: int
+UNKNOWN: int
+FAST: int
+FINE: int
+EXACT: int
 SOFTMAX: int
 LOG_SOFTMAX: int
 LOGSUMEXP: int
@@ -15,17 +19,13 @@ KINDS: dict[str, int]
 COMPILER: str
 
 def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
+def counts() -> dict[str, dict[str, int]]: ...
 
 @final
 class Rows:
     batch: int
     vocab: int
-    def __new__(
-        cls,
-        words: npt.NDArray[np.uint16] | npt.NDArray[np.uint32] | npt.NDArray[np.uint64],
-        kind: int,
-        swapped: bool,
-    ) -> Self: ...
+    def __new__(cls, words: npt.NDArray[Any], kind: int, swapped: bool) -> Self: ...
 
 @final
 class Chain:
@@ -34,15 +34,15 @@ class Chain:
         stages: Iterable[tuple[int, float]],
         ties_all: bool = False,
         min_tokens_to_keep: int = 1,
-        exact: bool = False,
+        tier: int = 0,
     ) -> Self: ...
 
 @final
-class Steps:
-    def __new__(cls, start: int) -> Self: ...
+class Coins:
+    seed: int
+    def __new__(cls, seed: int, step: int) -> Self: ...
     @property
-    def next(self) -> int: ...
-    def take(self) -> int: ...
+    def step(self) -> int: ...
 
 def uniforms(
     out: npt.NDArray[np.float64],
@@ -52,29 +52,40 @@ def uniforms(
     steps: npt.NDArray[np.uint64] | None = None,
     lane: int = 0,
 ) -> None: ...
+def draw_token(
+    chain: Chain, rows: Rows, coins: Coins, flag_invalid: bool
+) -> int | tuple[int, int, float]: ...
 def draw_tokens(
     chain: Chain,
     rows: Rows,
-    u: npt.NDArray[np.float64],
+    coins: Coins | None,
     tokens: npt.NDArray[np.int64],
     flag_invalid: bool,
+    threads: int = 1,
+    streams: npt.NDArray[np.uint64] | None = None,
+    steps: npt.NDArray[np.uint64] | None = None,
+    u: npt.NDArray[np.float64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def sample_tokens(
     chain: Chain,
     rows: Rows,
-    u: npt.NDArray[np.float64] | None,
+    coins: Coins | None,
     tokens: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float64],
     top_ids: npt.NDArray[np.int64],
     top_logprobs: npt.NDArray[np.float64],
     flag_invalid: bool,
+    threads: int = 1,
+    streams: npt.NDArray[np.uint64] | None = None,
+    steps: npt.NDArray[np.uint64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def filter_rows(
     chain: Chain,
     rows: Rows,
-    out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    out: npt.NDArray[Any],
     limit: float,
     flag_invalid: bool,
+    threads: int = 1,
 ) -> tuple[int, int, float] | None: ...
 def distribution_row(
     chain: Chain,
@@ -89,7 +100,7 @@ def softmax_rows(
     rows: Rows,
     temperature: float,
     what: int,
-    out: npt.NDArray[np.float32] | npt.NDArray[np.float64],
+    out: npt.NDArray[Any],
 ) -> None: ...
-def masses(rows: Rows, temperature: float) -> list[tuple[float | None, float | None, float]]: ...
+def masses(rows: Rows, temperature: float) -> list[dict[int, tuple[float, float]]]: ...
 def canonical(function: str, x: float) -> float: ...

@@ -2,49 +2,54 @@
 # cython: cdivision=True, freethreading_compatible=True, auto_pickle=False, autotestdict=False
 """The core: rows of logits in, tokens out.
 
-A. What comes in. Checked parameters and typed memoryviews only; everything a user can get wrong
-   is caught in Python before this file is reached. What is re-checked here is what would be
-   unsafe. Logits arrive as words (unsigned integers of their size) with a kind and a byte order,
-   so that any dtype, stride and alignment is one case; `loops.h` widens them block by block.
+A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; everything a user can
+   get wrong is caught in Python before this file is reached. What is re-checked here is what would
+   be unsafe. Logits arrive as an array with a kind and a byte order, so that any dtype, stride and
+   alignment is one case; `loops.h` widens them block by block.
 
 B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
    in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages
    compose by taking the shorter cut, and a floor (`min_tokens_to_keep`) by taking the longer one.
 
-C. One question. Each truncation asks for the shortest prefix in rank whose measure, a count or a
-   mass, reaches a target. `select` answers it by a histogram over logit values, then over the one
-   bin in which the boundary lies, and so on until 64 tokens are left to sort. It never sorts or
-   copies the vocabulary.
+C. The list. Nearly always what is kept is a few tokens near the maximum. The read pass (`scan`)
+   keeps maxima of parts of the row; the k-th largest of them is a lower bound on the k-th largest
+   logit, so `gather` finds the tokens above it in the few parts that reach it, and the stages and
+   the draw work on that list. Once a cut lies within the list, the list is trimmed to it, and is
+   what is kept, no more and no less.
 
-D. Candidates. Nearly always the answer lies among a few tokens near the maximum. The read pass
-   keeps the maximum of every 512 logits; the k-th largest of these maxima is a lower bound on the
-   k-th largest logit, and a span whose maximum is below a bound need not be read again. `gather`
-   collects every token above a bound once, and the stages and the draw then work on that list as if
-   it were the row.
+D. One question. Each truncation asks for the shortest prefix in rank whose measure, a count or a
+   mass, reaches a target. `select` answers it on a list, halving the range of values in which the
+   boundary lies. Where no list holds the boundary, `narrow` measures the row at three values at a
+   time until what is left between two of them fits a list. Nothing sorts or copies the vocabulary.
 
-E. Mass. The canonical mass (`canonical.h`) is exact enough, and the same on every machine and in
-   every order of summation. The fast mass is float32 with a computed error bound. Whatever the
-   bound does not prove is asked of the canonical mass, so the fast path changes the time and
-   never the answer; `Chain(exact=True)` takes the canonical path throughout.
+E. Mass. The exact mass (`canonical.h`) is the same on every machine and in every order of
+   summation, and decides. The fast mass, float32, and the fine mass, double, are cheaper and come
+   with a bound on their error; where the bound proves what the exact mass would say, it is not
+   asked. So a tier changes the time and never the answer; `Chain(tier=EXACT)` goes straight to the
+   last.
 
 F. The draw. The uniform u is an argument. The token is the first, ids ascending, whose cumulative
-   canonical mass exceeds u times the total: since u < 1 and the total is the last of these sums,
-   there always is one, and its weight is not zero.
+   exact mass exceeds u times the total: since u < 1 and the total is the last of these sums, there
+   always is one, and its weight is not zero.
 
-G. Threads and signals. The GIL is released around the rows. Scratch memory belongs to the call: it
-   is taken from a free list and put back. Every `WORK_PER_CHUNK` logits signals are looked at.
+G. Threads and signals. A call is a `Job`: rows, and what to do with each. The GIL is released
+   around them, the threads of `pool.h` take some where that pays, and every `WORK_PER_LOOK` logits
+   the thread that called looks at signals. Scratch memory belongs to a thread while it works: it is
+   taken from a free list and put back.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport pymutex
-from libc.math cimport INFINITY, NAN, fabs
-from libc.stdint cimport INT64_MAX, int64_t, uint16_t, uint32_t, uint64_t
+from libc.math cimport INFINITY, NAN, ceil, fabs, sqrt
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 
 
 cdef extern from "float.h":
     const double DBL_MAX
+    const double DBL_EPSILON
 
 cdef extern from *:
     """
@@ -63,14 +68,13 @@ cdef extern from *:
     const char *SAMPLER_COMPILER
 
 cdef extern from "Python.h":
-    int PyErr_CheckSignals() except -1
+    int PyErr_CheckSignals() noexcept  # -1 with an exception set
 
 cdef extern from "philox.h" nogil:
     double philox_uniform(uint64_t seed, uint64_t stream, uint64_t step, uint64_t draw,
                           uint64_t lane)
 
 cdef extern from "canonical.h" nogil:
-    const double NEGLIGIBLE_DEPTH
     const int64_t MOST_TOKENS
 
     ctypedef struct Mass:
@@ -96,116 +100,144 @@ cdef extern from "canonical.h" nogil:
 cdef extern from "kernels.h" nogil:
     enum:
         BLOCK
-        GROUP
-        GROUPS_PER_BLOCK
-        SPANS_PER_BLOCK
+        WORD
+        FLOORS
         FLOAT16
         BFLOAT16
         FLOAT32
         FLOAT64
-
-    ctypedef struct Row:
-        int64_t n
-        int kind
+    const double FINE_WEIGHT_ERROR
+    const double FINE_FLOOR_ERROR
 
     ctypedef struct Cut:
         double value
         int64_t last
 
-    ctypedef struct Source:
-        Row row
-        const int64_t *ids
-        const double *weights
-        const double *tops
+    ctypedef struct List:
+        int64_t n
+        double *values
+        int64_t *ids
+        double *weights
 
-    ctypedef struct Bin:
+    ctypedef struct Split:
         int64_t count
         Mass mass
-        double min
-        double max
+        double least
+        double most
 
-    ctypedef struct Ruler:
-        bint by_bits
-        int bins
-        double max
-        double steps_per_unit
-        uint64_t top
-        int shift
+    ctypedef struct Row
 
-    Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, bint swapped)
-    int64_t blocks_in(int64_t n)
-    int64_t spans_in(int64_t n)
-    int64_t groups_in(int64_t n)
-    int64_t whole_groups(int64_t n)
+    # What each does is told in loops.h.
+    ctypedef struct Loops:
+        void (*scan)(const Row *, void *) noexcept nogil
+        double (*top)(const Row *) noexcept nogil
+        double (*bound)(const Row *, int64_t, void *) noexcept nogil
+        int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *) noexcept nogil
+        int64_t (*find)(const Row *, double, int64_t) noexcept nogil
+        double (*at)(const Row *, int64_t) noexcept nogil
+        int64_t (*pick)(const Row *, int64_t, int64_t, double, double, double *) noexcept nogil
+        int64_t (*count)(const Row *, Cut) noexcept nogil
+        void (*counts)(const Row *, const double *, int64_t *) noexcept nogil
+        void (*fast_masses)(const Row *, const Law *, Cut, double *, double *) noexcept nogil
+        void (*fine_masses)(const Row *, const Law *, Cut, double *) noexcept nogil
+        void (*fine_masses_above)(const Row *, const Law *, Cut, double *, const double *,
+                                  double *) noexcept nogil
+        Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *) noexcept nogil
+        int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *) noexcept nogil
+        void (*filter)(const Row *, const Law *, Cut, double, bint, double, void *) noexcept nogil
+
+    ctypedef struct Row:
+        int64_t n
+        int kind
+        const Loops *loops
+        const void *maxima
+
+    ctypedef struct Level:
+        void (*weigh)(const Law *, const double *, int64_t, double *) noexcept nogil
+        Mass (*sum)(const double *, int64_t) noexcept nogil
+        void (*split)(const double *, const double *, int64_t, double, Split *) noexcept nogil
+
+    const Level *kernels
     int SAMPLER_LEVELS
     const char *level_name(int level)
     bint level_runs(int level)
     void choose_level(int level)
-    const float *load_float(const Row *row, int64_t start, int64_t count, float *buffer)
-    const double *load_double(const Row *row, int64_t start, int64_t count, double *buffer)
-    bint scan_block(const Row *row, int64_t start, int64_t count, double *tops)
-    void group_maxima(const Row *row, int64_t start, int64_t count, double *maxima)
+
+    Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, bint swapped)
+    int64_t blocks_in(const Row *row)
+    int64_t block_start(const Row *row, int64_t b)
+    int64_t most_blocks(int64_t n)
+    int64_t maxima_in(int64_t blocks)
+    int64_t whole_words(int64_t n)
     bint keeps(Cut cut, double x, int64_t id)
-    int64_t id_at(const Source *source, int64_t position)
-    bint block_reaches(const Source *source, int64_t block, double value)
-    void weigh(const Law *law, const double *x, int64_t n, double *weights)
-    int64_t read_block(const Source *source, const Law *law, Cut cut, int64_t b,
-                       const double **x, double *x_buffer, double *w)
-    Mass block_mass(const Source *source, const Law *law, Cut cut, int64_t b)
-    int64_t block_count(const Source *source, Cut cut, int64_t b)
-    int64_t gather_block(const Source *source, int64_t b, double low, int64_t room, int64_t n,
-                         double *values, int64_t *ids)
-    uint64_t ordered_bits(double x)
-    void histogram_block(const Source *source, Cut cut, int64_t start, const double *x,
-                         const double *w, int64_t count, double min, double max,
-                         const Ruler *ruler, Bin *bins)
-    float floor_of(Cut cut, bint with_ties)
-    double fast_mass(const float *x, int64_t n, float max, float log2e_over_t, float floor,
-                     double *error)
-    void filter_float(const Source *source, const Law *law, Cut cut, int64_t b, double divisor,
-                      bint shifted, double limit, float *out)
-    void filter_double(const Source *source, const Law *law, Cut cut, int64_t b, double divisor,
-                       bint shifted, double limit, double *out)
+    double least_of(const Row *row, double value, bint above)
+    double halfway(const Row *row, double low, double high)
+
+cdef extern from "pool.h" nogil:
+    enum:
+        MOST_WORKERS
+
+    void pool_start(int count, void (*task)(void *, int) noexcept, void *job)
+    void pool_wait(int count)
+    int64_t fetch_add(int64_t *value, int64_t step)
+
+cdef extern from "pool.h":
+    int pool_enter(int wanted)
+    void pool_leave()
 
 
 cdef enum:
-    MAX_BINS = 1024
-    SMALL = 64            # what `select` stops splitting and sorts instead
     MAX_STAGES = 64
-    MAX_FREE = 16         # scratch kept for later calls; more threads than that allocate anew
-    CARRY_EVERY = 2       # blocks of 1024 tokens between carries of the bins' masses
-    # Logits or draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
-    # it has, for what it costs however short it is.
-    WORK_PER_CHUNK = 1 << 19
+    MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate anew
+    SMALL = 1024          # a row up to this long is a list from the start
+    PICKED = 1024         # tokens that `narrow` looks at to guess where the boundary lies
+    FIRST_LIST = 64       # what top-p tries to do with, and LIST_GROWTH times that, and again
+    LAST_LIST = 1024
+    LIST_GROWTH = 4
+    FAST_FROM = 4096      # below this many tokens the exact mass costs less than proving another
+    # Logits between looks at signals: 50 ms at the slowest. A row counts BLOCK more than it has,
+    # for what it costs however short it is.
+    WORK_PER_LOOK = 1 << 19
+    WORK_PER_CLAIM = 1 << 15   # logits that a thread takes on at a time
+    WORTH_SHARING = 1 << 17    # logits below which waking a thread costs more than it saves
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
-# Below this many tokens the canonical mass costs less than proving the fast one.
-cdef int64_t FAST_FROM = 4096
-# Covers the float64 roundings that the fast mass's own bound leaves out: its running sum over at
-# most 2**17 blocks (2**-36 of the total) and those where it is compared with canonical sums.
-cdef double CANONICAL_SLACK = 2e-11
-
 cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
+cdef Cut NOTHING = Cut(INFINITY, -1)
+cdef Mass NO_MASS = Mass(0.0, 0.0)
 
 
 # ------------------------------------------------------------------------------------- scratch
 
-# Everything a call needs beside its result, for rows of up to `vocab` logits.
+# How questions were settled: see `counts`.
+cdef enum:
+    DRAWS_LISTED
+    DRAWS_FAST
+    DRAWS_FINE
+    DRAWS_EXACT
+    TOP_P_LISTED
+    TOP_P_FAST
+    TOP_P_FINE
+    TOP_P_EXACT
+    COUNTERS
+
+# Everything a thread needs beside the result, for rows of up to `vocab` logits.
 cdef struct Scratch:
     int64_t vocab
-    double *tops          # the largest logit of each span of the row
-    double *maxima        # of each group, where they were asked for
-    double *values        # the candidates' logits, ids and weights
-    int64_t *ids
-    double *weights
-    double *fast          # one a block: the fast mass and its error
-    double *fast_error
-    Mass *blocks          # one a block: the canonical mass
-    Bin *bins
+    void *arena           # what the next ones point into
+    void *maxima          # of the row
+    void *folded          # room for as many
+    List list             # tokens of the row, ids ascending
+    List part             # some of those, or of the row
+    double *masses        # one a block: the fast or the fine mass, and its error
+    double *errors
+    Mass *blocks          # one a block: the exact mass
     int64_t cumulative_size
     double *cumulative    # one a token, for several draws from one row only
     int64_t items_size
     Item *items           # for top lists and for ranking draws only
+    int64_t bad_row       # the first invalid row that this thread met
+    int64_t counts[COUNTERS]
 
 
 # A token with its place in some list; sorts by rank.
@@ -216,18 +248,20 @@ cdef struct Item:
 
 
 cdef int64_t room_for(int64_t vocab) noexcept nogil:
-    """How many candidates a row may have: beyond an eighth of it, a histogram is the faster way."""
-    return max(<int64_t> 2048, vocab // 8)
+    """How many tokens a list holds at the most."""
+    return max(<int64_t> FAST_FROM, vocab // 8)
 
 
 cdef pymutex _lock
 cdef Scratch *_free[MAX_FREE]
 cdef int _free_count = 0
+cdef int64_t _counts[COUNTERS]
 
 
 cdef void release(Scratch *scratch) noexcept:
     global _free_count
     cdef bint kept = False
+    cdef int i
     if scratch.cumulative_size * sizeof(double) > MOST_IDLE_BYTES:
         scratch.cumulative = <double *> regrow(scratch.cumulative, 0)
         scratch.cumulative_size = 0
@@ -235,6 +269,9 @@ cdef void release(Scratch *scratch) noexcept:
         scratch.items = <Item *> regrow(scratch.items, 0)
         scratch.items_size = 0
     with _lock:
+        for i in range(COUNTERS):
+            _counts[i] += scratch.counts[i]
+            scratch.counts[i] = 0
         if _free_count < MAX_FREE:
             _free[_free_count] = scratch
             _free_count += 1
@@ -244,25 +281,47 @@ cdef void release(Scratch *scratch) noexcept:
 
 
 cdef void destroy(Scratch *scratch) noexcept:
-    free(scratch.maxima)
-    free(scratch.tops)
-    free(scratch.values)
-    free(scratch.ids)
-    free(scratch.weights)
-    free(scratch.fast)
-    free(scratch.fast_error)
-    free(scratch.blocks)
-    free(scratch.bins)
+    free(scratch.arena)
     free(scratch.cumulative)
     free(scratch.items)
     free(scratch)
+
+
+cdef void *carve(Scratch *s, size_t *used, size_t size) noexcept:
+    """The next `size` bytes of the arena; without an arena, only count them.
+
+    Neighbours start at different offsets in a page: a loop that reads one array and writes another
+    at the same offset is several times slower.
+    """
+    cdef size_t start = used[0]
+    used[0] += (size + 63) // 64 * 64 + 64 * 11
+    return NULL if s.arena == NULL else <char *> s.arena + start
+
+
+cdef size_t lay_out(Scratch *s, int64_t vocab) noexcept:
+    """Point the arrays into the arena; returns its size."""
+    cdef size_t used = 64 - <size_t> s.arena % 64
+    cdef int64_t room = room_for(vocab) + 2 * WORD
+    cdef int64_t part = max(<int64_t> PICKED, room // 4) + 2 * WORD
+    cdef int64_t blocks = most_blocks(vocab), maxima = maxima_in(blocks) * sizeof(double)
+    s.maxima = carve(s, &used, maxima)
+    s.folded = carve(s, &used, maxima)
+    s.list.values = <double *> carve(s, &used, room * sizeof(double))
+    s.list.ids = <int64_t *> carve(s, &used, room * sizeof(int64_t))
+    s.list.weights = <double *> carve(s, &used, room * sizeof(double))
+    s.part.values = <double *> carve(s, &used, part * sizeof(double))
+    s.part.ids = <int64_t *> carve(s, &used, part * sizeof(int64_t))
+    s.part.weights = <double *> carve(s, &used, part * sizeof(double))
+    s.masses = <double *> carve(s, &used, blocks * sizeof(double))
+    s.errors = <double *> carve(s, &used, blocks * sizeof(double))
+    s.blocks = <Mass *> carve(s, &used, blocks * sizeof(Mass))
+    return used
 
 
 cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size) except NULL:
     """Scratch for rows of `vocab` logits; the caller gives it back with `release`."""
     global _free_count
     cdef Scratch *s = NULL
-    cdef int64_t blocks = blocks_in(vocab) + 1
     with _lock:
         if _free_count > 0:
             _free_count -= 1
@@ -274,20 +333,13 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
         memset(s, 0, sizeof(Scratch))
     if s.vocab < vocab:
         s.vocab = 0
-        s.maxima = <double *> regrow(s.maxima, blocks * GROUPS_PER_BLOCK * sizeof(double))
-        s.tops = <double *> regrow(s.tops, blocks * SPANS_PER_BLOCK * sizeof(double))
-        s.values = <double *> regrow(s.values, (room_for(vocab) + 2 * GROUP) * sizeof(double))
-        s.ids = <int64_t *> regrow(s.ids, (room_for(vocab) + 2 * GROUP) * sizeof(int64_t))
-        s.weights = <double *> regrow(s.weights, (room_for(vocab) + 2 * GROUP) * sizeof(double))
-        s.fast = <double *> regrow(s.fast, blocks * sizeof(double))
-        s.fast_error = <double *> regrow(s.fast_error, blocks * sizeof(double))
-        s.blocks = <Mass *> regrow(s.blocks, blocks * sizeof(Mass))
-        s.bins = <Bin *> regrow(s.bins, MAX_BINS * sizeof(Bin))
-        if (s.maxima == NULL or s.tops == NULL or s.values == NULL or s.ids == NULL
-                or s.weights == NULL or s.fast == NULL or s.fast_error == NULL
-                or s.blocks == NULL or s.bins == NULL):
+        free(s.arena)
+        s.arena = NULL
+        s.arena = malloc(lay_out(s, vocab) + 64)
+        if s.arena == NULL:
             destroy(s)
             raise MemoryError()
+        lay_out(s, vocab)
         s.vocab = vocab
     if s.cumulative_size < cumulative_size:
         s.cumulative = <double *> regrow(s.cumulative, cumulative_size * sizeof(double))
@@ -315,6 +367,13 @@ cpdef enum:
     TOP_P = 2
     MIN_P = 3
 
+# Where a mass comes from, cheapest first.
+cpdef enum:
+    UNKNOWN = 0
+    FAST = 1
+    FINE = 2
+    EXACT = 3
+
 
 # The stages of a chain that do something, in order.
 cdef struct Plan:
@@ -323,31 +382,25 @@ cdef struct Plan:
     double values[MAX_STAGES]
     bint ties_all
     int64_t min_tokens_to_keep
-    bint exact
+    int tier              # the first to try
 
 
 cdef struct Work:
     Scratch *scratch
     const Plan *plan
-    Source whole          # the whole row
-    Source list           # every token of it with x >= list_low, once gathered
-    double list_low
-    double too_low        # a bound above which candidates were too many
+    Row row
     double max
     double temperature
     Law law
     bint greedy           # temperature 0: the first in rank alone
     Cut cut               # what is kept so far
-    bint fast_known
-    double fast_total
-    double fast_error
-
-
-# A boundary found by `select`: the cut, and the measure without and with its last token.
-cdef struct Boundary:
-    Cut cut
-    double before
-    double reached
+    List list             # all of the row that `listed` keeps; within the cut, once the cut is
+    Cut listed
+    bint weighed          # whether the list has its weights
+    int tier              # where the mass of what the cut keeps is known from
+    double total
+    double error
+    bint broad            # so many tokens share the mass that the fast one proves little
 
 
 cdef Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -362,457 +415,549 @@ cdef Cut longer(Cut a, Cut b) noexcept nogil:
     return a if a.last > b.last else b
 
 
+cdef bint is_listed(const Work *w, Cut cut) noexcept nogil:
+    """Whether the list holds all that a cut keeps."""
+    return cut.value > w.listed.value or (cut.value == w.listed.value
+                                          and cut.last <= w.listed.last)
+
+
 cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept nogil:
     """Read the row once. False where it holds NaN, +inf or no finite logit."""
-    cdef int64_t b, first
-    cdef double *tops
-    cdef bint bad = False
+    row.loops.scan(&row, scratch.maxima)
+    row.maxima = scratch.maxima
     w.scratch = scratch
     w.plan = plan
-    w.whole = Source(row, NULL, NULL, scratch.tops)
-    w.list_low = INFINITY
-    w.too_low = -INFINITY
+    w.row = row
+    w.max = row.loops.top(&row)
     w.greedy = False
     w.cut = KEEP_ALL
-    w.max = -INFINITY
-    for b in range(blocks_in(row.n)):
-        first = b * BLOCK
-        tops = scratch.tops + b * SPANS_PER_BLOCK
-        bad |= scan_block(&row, first, min(<int64_t> BLOCK, row.n - first), tops)
-        w.max = max(w.max, tops[0], tops[1])
+    w.list = scratch.list
+    w.listed = NOTHING
+    w.broad = False
+    if not -INFINITY < w.max < INFINITY:
+        return False
     set_temperature(w, 1.0)
-    return not bad and w.max > -INFINITY
+    if row.n <= SMALL:
+        gather(w, -DBL_MAX)
+        w.listed = KEEP_ALL
+    return True
 
 
 cdef void set_temperature(Work *w, double temperature) noexcept nogil:
     w.temperature = temperature
     w.law = make_law(w.max, temperature)
-    w.fast_known = False
-    w.list.weights = NULL
+    w.weighed = False
+    w.tier = UNKNOWN
 
 
 cdef tuple complaint(int64_t index, const Row *row):
     """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite."""
     cdef int64_t i
     cdef double x
-    cdef double buffer[GROUP]
     for i in range(row.n):
-        x = load_double(row, i, 1, buffer)[0]
+        x = row.loops.at(row, i)
         if not x < INFINITY:
             return index, i, x
     return index, -1, -INFINITY
 
 
-cdef int64_t first_at(const Source *source, double value) noexcept nogil:
-    """The first token whose logit is `value`; there has to be one."""
-    cdef int64_t b, i, count
-    cdef double buffer[BLOCK]
-    cdef const double *x
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, value):
-            continue
-        count = read_block(source, NULL, KEEP_ALL, b, &x, buffer, NULL)
-        for i in range(count):
-            if x[i] == value:
-                return id_at(source, b * BLOCK + i)
-    return -1
+# ------------------------------------------------------------------------------------- the list
+
+cdef void pad(List *list) noexcept nogil:
+    cdef int64_t i
+    for i in range(list.n, whole_words(list.n)):
+        list.values[i] = -INFINITY
 
 
-# --------------------------------------------------------------------------------- candidates
+cdef bint gather_between(Work *w, double low, double high) noexcept nogil:
+    """Make the list hold every token with low <= x < high. False where that is too many."""
+    w.listed = NOTHING
+    w.weighed = False
+    w.list.n = w.row.loops.gather(&w.row, low, high, room_for(w.row.n), w.list.values, w.list.ids)
+    if w.list.n < 0:
+        return False
+    pad(&w.list)
+    return True
+
 
 cdef bint gather(Work *w, double low) noexcept nogil:
-    """Make the list hold every token with x >= low. False where that is too many."""
-    cdef Scratch *s = w.scratch
-    cdef int64_t b, i, n = 0, room = room_for(w.whole.row.n)
-    low = max(low, -DBL_MAX)
-    if w.list_low <= low:
-        return True
-    if low <= w.too_low:
+    """Make the list hold every kept token with x >= low, finite. False where that is too many."""
+    if not gather_between(w, low, INFINITY):
         return False
-    w.list_low = INFINITY
-    for b in range(blocks_in(w.whole.row.n)):
-        if block_reaches(&w.whole, b, low):
-            n = gather_block(&w.whole, b, low, room, n, s.values, s.ids)
-            if n < 0:
-                w.too_low = low
-                return False
-    for i in range(n, whole_groups(n)):
-        s.values[i] = -INFINITY
-    w.list = Source(make_row(<const char *> s.values, sizeof(double), n, FLOAT64, False),
-                    s.ids, NULL, NULL)
-    w.list_low = low
+    w.listed = Cut(low, INT64_MAX)
+    trim(w)
     return True
 
 
-cdef const Source *weighed_list(Work *w) noexcept nogil:
-    if w.list.weights == NULL:
-        weigh(&w.law, w.scratch.values, whole_groups(w.list.row.n), w.scratch.weights)
-        w.list.weights = w.scratch.weights
-    return &w.list
+cdef void trim(Work *w) noexcept nogil:
+    """Drop from the list what the cut removes."""
+    cdef List *list = &w.list
+    cdef int64_t i, n = 0
+    if w.listed.value == w.cut.value and w.listed.last == w.cut.last:
+        return
+    if w.cut.value >= w.listed.value:
+        for i in range(list.n):
+            list.values[n] = list.values[i]
+            list.ids[n] = list.ids[i]
+            if w.weighed:
+                list.weights[n] = list.weights[i]
+            n += keeps(w.cut, list.values[n], list.ids[n])
+        list.n = n
+        pad(list)
+        if w.weighed:
+            for i in range(n, whole_words(n)):
+                list.weights[i] = 0.0
+        if is_listed(w, w.cut):
+            w.listed = w.cut
 
 
-cdef const Source *kept_source(Work *w, bint weighed) noexcept nogil:
-    """The list where it holds all that is kept, else the row.
-
-    The next `gather`, or `select` over the row, overwrites the list.
-    """
-    if w.list_low <= w.cut.value:
-        return weighed_list(w) if weighed else &w.list
-    return &w.whole
+cdef void weigh_list(Work *w) noexcept nogil:
+    if not w.weighed:
+        kernels.weigh(&w.law, w.list.values, whole_words(w.list.n), w.list.weights)
+        w.weighed = True
 
 
-# --------------------------------------------------------------------------------------- mass
+cdef Mass mass_of_list(Work *w) noexcept nogil:
+    weigh_list(w)
+    return kernels.sum(w.list.weights, w.list.n)
 
-cdef Mass mass_of(const Source *source, const Law *law, Cut cut) noexcept nogil:
-    cdef Mass total = Mass(0.0, 0.0)
-    cdef Mass part
+
+# ----------------------------------------------------------------------------------------- mass
+
+cdef void refine(Work *w) noexcept nogil:
+    """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
+    cdef Scratch *s = w.scratch
+    cdef const Loops *loops = w.row.loops
+    if w.tier != UNKNOWN:
+        w.tier += 1
+    elif (w.row.n < FAST_FROM or w.law.uniform or w.law.scale != 1.0
+          or not 1e-30 <= w.temperature <= 1e30):
+        w.tier = EXACT
+    elif w.broad or w.row.kind == FLOAT64:
+        w.tier = max(<int> FINE, w.plan.tier)
+    else:
+        w.tier = max(<int> FAST, w.plan.tier)
+    if w.tier == EXACT:
+        w.total = mass_value(loops.exact_mass(&w.row, &w.law, w.cut, s.blocks))
+        w.error = 0.0
+        return
+    if w.tier == FAST:
+        loops.fast_masses(&w.row, &w.law, w.cut, s.masses, s.errors)
+    else:
+        loops.fine_masses(&w.row, &w.law, w.cut, s.masses)
+        set_fine_errors(w)
+    add_up(w)
+
+
+cdef void set_fine_errors(Work *w) noexcept nogil:
     cdef int64_t b
-    for b in range(blocks_in(source.row.n)):
-        if block_reaches(source, b, cut.value):
-            part = block_mass(source, law, cut, b)
-            mass_add(&total, part.high, part.low)
-    return total
+    for b in range(blocks_in(&w.row)):
+        w.scratch.errors[b] = fine_error(w.scratch.masses[b], BLOCK)
 
 
-cdef int64_t count_of(const Source *source, Cut cut) noexcept nogil:
-    cdef int64_t b, total = 0
-    for b in range(blocks_in(source.row.n)):
-        if block_reaches(source, b, cut.value):
-            total += block_count(source, cut, b)
-    return total
+cdef double fine_error(double mass, int64_t n) noexcept nogil:
+    return mass * FINE_WEIGHT_ERROR + FINE_FLOOR_ERROR * n
 
 
-cdef bint weigh_fast(Work *w) noexcept nogil:
-    """The fast mass of what is kept of every block of the row. False where it has no use or no
-    bound."""
-    cdef Scratch *s = w.scratch
-    cdef Row *row = &w.whole.row
-    cdef int64_t b, first, count
-    cdef float buffer[BLOCK]
-    cdef const float *x
-    if (w.plan.exact or row.kind == FLOAT64 or row.n < FAST_FROM
-            or not 1e-30 <= w.temperature <= 1e30):
-        return False
-    if w.fast_known:
-        return True
-    w.fast_known = True
-    w.fast_total = 0.0
-    w.fast_error = 0.0
-    for b in range(blocks_in(row.n)):
-        s.fast[b] = 0.0
-        s.fast_error[b] = 0.0
-        if not block_reaches(&w.whole, b, w.cut.value):
-            continue
-        first = b * BLOCK
-        count = min(<int64_t> BLOCK, row.n - first)
-        if first <= w.cut.last < first + count - 1:
-            # The cut ends in this block: ties on both sides of its last token.
-            s.fast[b] = mass_value(block_mass(&w.whole, &w.law, w.cut, b))
-        else:
-            x = load_float(row, first, count, buffer)
-            s.fast[b] = fast_mass(x, whole_groups(count), <float> w.max,
-                                  <float> (1.4426950408889634 / w.temperature),
-                                  floor_of(w.cut, w.cut.last >= first), &s.fast_error[b])
-        w.fast_total += s.fast[b]
-        w.fast_error += s.fast_error[b]
-    return True
+cdef double rounding(const Work *w, double mass) noexcept nogil:
+    """A bound on what double sums over the blocks, and the grid of the exact mass, lose."""
+    return mass * DBL_EPSILON * (blocks_in(&w.row) + BLOCK) + FINE_FLOOR_ERROR * w.row.n
 
 
-# ------------------------------------------------------------------------------------- select
-
-cdef Ruler bit_ruler(double low, double top, int bins) noexcept nogil:
-    cdef uint64_t span = ordered_bits(top) - ordered_bits(low)
-    cdef int shift = 0
-    while (span >> shift) >= <uint64_t> bins:
-        shift += 1
-    return Ruler(True, bins, 0.0, 0.0, ordered_bits(top), shift)
-
-
-cdef void fill_bins(const Source *source, const Law *law, Cut cut, bint by_mass, double low,
-                    double top, const Ruler *ruler, Bin *bins) noexcept nogil:
-    cdef int64_t b, count, pending = 0
-    cdef double x_buffer[BLOCK]
-    cdef double w_buffer[BLOCK]
-    cdef double *weights = w_buffer if by_mass else NULL
-    cdef const double *x
-    cdef int i
-    memset(bins, 0, ruler.bins * sizeof(Bin))
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, low):
-            continue
-        count = read_block(source, law, cut, b, &x, x_buffer, weights)
-        histogram_block(source, cut, b * BLOCK, x, weights, count, low, top, ruler, bins)
-        pending += 1
-        if pending == CARRY_EVERY:
-            pending = 0
-            for i in range(ruler.bins):
-                mass_add(&bins[i].mass, 0.0, 0.0)
+cdef void add_up(Work *w) noexcept nogil:
+    cdef int64_t b
+    w.total = 0.0
+    w.error = 0.0
+    for b in range(blocks_in(&w.row)):
+        w.total += w.scratch.masses[b]
+        w.error += w.scratch.errors[b]
+    w.error += rounding(w, w.total)
 
 
-cdef Ruler first_ruler(double expected_low, double low, double top, int bins) noexcept nogil:
-    """Bins of equal width from top to expected_low, where doubles allow that; else by bits."""
-    cdef double steps = (bins - 1) / (top - expected_low)
-    if 0.0 < steps < 1e300:
-        return Ruler(False, bins, top, steps, 0, 0)
-    return bit_ruler(low, top, bins)
+cdef void note(Work *w, int listed) noexcept nogil:
+    """Count a question that the current tier has settled; `listed` is the counter of its kind."""
+    w.scratch.counts[listed + w.tier] += 1
 
 
-cdef bint gather_band(Work *w, Cut cut, double low, double top, int64_t count,
-                      Source *band) noexcept nogil:
-    """Copy the `count` kept tokens of the row in [low, top], in place of the candidates."""
-    cdef Scratch *s = w.scratch
-    cdef double buffer[BLOCK]
-    cdef const double *x
-    cdef int64_t b, i, n = 0, size
-    if count > room_for(w.whole.row.n):
-        return False
-    w.list_low = INFINITY
-    for b in range(blocks_in(w.whole.row.n)):
-        if not block_reaches(&w.whole, b, low):
-            continue
-        size = read_block(&w.whole, NULL, cut, b, &x, buffer, NULL)
-        for i in range(size):
-            s.values[n] = x[i]
-            s.ids[n] = b * BLOCK + i
-            # Most are not in the band: a store that the next one overwrites beats a branch.
-            if low <= x[i] <= top and keeps(cut, x[i], b * BLOCK + i):
-                n += 1
-    for i in range(n, whole_groups(n)):
-        s.values[i] = -INFINITY
-    band[0] = Source(make_row(<const char *> s.values, sizeof(double), n, FLOAT64, False), s.ids,
-                     NULL, NULL)
-    return True
+# --------------------------------------------------------------------------------------- select
+
+# The boundary of a prefix: the value of its last token, and the measure without that token and its
+# ties, and with all of them.
+cdef struct Boundary:
+    double value
+    Mass before
+    Mass reached
 
 
-cdef Boundary select(Work *w, const Source *source, Cut cut, bint by_mass, double target,
-                     bint relative, double low, double expected_low) noexcept nogil:
-    """The shortest prefix in rank of source, within cut, whose measure reaches target.
+# A prefix that reaches a target, and its measure.
+cdef struct Prefix:
+    Cut cut
+    double reached
 
-    The measure is the canonical mass or the count of tokens; with relative, target is a share of
-    the whole. Tokens below low are left out. expected_low says down to where to bin finely first.
-    A target that is not reached gives all there is.
+
+cdef Boundary find_boundary(const Row *row, List list, List *part, bint by_mass, Mass before,
+                            double target, double high) noexcept nogil:
+    """Where the shortest prefix in rank of a list ends whose measure, on top of `before`, reaches
+    target. The measure is the exact mass, or the count of tokens, held as a mass of 1 each.
+
+    The list's logits are numbers of the row, none above `high`, and not none. A target that is not
+    reached gives all there is. With `part`, what is left of a long list is copied there once it has
+    shrunk.
     """
-    cdef Bin *bins = w.scratch.bins
-    cdef Ruler ruler = first_ruler(expected_low, low, w.max,
-                                   MAX_BINS if source.row.n > FAST_FROM else 128)
-    cdef Mass above = Mass(0.0, 0.0)
-    cdef Mass total = Mass(0.0, 0.0)
-    cdef Mass reached
-    cdef int64_t count_above = 0
-    cdef int i, chosen
-    cdef double top = w.max
-    cdef Source band
-    if source.row.n <= SMALL:
-        if relative:
-            target *= mass_value(mass_of(source, &w.law, cut))
-        return settle(w, source, cut, by_mass, target, low, top, above, 0)
-    while True:
-        fill_bins(source, &w.law, cut, by_mass, low, top, &ruler, bins)
-        if relative:
-            for i in range(ruler.bins):
-                mass_add(&total, bins[i].mass.high, bins[i].mass.low)
-            target *= mass_value(total)
-            relative = False
-        chosen = -1
-        for i in range(ruler.bins):
-            if bins[i].count == 0:
-                continue
-            if chosen >= 0:
-                mass_add(&above, bins[chosen].mass.high, bins[chosen].mass.low)
-                count_above += bins[chosen].count
-            chosen = i
-            reached = above
-            mass_add(&reached, bins[i].mass.high, bins[i].mass.low)
-            if (mass_value(reached) if by_mass else count_above + bins[i].count) >= target:
-                break
-        if chosen < 0:
-            return Boundary(cut, 0.0, 0.0)
-        low = bins[chosen].min
-        top = bins[chosen].max
-        if bins[chosen].count <= SMALL:
-            return settle(w, source, cut, by_mass, target, low, top, above, count_above)
-        if low == top:
-            return settle_ties(w, source, cut, by_mass, target, low, bins[chosen].count, above,
-                               count_above)
-        if source == &w.whole and gather_band(w, cut, low, top, bins[chosen].count, &band):
-            source = &band
-        ruler = bit_ruler(low, top, MAX_BINS)
-
-
-cdef Boundary settle(const Work *w, const Source *source, Cut cut, bint by_mass, double target,
-                     double low, double top, Mass above, int64_t count_above) noexcept nogil:
-    """Finish `select` among the at most SMALL tokens of [low, top]: sort them, walk down."""
-    cdef double values[SMALL]
-    cdef double weights[SMALL]
-    cdef int64_t ids[SMALL]
-    cdef double x_buffer[BLOCK]
-    cdef double w_buffer[BLOCK]
-    cdef const double *x
-    cdef int64_t b, i, count, id, n = 0, place
-    cdef double before = 0.0
-    cdef double measure = mass_value(above) if by_mass else <double> count_above
-    cdef double high
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, low):
-            continue
-        count = read_block(source, &w.law, cut, b, &x, x_buffer, w_buffer if by_mass else NULL)
-        for i in range(count):
-            if not (low <= x[i] <= top):
-                continue
-            id = id_at(source, b * BLOCK + i)
-            if not keeps(cut, x[i], id):
-                continue
-            place = n
-            while place > 0 and values[place - 1] < x[i]:
-                values[place] = values[place - 1]
-                weights[place] = weights[place - 1]
-                ids[place] = ids[place - 1]
-                place -= 1
-            values[place] = x[i]
-            weights[place] = w_buffer[i] if by_mass else 1.0
-            ids[place] = id
-            n += 1
-    if n == 0:
-        return Boundary(cut, 0.0, 0.0)
-    for i in range(n):
-        before = measure
-        if by_mass:
-            high = high_part(weights[i])
-            mass_add(&above, high, low_part(weights[i], high))
-            measure = mass_value(above)
+    cdef Boundary found
+    cdef Split split
+    cdef double low, middle
+    cdef int64_t above = 0, up_to = list.n, i, n
+    cdef int rounds = 0
+    cdef Mass start = before, reached
+    kernels.split(list.values, list.weights if by_mass else NULL, list.n, -DBL_MAX, &split)
+    low = split.least
+    found.before = before
+    found.reached = measure(by_mass, before, &split)
+    while low < high:
+        # By value, and now and then by the numbers between: that ends, whatever the values.
+        rounds += 1
+        middle = low * 0.5 + high * 0.5 if rounds % 4 else halfway(row, low, high)
+        if not low < middle <= high:
+            middle = high
+        kernels.split(list.values, list.weights if by_mass else NULL, list.n, middle, &split)
+        reached = measure(by_mass, start, &split)
+        if mass_value(reached) >= target:
+            low = split.least
+            found.reached = reached
+            up_to = split.count
         else:
-            measure += 1.0
-        if measure >= target:
-            n = i + 1
-            break
-    return Boundary(Cut(values[n - 1], ids[n - 1]), before, measure)
+            high = split.most
+            found.before = reached
+            above = split.count
+        if part != NULL and list.n > 4 * WORD and up_to - above <= list.n // 4:
+            n = 0
+            for i in range(list.n):
+                part.values[n] = list.values[i]
+                part.ids[n] = list.ids[i]
+                if by_mass:
+                    part.weights[n] = list.weights[i]
+                n += low <= part.values[n] <= high
+            part.n = n
+            pad(part)
+            if by_mass:
+                for i in range(n, whole_words(n)):
+                    part.weights[i] = 0.0
+            list = part[0]
+            start = found.before
+            above = 0
+            up_to = n
+    found.value = low
+    return found
 
 
-cdef double measure_with_ties(bint by_mass, Mass above, int64_t count_above, double weight,
-                              int64_t ties) noexcept nogil:
-    cdef Mass part
-    if not by_mass:
-        return <double> (count_above + ties)
-    part = mass_times(weight, ties)
-    mass_add(&above, part.high, part.low)
-    return mass_value(above)
+cdef Mass measure(bint by_mass, Mass before, const Split *split) noexcept nogil:
+    if by_mass:
+        mass_add(&before, split.mass.high, split.mass.low)
+    else:
+        before.high += split.count
+    return before
 
 
-cdef Boundary settle_ties(const Work *w, const Source *source, Cut cut, bint by_mass,
-                          double target, double value, int64_t ties, Mass above,
-                          int64_t count_above) noexcept nogil:
-    """Finish `select` among many equal logits: how many are needed, and the id of the last."""
-    cdef double weight = exp_canonical(tempered(&w.law, value))
-    cdef double buffer[BLOCK]
-    cdef const double *x
-    cdef int64_t few = 1, many = ties, middle, b, i, id, left, count
+cdef int64_t ties_needed(const Law *law, bint by_mass, Boundary found, int64_t ties,
+                         double target) noexcept nogil:
+    """How many of the equal tokens at a boundary its prefix needs: at least 1, at most ties."""
+    cdef int64_t few = 1, many = ties, middle
     while few < many:
         middle = few + (many - few) // 2
-        if measure_with_ties(by_mass, above, count_above, weight, middle) >= target:
+        if mass_value(with_ties(law, by_mass, found, middle)) >= target:
             many = middle
         else:
             few = middle + 1
-    left = few
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, value):
-            continue
-        count = read_block(source, &w.law, cut, b, &x, buffer, NULL)
-        for i in range(count):
-            if x[i] == value:
-                id = id_at(source, b * BLOCK + i)
-                left -= keeps(cut, value, id)
-                if left == 0:
-                    return Boundary(
-                        Cut(value, id),
-                        measure_with_ties(by_mass, above, count_above, weight, few - 1),
-                        measure_with_ties(by_mass, above, count_above, weight, few))
-    return Boundary(cut, 0.0, 0.0)  # not reached: `ties` tokens were counted
+    return few
 
 
-# ------------------------------------------------------------------------------------- stages
+cdef Mass with_ties(const Law *law, bint by_mass, Boundary found, int64_t ties) noexcept nogil:
+    cdef double weight = exp_canonical(tempered(law, found.value)) if by_mass else 1.0
+    cdef Mass part = mass_times(weight, ties)
+    mass_add(&found.before, part.high, part.low)
+    return found.before
 
-cdef double low_guess(const Work *w) noexcept nogil:
-    """A logit below which few of the row lie, for binning: twice as far below the lowest
-    maximum of a span as that is below the largest."""
-    cdef double low = w.max
-    cdef int64_t i
-    for i in range(spans_in(w.whole.row.n)):
-        if -INFINITY < w.whole.tops[i] < low:
-            low = w.whole.tops[i]
-    return low - 2.0 * (w.max - low) - 1.0
 
+cdef Prefix select(const Work *w, List list, bint by_mass, Mass before, double target,
+                   double high) noexcept nogil:
+    """The shortest prefix in rank of a list whose measure reaches target: see `find_boundary`."""
+    cdef List part = w.scratch.part
+    cdef Boundary found = find_boundary(&w.row, list, &part, by_mass, before, target, high)
+    cdef int64_t i, ties = 0, needed, last = -1
+    for i in range(list.n):
+        if list.values[i] == found.value:
+            ties += 1
+            last = i
+    if ties == 1:
+        return Prefix(Cut(found.value, list.ids[last]), mass_value(found.reached))
+    needed = ties_needed(&w.law, by_mass, found, ties, target)
+    ties = 0
+    for i in range(list.n):
+        if list.values[i] == found.value:
+            ties += 1
+            if ties == needed:
+                last = i
+                break
+    return Prefix(Cut(found.value, list.ids[last]),
+                  mass_value(with_ties(&w.law, by_mass, found, needed)))
+
+
+# --------------------------------------------------------------------------------------- narrow
+
+# What `narrow` knows: the boundary's logit is in [low, high), and the measure of what is at or
+# above either, with the error of the latter.
+cdef struct Bracket:
+    bint by_mass
+    double wanted         # a count, or a share of the mass
+    double low
+    double high
+    double at_low
+    double at_high
+    double error
+
+
+cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
+    """The cut of the shortest prefix in rank that has `wanted` tokens, or that share of the mass of
+    what is kept, by measuring the row at a few values at a time. The list does not survive it.
+
+    By mass, some of it has to be known; by count, the row has more than `wanted` finite logits.
+    """
+    cdef Bracket b
+    cdef int64_t step = (w.row.n + PICKED - 1) // PICKED, few = 0, room = room_for(w.row.n)
+    cdef int64_t first = 0
+    cdef double floors[FLOORS]
+    b.by_mass = by_mass
+    b.wanted = wanted
+    b.low = least_of(&w.row, -INFINITY, True)
+    if by_mass:
+        b.low = max(b.low, least_of(&w.row, w.cut.value, False))
+    b.high = least_of(&w.row, w.max, True)
+    b.at_low = w.total if by_mass else <double> w.row.loops.count(&w.row, KEEP_ALL)
+    b.at_high = 0.0
+    b.error = 0.0
+    w.broad = True
+    while True:
+        if w.row.n > room:
+            few = w.row.loops.pick(&w.row, first, step, b.low, b.high, w.scratch.part.values)
+        if (few * step <= room // 2
+                and gather_between(w, b.low, b.high if b.high <= w.max else INFINITY)):
+            return settle_list(w, &b)
+        if least_of(&w.row, b.low, True) >= b.high:
+            return settle_ties(w, &b)
+        guess(w, &b, few, floors)
+        if by_mass:
+            measure_masses(w, &b, floors)
+        else:
+            measure_counts(w, &b, floors)
+        first = (first + 1) % step
+
+
+cdef void guess(Work *w, const Bracket *b, int64_t few, double *floors) noexcept nogil:
+    """Three values within the bracket: the middle one by numbers, which alone would do, and two
+    that are likely to have the boundary between them, as far as the `few` tokens tell that were
+    picked into `part`."""
+    cdef double halved = halfway(&w.row, b.low, b.high)
+    cdef double share = (target_of(w, b) - b.at_high) / (b.at_low - b.at_high)
+    cdef double rank, spread
+    cdef List picked = w.scratch.part
+    cdef Split split
+    cdef Boundary found
+    cdef int i
+    floors[0] = halved
+    floors[1] = halved
+    floors[2] = halved
+    if few < 16 or not 0.0 < share <= 1.0:
+        return
+    picked.n = few
+    pad(&picked)
+    rank = ceil(share * few)
+    if b.by_mass:
+        kernels.weigh(&w.law, picked.values, whole_words(few), picked.weights)
+        found = find_boundary(&w.row, picked, NULL, True, NO_MASS,
+                              share * mass_value(kernels.sum(picked.weights, few)), b.high)
+        kernels.split(picked.values, NULL, few, found.value, &split)
+        rank = split.count
+    # Three standard deviations of the place of a quantile in a sample.
+    spread = 3.0 * sqrt(rank * (few - rank) / few) + 2.0
+    floors[0] = least_of(&w.row, find_boundary(&w.row, picked, NULL, False, NO_MASS,
+                                               max(1.0, rank - spread), b.high).value, True)
+    floors[1] = find_boundary(&w.row, picked, NULL, False, NO_MASS,
+                              min(<double> few, rank + spread), b.high).value
+    for i in range(2):
+        if not b.low < floors[i] < b.high:
+            floors[i] = halved
+
+
+cdef double target_of(const Work *w, const Bracket *b) noexcept nogil:
+    return b.wanted * w.total if b.by_mass else b.wanted
+
+
+cdef void measure_counts(Work *w, Bracket *b, const double *floors) noexcept nogil:
+    cdef int64_t counts[FLOORS]
+    cdef int i
+    w.row.loops.counts(&w.row, floors, counts)
+    for i in range(FLOORS):
+        update(b, floors[i], counts[i], 0.0, b.wanted, b.wanted)
+
+
+cdef void measure_masses(Work *w, Bracket *b, const double *floors) noexcept nogil:
+    cdef const Loops *loops = w.row.loops
+    cdef double masses[FLOORS]
+    cdef double error
+    cdef bint moved = False
+    cdef int i
+    if w.tier == EXACT:
+        for i in range(FLOORS):
+            masses[i] = mass_value(loops.exact_mass(&w.row, &w.law, Cut(floors[i], INT64_MAX),
+                                                    NULL))
+            update(b, floors[i], masses[i], 0.0, b.wanted * w.total, b.wanted * w.total)
+        return
+    loops.fine_masses_above(&w.row, &w.law, w.cut, w.scratch.masses, floors, masses)
+    w.tier = FINE
+    set_fine_errors(w)
+    add_up(w)
+    for i in range(FLOORS):
+        error = fine_error(masses[i], w.row.n) + rounding(w, masses[i])
+        moved |= update(b, floors[i], masses[i], error, b.wanted * (w.total - w.error),
+                        b.wanted * (w.total + w.error))
+    if not moved:
+        refine(w)
+
+
+cdef bint update(Bracket *b, double value, double measured, double error, double least,
+                 double most) noexcept nogil:
+    """Let a measure of what is at or above a value narrow the bracket; the target is between least
+    and most. Returns whether it did."""
+    if measured + error < least and value < b.high:
+        b.high = value
+        b.at_high = measured
+        b.error = error
+        return True
+    if measured - error >= most and value > b.low:
+        b.low = value
+        b.at_low = measured
+        return True
+    return False
+
+
+cdef Cut settle_list(Work *w, const Bracket *b) noexcept nogil:
+    """Finish `narrow` on the list, which holds the bracket."""
+    cdef Prefix found
+    cdef Mass above = NO_MASS
+    cdef double least, most
+    if not b.by_mass:
+        above.high = b.at_high
+        return select(w, w.list, False, above, b.wanted, b.high).cut
+    w.listed = Cut(b.low, INT64_MAX)
+    trim(w)  # ties at the end of what is kept
+    w.listed = NOTHING
+    weigh_list(w)
+    while w.tier != EXACT:
+        least = b.wanted * (w.total - w.error) - (b.at_high + b.error)
+        most = b.wanted * (w.total + w.error) - (b.at_high - b.error)
+        # These differences are of the size of the total, and round by that.
+        found = select(w, w.list, True, NO_MASS, least - 4.0 * DBL_EPSILON * w.total, b.high)
+        if found.reached >= most + 4.0 * DBL_EPSILON * w.total:
+            note(w, TOP_P_LISTED)
+            return found.cut
+        refine(w)
+    if b.at_high > 0.0:
+        above = w.row.loops.exact_mass(&w.row, &w.law, Cut(b.high, INT64_MAX), NULL)
+    note(w, TOP_P_LISTED)
+    return select(w, w.list, True, above, b.wanted * w.total, b.high).cut
+
+
+cdef Cut settle_ties(Work *w, const Bracket *b) noexcept nogil:
+    """Finish `narrow` where all that is left in the bracket is one value, and more tokens of it
+    than a list holds."""
+    cdef const Loops *loops = w.row.loops
+    cdef Boundary found
+    cdef int64_t ties, last = INT64_MAX
+    found.value = b.low
+    found.before = NO_MASS
+    if b.by_mass:
+        while w.tier != EXACT:
+            refine(w)
+        found.before = loops.exact_mass(&w.row, &w.law, Cut(b.low, -1), NULL)
+        note(w, TOP_P_LISTED)
+    else:
+        found.before.high = loops.count(&w.row, Cut(b.low, -1))
+    if b.by_mass and w.cut.value == b.low:
+        last = w.cut.last
+    ties = loops.count(&w.row, Cut(b.low, last)) - loops.count(&w.row, Cut(b.low, -1))
+    ties = ties_needed(&w.law, b.by_mass, found, ties, target_of(w, b))
+    return Cut(b.low, loops.find(&w.row, b.low, ties))
+
+
+# --------------------------------------------------------------------------------------- stages
 
 cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
     """The cut that keeps the first k of the row."""
-    cdef const Row *row = &w.whole.row
-    cdef int64_t b, bounds = 0
-    cdef Source maxima
-    cdef Boundary found
+    cdef Mass none = NO_MASS
     if k == 1:
-        return Cut(w.max, first_at(&w.whole, w.max))
-    if k >= w.whole.row.n:
+        return Cut(w.max, w.row.loops.find(&w.row, w.max, 1))
+    if k >= w.row.n:
         return KEEP_ALL
-    if w.list_low < INFINITY and w.list.row.n >= k:
-        return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
-    # The k-th largest of the maxima of any parts of the row is a lower bound on the k-th largest
-    # logit: of its spans, or, where those are too few, of its groups.
-    if k <= spans_in(row.n):
-        bounds = spans_in(row.n)
-        maxima = Source(make_row(<const char *> w.whole.tops, sizeof(double), bounds, FLOAT64,
-                                 False), NULL, NULL, NULL)
-    elif k <= groups_in(row.n):
-        for b in range(blocks_in(row.n)):
-            group_maxima(row, b * BLOCK, min(<int64_t> BLOCK, row.n - b * BLOCK),
-                         w.scratch.maxima + b * GROUPS_PER_BLOCK)
-        bounds = groups_in(row.n)
-        maxima = Source(make_row(<const char *> w.scratch.maxima, sizeof(double), bounds, FLOAT64,
-                                 False), NULL, NULL, NULL)
-    if bounds > 0:
-        found = select(w, &maxima, KEEP_ALL, False, k, False, -INFINITY, low_guess(w))
-        # With fewer than k finite maxima there is no bound; the row itself is asked.
-        if found.reached >= k and gather(w, found.cut.value):
-            return select(w, &w.list, KEEP_ALL, False, k, False, w.list_low, w.list_low).cut
-    return select(w, &w.whole, KEEP_ALL, False, k, False, -INFINITY, low_guess(w)).cut
+    if not (w.listed.value < INFINITY and w.list.n >= k):
+        if w.listed.value == -INFINITY:
+            return KEEP_ALL  # all finite logits are listed, and they are fewer
+        if not gather_first(w, k):
+            if w.row.loops.count(&w.row, KEEP_ALL) <= k:
+                return KEEP_ALL
+            return narrow(w, False, k)
+    return select(w, w.list, False, none, k, w.max).cut
+
+
+cdef bint gather_first(Work *w, int64_t k) noexcept nogil:
+    """Make the list hold the first k of the row in rank, and few more. False where that fails.
+
+    The cut is of no concern here: what it removes may be needed.
+    """
+    cdef double low
+    if k > maxima_in(blocks_in(&w.row)):
+        return False
+    low = w.row.loops.bound(&w.row, k, w.scratch.folded)
+    if low == -INFINITY or not gather_between(w, low, INFINITY):
+        return False
+    w.listed = Cut(low, INT64_MAX)
+    return True
 
 
 cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     """The cut that keeps the shortest prefix of what is kept whose share of the mass is >= p."""
-    cdef double least, most, depth, low, mass
-    cdef bint proven
-    cdef Boundary found
-    cdef const Source *source
-    if w.list_low <= w.cut.value:
-        return select(w, weighed_list(w), w.cut, True, p, True, w.cut.value, w.list_low).cut
-    if not w.law.uniform:
-        proven = not weigh_fast(w)
-        if proven:
-            least = mass_value(mass_of(&w.whole, &w.law, w.cut))
-            most = least
-        else:
-            least = (w.fast_total - w.fast_error) * (1.0 - CANONICAL_SLACK)
-            most = (w.fast_total + w.fast_error) * (1.0 + CANONICAL_SLACK)
-        # No token weighs more than 1: a mass beyond the room for candidates will not fit there.
-        depth = 4.0 if p * least < room_for(w.whole.row.n) else INFINITY
-        while depth <= 16.0:
-            low = max(w.max - depth * w.temperature, w.cut.value)
-            depth *= 2.0
-            if not gather(w, low):
+    cdef int64_t k = FIRST_LIST
+    cdef Prefix found
+    if p == 0.0:
+        return first_in_rank(w, 1)
+    if w.law.uniform and not is_listed(w, w.cut):
+        # Every token weighs 1.
+        k = <int64_t> ceil(p * w.row.loops.count(&w.row, w.cut))
+        return first_in_rank(w, k)
+    if not is_listed(w, w.cut):
+        if w.tier == UNKNOWN:
+            refine(w)
+        while k <= LAST_LIST:
+            if not gather_first(w, k):
+                return narrow(w, True, p)
+            trim(w)
+            if (is_listed(w, w.cut)
+                    or mass_value(mass_of_list(w)) >= p * (w.total + w.error)):
                 break
-            source = weighed_list(w)
-            mass = mass_value(mass_of(source, &w.law, w.cut))
-            if mass < p * most * (1.0 + CANONICAL_SLACK):
-                continue
-            found = select(w, source, w.cut, True, p * least, False, w.list_low, w.list_low)
-            if proven or (found.before < p * least * (1.0 - CANONICAL_SLACK)
-                          and found.reached >= p * most * (1.0 + CANONICAL_SLACK)):
-                return found.cut
-            least = mass_value(mass_of(&w.whole, &w.law, w.cut))
-            return select(w, source, w.cut, True, p * least, False, w.list_low, w.list_low).cut
-    # The kept set is broad: bins over the row itself. What lies deeper than the low bound weighs
-    # nothing; a uniform law has no such bound.
-    low = -INFINITY if w.law.uniform else w.max - (NEGLIGIBLE_DEPTH + 2.0) * w.temperature
-    return select(w, &w.whole, w.cut, True, p, True, max(low, w.cut.value),
-                  max(low, low_guess(w), w.cut.value)).cut
+            k *= LIST_GROWTH
+        else:
+            return narrow(w, True, p)
+    if is_listed(w, w.cut):
+        w.scratch.counts[TOP_P_LISTED] += 1
+        return select(w, w.list, True, NO_MASS, p * mass_value(mass_of_list(w)), w.max).cut
+    # The list holds the boundary. Where the answer is the same for the least and for the largest
+    # total that there can be, it is the answer.
+    while True:
+        found = select(w, w.list, True, NO_MASS, p * (w.total - w.error), w.max)
+        if w.tier == EXACT or found.reached >= p * (w.total + w.error):
+            note(w, TOP_P_LISTED)
+            return found.cut
+        refine(w)
 
 
 cdef Cut above_share_of_max(const Work *w, double m) noexcept nogil:
@@ -825,7 +970,6 @@ cdef Cut above_share_of_max(const Work *w, double m) noexcept nogil:
 cdef void apply_stages(Work *w) noexcept nogil:
     cdef const Plan *plan = w.plan
     cdef int i
-    cdef int64_t k
     cdef double value
     cdef Cut cut
     for i in range(plan.count):
@@ -836,14 +980,14 @@ cdef void apply_stages(Work *w) noexcept nogil:
             if value == 0.0:
                 w.cut = first_in_rank(w, 1)
                 w.greedy = True
+                if is_listed(w, w.cut):
+                    trim(w)
             else:
                 # Temperatures multiply; the product must not reach 0, which means greedy.
-                value = w.temperature * value
-                set_temperature(w, max(value, 5e-324))
+                set_temperature(w, max(w.temperature * value, 5e-324))
             continue
         if plan.kinds[i] == TOP_K:
-            k = <int64_t> value
-            cut = first_in_rank(w, k)
+            cut = first_in_rank(w, <int64_t> value)
             if plan.ties_all:
                 cut.last = INT64_MAX
         elif plan.kinds[i] == TOP_P:
@@ -852,109 +996,144 @@ cdef void apply_stages(Work *w) noexcept nogil:
             cut = above_share_of_max(w, value)
         if plan.min_tokens_to_keep > 1:
             cut = longer(cut, first_in_rank(w, plan.min_tokens_to_keep))
-        w.cut = shorter(w.cut, cut)
-        w.fast_known = False
-        if w.cut.value > -INFINITY:
-            gather(w, w.cut.value)
+        keep(w, cut)
 
 
-# --------------------------------------------------------------------------------------- draw
+cdef void keep(Work *w, Cut cut) noexcept nogil:
+    """Cut what is kept shorter, and list it if it is not too much."""
+    w.cut = shorter(w.cut, cut)
+    w.tier = UNKNOWN
+    if is_listed(w, w.cut):
+        trim(w)
+    elif w.cut.value > -INFINITY:
+        gather(w, w.cut.value)
 
-cdef int64_t draw_fast(Work *w, double u) noexcept nogil:
-    """The token at u from the fast mass of the row, or -1 where the bound does not prove it.
+
+# ----------------------------------------------------------------------------------------- draw
+
+cdef int64_t walk(const double *weights, int64_t n, Mass passed, double target) noexcept nogil:
+    """The first place at which the exact cumulative mass, on top of passed, exceeds target; -1 if
+    there is none. weights are padded with 0 to whole words."""
+    cdef int64_t i, word, first = 0
+    cdef Mass upto
+    cdef double high
+    for word in range((n + WORD - 1) // WORD):
+        first = word * WORD
+        upto = kernels.sum(weights + first, min(<int64_t> WORD, n - first))
+        mass_add(&upto, passed.high, passed.low)
+        if mass_value(upto) > target:
+            break
+        passed = upto
+    else:
+        return -1
+    for i in range(first, min(first + WORD, n)):
+        high = high_part(weights[i])
+        # Without a carry: so few lows add exactly as they are, and the value is rounded once.
+        passed.high += high
+        passed.low += low_part(weights[i], high)
+        if passed.high + passed.low > target:
+            return i
+    return -1
+
+
+cdef int64_t draw_from_list(Work *w, double u) noexcept nogil:
+    cdef double target = u * mass_value(mass_of_list(w))
+    return w.list.ids[walk(w.list.weights, w.list.n, NO_MASS, target)]
+
+
+cdef int64_t draw_proven(Work *w, double u) noexcept nogil:
+    """The token at u by the masses of the blocks, or -1 where their error leaves it open.
 
     With P the mass of the blocks before, Q that of the rest, the target within the block is
     u Q - (1 - u) P, hence its error u error(Q) + (1 - u) error(P).
     """
     cdef Scratch *s = w.scratch
-    cdef double x_buffer[BLOCK]
+    cdef double x[BLOCK]
     cdef double weights[BLOCK]
-    cdef const double *x
-    cdef double passed = 0.0, passed_error = 0.0, target = u * w.fast_total, error
+    cdef double passed = 0.0, passed_error = 0.0, target = u * w.total, error
     cdef double before, after = 0.0
-    cdef int64_t b, i, count, blocks = blocks_in(w.whole.row.n)
+    cdef int64_t b, i, count, blocks = blocks_in(&w.row)
     for b in range(blocks):
-        if passed + s.fast[b] > target:
+        if passed + s.masses[b] > target:
             break
-        passed += s.fast[b]
-        passed_error += s.fast_error[b]
+        passed += s.masses[b]
+        passed_error += s.errors[b]
     else:
         return -1
     target -= passed
-    error = (u * (w.fast_error - passed_error) + (1.0 - u) * passed_error
-             + CANONICAL_SLACK * w.fast_total)
-    count = read_block(&w.whole, &w.law, w.cut, b, &x, x_buffer, weights)
+    error = (u * (w.error - passed_error) + (1.0 - u) * passed_error + rounding(w, w.total))
+    count = w.row.loops.read(&w.row, &w.law, w.cut, b, x, weights)
     for i in range(count):
         before = after
         after += weights[i]
         if after > target:
-            # Nothing lies before the first kept token, whatever the error.
-            if ((before <= target - error or (before == 0.0 and passed == 0.0))
-                    and after > target + error):
-                return b * BLOCK + i
+            if before <= target - error and after > target + error:
+                return block_start(&w.row, b) + i
             return -1
     return -1
 
 
-cdef int64_t draw_exact(Work *w, const Source *source, double u) noexcept nogil:
+cdef int64_t draw_exact(Work *w, double u) noexcept nogil:
+    """The token at u by the exact masses of the blocks."""
     cdef Mass *blocks = w.scratch.blocks
-    cdef Mass passed = Mass(0.0, 0.0)
-    cdef Mass upto
-    cdef double x_buffer[BLOCK]
+    cdef double x[BLOCK]
     cdef double weights[BLOCK]
-    cdef const double *x
-    cdef double target, high
-    cdef int64_t b = 0, i, count, block_total = blocks_in(source.row.n)
-    for b in range(block_total):
-        blocks[b] = Mass(0.0, 0.0)
-        if block_reaches(source, b, w.cut.value):
-            blocks[b] = block_mass(source, &w.law, w.cut, b)
-            mass_add(&passed, blocks[b].high, blocks[b].low)
-    target = u * mass_value(passed)
-    passed = Mass(0.0, 0.0)
-    for b in range(block_total):
+    cdef Mass passed = NO_MASS, upto
+    cdef double target = u * w.total
+    cdef int64_t b, count
+    for b in range(blocks_in(&w.row)):
         upto = passed
         mass_add(&upto, blocks[b].high, blocks[b].low)
         if mass_value(upto) > target:
             break
         passed = upto
-    count = read_block(source, &w.law, w.cut, b, &x, x_buffer, weights)
-    for i in range(count):
-        high = high_part(weights[i])
-        mass_add(&passed, high, low_part(weights[i], high))
-        if mass_value(passed) > target:
-            return id_at(source, b * BLOCK + i)
-    return -1  # not reached: the last sum is the total, and the total exceeds u times itself
+    count = w.row.loops.read(&w.row, &w.law, w.cut, b, x, weights)
+    return block_start(&w.row, b) + walk(weights, count, passed, target)
 
 
 cdef int64_t draw(Work *w, double u) noexcept nogil:
     cdef int64_t token
-    cdef const Source *source
     if w.greedy:
         return w.cut.last
-    source = kept_source(w, True)
-    if source == &w.whole and weigh_fast(w):
-        token = draw_fast(w, u)
+    if is_listed(w, w.cut):
+        w.scratch.counts[DRAWS_LISTED] += 1
+        return draw_from_list(w, u)
+    if w.tier == UNKNOWN:
+        refine(w)
+    while w.tier != EXACT:
+        token = draw_proven(w, u)
         if token >= 0:
+            note(w, DRAWS_LISTED)
             return token
-    return draw_exact(w, source, u)
+        refine(w)
+    note(w, DRAWS_LISTED)
+    return draw_exact(w, u)
 
 
-cdef double accumulate(Work *w, const Source *source, double *cumulative) noexcept nogil:
-    """cumulative[i] = the mass of what is kept up to position i of source; returns the total."""
-    cdef double x_buffer[BLOCK]
+cdef double accumulate(Work *w, double *cumulative) noexcept nogil:
+    """cumulative[i] = the mass of what is kept up to place i of the list, or of the row, whichever
+    is at work; returns the total."""
+    cdef double x[BLOCK]
     cdef double weights[BLOCK]
-    cdef const double *x
-    cdef Mass mass = Mass(0.0, 0.0)
-    cdef double high
-    cdef int64_t b, i, count
-    for b in range(blocks_in(source.row.n)):
-        count = read_block(source, &w.law, w.cut, b, &x, x_buffer, weights)
-        for i in range(count):
-            high = high_part(weights[i])
-            mass_add(&mass, high, low_part(weights[i], high))
-            cumulative[b * BLOCK + i] = mass_value(mass)
+    cdef Mass mass = NO_MASS
+    cdef int64_t b, count
+    if is_listed(w, w.cut):
+        weigh_list(w)
+        add_on(w.list.weights, w.list.n, &mass, cumulative)
+    else:
+        for b in range(blocks_in(&w.row)):
+            count = w.row.loops.read(&w.row, &w.law, w.cut, b, x, weights)
+            add_on(weights, count, &mass, cumulative + block_start(&w.row, b))
     return mass_value(mass)
+
+
+cdef void add_on(const double *weights, int64_t n, Mass *mass, double *cumulative) noexcept nogil:
+    cdef int64_t i
+    cdef double high
+    for i in range(n):
+        high = high_part(weights[i])
+        mass_add(mass, high, low_part(weights[i], high))
+        cumulative[i] = mass_value(mass[0])
 
 
 cdef int64_t position_above(const double *cumulative, int64_t n, double target) noexcept nogil:
@@ -969,7 +1148,28 @@ cdef int64_t position_above(const double *cumulative, int64_t n, double target) 
     return low
 
 
-# ---------------------------------------------------------------------- what there is to report
+cdef void draw_all(Work *w, Job *job, int64_t row, int64_t *tokens) noexcept nogil:
+    """tokens[i] = the token of draw i of what the stages kept."""
+    cdef double total
+    cdef int64_t i, place, n = w.row.n
+    cdef double *cumulative = w.scratch.cumulative
+    cdef const int64_t *ids = NULL
+    if job.n == 1 or w.greedy:
+        for i in range(job.n):
+            tokens[i] = draw(w, coin(job, row, i))
+        return
+    total = accumulate(w, cumulative)
+    if is_listed(w, w.cut):
+        n = w.list.n
+        ids = w.list.ids
+    for i in range(job.n):
+        place = position_above(cumulative, n, coin(job, row, i) * total)
+        tokens[i] = place if ids == NULL else ids[place]
+        if i % WORK_PER_LOOK == WORK_PER_LOOK - 1 and interrupted(job, w.scratch):
+            break
+
+
+# ------------------------------------------------------------------------ what there is to report
 
 cdef int by_rank(const void *left, const void *right) noexcept nogil:
     cdef const Item *a = <const Item *> left
@@ -990,62 +1190,225 @@ cdef double raw_log_share(const Law *raw, double x, double log_mass) noexcept no
     return max(tempered(raw, x) - log_mass, -DBL_MAX)
 
 
-cdef void rank_items(const Source *source, Item *items, int64_t n, int64_t *ranks) noexcept nogil:
-    """ranks[item.place] = 1 + the tokens of source before the item; sorts the items by rank.
+cdef void rank_items(Work *w, bint listed, Item *items, int64_t n, int64_t *ranks) noexcept nogil:
+    """ranks[item.place] = 1 + the tokens of the row before the item; sorts the items by rank.
 
-    source has to hold every token before the items. One pass, whatever n.
+    With `listed`, the list holds every token before the items. One pass, whatever n.
     """
-    cdef double buffer[BLOCK]
-    cdef const double *x
-    cdef int64_t b, i, count, low, high, middle, before
-    cdef Item token
+    cdef double x[BLOCK]
+    cdef int64_t b, i, count, before = 0
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
         ranks[items[i].place] = 0
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, items[n - 1].value):
-            continue
-        count = read_block(source, NULL, KEEP_ALL, b, &x, buffer, NULL)
-        for i in range(count):
-            if not x[i] >= items[n - 1].value:
-                continue
-            token = Item(x[i], id_at(source, b * BLOCK + i), 0)
-            # The first item not before the token in rank: it and all behind have the token ahead.
-            low = 0
-            high = n
-            while low < high:
-                middle = low + (high - low) // 2
-                if by_rank(&items[middle], &token) < 0:
-                    low = middle + 1
-                else:
-                    high = middle
-            if low < n:
-                ranks[items[low].place] += 1
-    before = 0
+    if listed:
+        for i in range(w.list.n):
+            rank_after(w.list.values[i], w.list.ids[i], items, n, ranks)
+    elif items[n - 1].value == -INFINITY:
+        for i in range(w.row.n):
+            rank_after(w.row.loops.at(&w.row, i), i, items, n, ranks)
+    else:
+        for b in range(blocks_in(&w.row)):
+            count = w.row.loops.read(&w.row, NULL, Cut(items[n - 1].value, INT64_MAX), b, x, NULL)
+            for i in range(count):
+                if x[i] > -INFINITY:
+                    rank_after(x[i], block_start(&w.row, b) + i, items, n, ranks)
     for i in range(n):
         # An item counts itself; equal draws of one token share the first one's count.
         before += ranks[items[i].place]
         ranks[items[i].place] = before
 
 
+cdef void rank_after(double value, int64_t id, const Item *items, int64_t n,
+                     int64_t *ranks) noexcept nogil:
+    """Count a token at the first item that is not before it in rank: that and all behind have the
+    token ahead."""
+    cdef Item token = Item(value, id, 0)
+    cdef int64_t low = 0, high = n, middle
+    if not value >= items[n - 1].value:
+        return
+    while low < high:
+        middle = low + (high - low) // 2
+        if by_rank(&items[middle], &token) < 0:
+            low = middle + 1
+        else:
+            high = middle
+    if low < n:
+        ranks[items[low].place] += 1
+
+
 cdef int64_t list_top(Work *w, int64_t n, Item *items) noexcept nogil:
-    """The first n of the row in rank, into items; returns how many there are."""
+    """The first n of the row in rank, into items; returns how many there are. The last thing to ask
+    of a row: the list may become another one."""
     cdef Cut cut = first_in_rank(w, n)
-    cdef const Source *source = &w.list if w.list_low <= cut.value else &w.whole
-    cdef double buffer[BLOCK]
-    cdef const double *x
-    cdef int64_t b, i, count, id, found = 0
-    for b in range(blocks_in(source.row.n)):
-        if not block_reaches(source, b, cut.value):
-            continue
-        count = read_block(source, NULL, KEEP_ALL, b, &x, buffer, NULL)
-        for i in range(count):
-            id = id_at(source, b * BLOCK + i)
-            if keeps(cut, x[i], id) and found < n:
-                items[found] = Item(x[i], id, 0)
+    cdef double x[BLOCK]
+    cdef int64_t b, i, count, found = 0
+    if is_listed(w, cut):
+        for i in range(w.list.n):
+            if keeps(cut, w.list.values[i], w.list.ids[i]):
+                items[found] = Item(w.list.values[i], w.list.ids[i], 0)
                 found += 1
+    else:
+        for b in range(blocks_in(&w.row)):
+            count = w.row.loops.read(&w.row, NULL, cut, b, x, NULL)
+            for i in range(count):
+                if x[i] > -INFINITY:
+                    items[found] = Item(x[i], block_start(&w.row, b) + i, 0)
+                    found += 1
     qsort(items, found, sizeof(Item), by_rank)
     return found
+
+
+# ------------------------------------------------------------------------------------- the job
+
+# A call: rows, what to do with each, and how far it is. Pointers are NULL where they do not matter.
+cdef struct Job:
+    bint (*do)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
+    const Plan *plan
+    const char *data
+    ptrdiff_t row_stride
+    ptrdiff_t stride
+    int64_t batch
+    int64_t vocab
+    int kind
+    bint swapped
+    bint flag_invalid
+    # The coins: given, or named by seed, stream and step.
+    const double *u
+    uint64_t seed
+    uint64_t step
+    const uint64_t *streams
+    const uint64_t *steps
+    int64_t n
+    int64_t top
+    # The results.
+    int64_t *tokens       # n a row
+    int64_t *ranks
+    int64_t *kept
+    double *logprobs
+    double *raw_logprobs
+    int64_t *top_ids      # top a row
+    int64_t *raw_top_ids
+    double *top_logprobs
+    double *raw_top_logprobs
+    bint given            # the tokens are
+    char *out             # out_stride bytes a row
+    ptrdiff_t out_stride
+    double limit
+    double temperature
+    int what
+    # Progress: the next row that nobody has claimed, and how many to claim.
+    int64_t next
+    int64_t claim
+    bint interrupted      # an exception is set
+    Scratch *scratch[MOST_WORKERS + 1]
+
+
+cdef Row row_of(const Job *job, int64_t index) noexcept nogil:
+    return make_row(job.data + index * job.row_stride, job.stride, job.vocab, job.kind, job.swapped)
+
+
+cdef double coin(const Job *job, int64_t row, int64_t draw) noexcept nogil:
+    cdef uint64_t stream, step
+    if job.u != NULL:
+        return job.u[row * job.n + draw]
+    stream = row if job.streams == NULL else job.streams[row]
+    step = job.step if job.steps == NULL else job.steps[row]
+    return philox_uniform(job.seed, stream, step, draw, 0)
+
+
+cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
+    """Count work; every WORK_PER_LOOK of it, let Python handle signals."""
+    done[0] += work
+    if done[0] >= WORK_PER_LOOK:
+        done[0] = 0
+        with gil:
+            return PyErr_CheckSignals()
+    return 0
+
+
+cdef bint interrupted(Job *job, const Scratch *scratch) noexcept nogil:
+    """Let Python handle signals, in the thread that called. Whether one has raised: the exception
+    is set, and `do_rows` will pass it on."""
+    if scratch == job.scratch[0] and not job.interrupted:
+        with gil:
+            job.interrupted = PyErr_CheckSignals() != 0
+    return job.interrupted
+
+
+cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
+    """Do the next few rows. False where there are none left, or one of them is invalid."""
+    cdef int64_t row, first = fetch_add(&job.next, job.claim)
+    for row in range(first, min(first + job.claim, job.batch)):
+        if not job.do(job, row, scratch) and not job.flag_invalid:
+            scratch.bad_row = row
+            stop(job)
+            return False
+        done[0] += job.vocab + BLOCK
+    return first + job.claim < job.batch
+
+
+cdef void stop(Job *job) noexcept nogil:
+    """Let nobody claim another row."""
+    fetch_add(&job.next, job.batch)
+
+
+cdef int do_rows(Job *job) except -1 nogil:
+    """What the thread that called does: rows, and a look at signals now and then."""
+    cdef int64_t done = 0
+    while claim_rows(job, job.scratch[0], &done):
+        if done >= WORK_PER_LOOK:
+            done = 0
+            if interrupted(job, job.scratch[0]):
+                break
+    return -1 if job.interrupted else 0
+
+
+cdef void help_out(void *job, int worker) noexcept nogil:
+    cdef int64_t done = 0
+    while claim_rows(<Job *> job, (<Job *> job).scratch[worker + 1], &done):
+        pass
+
+
+cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
+    """Do every row. None, or the `complaint` about the first invalid row, where that stops it."""
+    cdef int64_t cost = job.vocab + BLOCK, bad_row = INT64_MAX, shares
+    cdef int helpers = 0, ready = 0, i
+    cdef Row row
+    if job.batch == 0:
+        return None
+    job.next = 0
+    job.claim = max(<int64_t> 1, WORK_PER_CLAIM // cost)
+    if threads > 1 and job.batch * cost >= WORTH_SHARING:
+        shares = (job.batch + job.claim - 1) // job.claim
+        helpers = pool_enter(<int> min(<int64_t> threads, shares) - 1)
+    try:
+        for ready in range(helpers + 1):
+            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size)
+            job.scratch[ready].bad_row = INT64_MAX
+        ready = helpers + 1
+        if helpers == 0:
+            with nogil:
+                do_rows(job)
+        else:
+            pool_start(helpers, help_out, job)
+            try:
+                with nogil:
+                    do_rows(job)
+            finally:
+                stop(job)
+                with nogil:
+                    pool_wait(helpers)
+        for i in range(ready):
+            bad_row = min(bad_row, job.scratch[i].bad_row)
+    finally:
+        for i in range(ready):
+            release(job.scratch[i])
+        if helpers > 0:
+            pool_leave()
+    if bad_row == INT64_MAX:
+        return None
+    row = row_of(job, bad_row)
+    return complaint(bad_row, &row)
 
 
 # ----------------------------------------------------------------------------- the Python face
@@ -1074,61 +1437,81 @@ def choose_isa(wanted=None):
     return level_name(chosen).decode(), tuple(runs)
 
 
+def counts():
+    """How often, since import, draws and top-p were settled by each kind of mass: on a list of few
+    tokens, where it is exact and cheap, or over the row by the fast, the fine or the exact one."""
+    with _lock:
+        return {
+            "draws": {"list": _counts[DRAWS_LISTED], "fast": _counts[DRAWS_FAST],
+                      "fine": _counts[DRAWS_FINE], "exact": _counts[DRAWS_EXACT]},
+            "top_p": {"list": _counts[TOP_P_LISTED], "fast": _counts[TOP_P_FAST],
+                      "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
+        }
+
+
 # The kinds of logits by dtype name.
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
 
 
 @cython.final
 cdef class Rows:
-    """A batch of rows of logits: words of 16, 32 or 64 bits, their kind and byte order.
+    """A batch of rows of logits: an array, the kind of its floats, and their byte order.
 
     Parameters
     ----------
-    words : buffer of shape (batch, vocab), uint16, uint32 or uint64
-        The logits' bits. Any strides, read-only or not; never written to.
+    words : buffer of shape (batch, vocab) or (vocab,)
+        Of items of 2, 4 or 8 bytes, as the kind wants. Any strides, read-only or not; never
+        written to.
     kind : {FLOAT16, BFLOAT16, FLOAT32, FLOAT64}
     swapped : bool
-        Whether the words are in the other byte order.
+        Whether the items are in the other byte order.
     """
 
     cdef readonly int64_t batch
     cdef readonly int64_t vocab
+    cdef Py_buffer _buffer
+    cdef bint _held
     cdef int _kind
     cdef bint _swapped
-    cdef const char *_data
     cdef ptrdiff_t _row_stride
     cdef ptrdiff_t _stride
-    # One of these keeps the buffer alive.
-    cdef const uint16_t[:, :] _words16
-    cdef const uint32_t[:, :] _words32
-    cdef const uint64_t[:, :] _words64
 
     def __cinit__(self, words, int kind, bint swapped):
-        if kind == FLOAT32:
-            self._words32 = words
-            self._data = <const char *> &self._words32[0, 0]
-            self.batch, self.vocab = self._words32.shape[0], self._words32.shape[1]
-            self._row_stride, self._stride = self._words32.strides[0], self._words32.strides[1]
-        elif kind == FLOAT64:
-            self._words64 = words
-            self._data = <const char *> &self._words64[0, 0]
-            self.batch, self.vocab = self._words64.shape[0], self._words64.shape[1]
-            self._row_stride, self._stride = self._words64.strides[0], self._words64.strides[1]
-        elif kind == FLOAT16 or kind == BFLOAT16:
-            self._words16 = words
-            self._data = <const char *> &self._words16[0, 0]
-            self.batch, self.vocab = self._words16.shape[0], self._words16.shape[1]
-            self._row_stride, self._stride = self._words16.strides[0], self._words16.strides[1]
-        else:
+        cdef int last
+        if not FLOAT16 <= kind <= FLOAT64:
             raise ValueError(f"unknown kind {kind}")
-        if self.vocab > MOST_TOKENS:
-            raise ValueError(f"a row has to have at most 2**27 tokens, but has {self.vocab}")
+        PyObject_GetBuffer(words, &self._buffer, PyBUF_STRIDES)
+        self._held = True
+        last = self._buffer.ndim - 1
+        if not 0 <= last <= 1:
+            raise ValueError("rows have to be an array of one or two axes")
+        if self._buffer.itemsize != (8 if kind == FLOAT64 else 4 if kind == FLOAT32 else 2):
+            raise ValueError("the items have to be of the size of their kind")
+        self.batch = self._buffer.shape[0] if last == 1 else 1
+        self._row_stride = self._buffer.strides[0]
+        self.vocab = self._buffer.shape[last]
+        self._stride = self._buffer.strides[last]
         self._kind = kind
         self._swapped = swapped
+        if self.vocab > MOST_TOKENS:
+            raise ValueError(f"a row has to have at most 2**27 tokens, but has {self.vocab}")
+        if self.vocab == 0:
+            raise ValueError("a row has to have at least one token")
 
-    cdef Row row(self, int64_t index) noexcept nogil:
-        return make_row(self._data + index * self._row_stride, self._stride, self.vocab,
-                        self._kind, self._swapped)
+    def __dealloc__(self):
+        if self._held:
+            PyBuffer_Release(&self._buffer)
+
+    cdef void enter(self, Job *job) noexcept:
+        """Begin a job on these rows, in which nothing else is set."""
+        memset(job, 0, sizeof(Job))
+        job.data = <const char *> self._buffer.buf
+        job.row_stride = self._row_stride
+        job.stride = self._stride
+        job.batch = self.batch
+        job.vocab = self.vocab
+        job.kind = self._kind
+        job.swapped = self._swapped
 
 
 @cython.final
@@ -1143,13 +1526,13 @@ cdef class Chain:
         Whether top_k keeps everything equal to the k-th.
     min_tokens_to_keep : int
         At least 1.
-    exact : bool
-        Take the canonical path throughout. Same answers, slower: for tests.
+    tier : {UNKNOWN, FAST, FINE, EXACT}
+        The first kind of mass to ask. Same answers, slower: for tests.
     """
 
     cdef Plan plan
 
-    def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, bint exact=False):
+    def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=UNKNOWN):
         if len(stages) > MAX_STAGES:
             raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
         self.plan.count = 0
@@ -1161,47 +1544,59 @@ cdef class Chain:
             self.plan.count += 1
         self.plan.ties_all = ties_all
         self.plan.min_tokens_to_keep = min(min_tokens_to_keep, 2**53)
-        self.plan.exact = exact
-
-
-cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
-    """Count work; every WORK_PER_CHUNK of it, let Python handle signals."""
-    done[0] += work
-    if done[0] >= WORK_PER_CHUNK:
-        done[0] = 0
-        with gil:
-            PyErr_CheckSignals()
-    return 0
+        self.plan.tier = tier
 
 
 @cython.final
-cdef class Steps:
-    """Steps given out once each, whatever threads ask.
+cdef class Coins:
+    """A seed, and the steps of its draws, given out once each, whatever threads ask.
 
     Parameters
     ----------
-    start : int
-        The first to give.
+    seed : int, in [0, 2**64)
+    step : int, in [0, 2**64]
+        The first to give; at 2**64 none is left.
     """
 
-    cdef object _next
+    cdef readonly uint64_t seed
+    cdef object _step
 
-    def __cinit__(self, start):
-        self._next = start
+    def __cinit__(self, uint64_t seed, step):
+        self.seed = seed
+        self._step = step
 
     @property
-    def next(self):
-        """The step that `take` will return."""
+    def step(self):
+        """The step that the next call takes."""
         with _lock:
-            return self._next
+            return self._step
 
-    def take(self):
-        """Return the next step and move on; at 2**64, which is no step, stay there."""
+    cdef uint64_t take(self) except? 0:
+        """The next step; moves on."""
         with _lock:
-            step = self._next
+            step = self._step
             if step < 1 << 64:
-                self._next = step + 1
+                self._step = step + 1
+        if step >= 1 << 64:
+            raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
         return step
+
+
+cdef int toss(Job *job, Coins coins, const uint64_t[::1] streams,
+              const uint64_t[::1] steps) except -1:
+    """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
+    step. The last thing that may fail: an error before the core runs takes no step."""
+    if ((streams is not None and streams.shape[0] != job.batch)
+            or (steps is not None and steps.shape[0] != job.batch)):
+        raise ValueError("one stream and one step a row")
+    job.seed = coins.seed
+    if streams is not None and job.batch > 0:
+        job.streams = &streams[0]
+    if steps is None:
+        job.step = coins.take()
+    elif job.batch > 0:
+        job.steps = &steps[0]
+    return 0
 
 
 def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
@@ -1225,215 +1620,227 @@ def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
                 look_at_signals(1, &done)
 
 
-cdef int draw_all(Work *w, const double *u, int64_t n, int64_t *tokens,
-                  int64_t *done) except -1 nogil:
-    """tokens[i] = the token at u[i] of what the stages kept."""
-    cdef const Source *source
-    cdef double total
-    cdef int64_t i
-    if n == 1 or w.greedy:
-        for i in range(n):
-            tokens[i] = draw(w, u[i])
-        return 0
-    source = kept_source(w, True)
-    total = accumulate(w, source, w.scratch.cumulative)
-    for i in range(n):
-        tokens[i] = id_at(source, position_above(w.scratch.cumulative, source.row.n,
-                                                 u[i] * total))
-        look_at_signals(1, done)
-    return 0
-
-
-def draw_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, ::1] tokens,
-                bint flag_invalid):
-    """tokens[row, i] = the token at u[row, i], in [0, 1), under the chain.
-
-    Returns None, or (row, token, value) of the first invalid logit: token -1 where no logit is
-    finite. With flag_invalid, tokens of an invalid row are -1 and all rows are done.
-    """
-    cdef int64_t row, i, n = u.shape[1], done = 0, bad_row = -1
-    cdef Scratch *scratch
+cdef bint draw_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef Work w
-    cdef Row logits
-    if u.shape[0] != rows.batch or tokens.shape[0] != rows.batch or tokens.shape[1] != n:
+    cdef int64_t i
+    if start(&w, scratch, job.plan, row_of(job, row)):
+        apply_stages(&w)
+        draw_all(&w, job, row, job.tokens + row * job.n)
+        return True
+    for i in range(job.n):
+        job.tokens[row * job.n + i] = -1
+    return False
+
+
+def draw_token(Chain chain, Rows rows, Coins coins, bint flag_invalid):
+    """Draw one token from the one row: its id, or a complaint as of `draw_tokens`."""
+    cdef Job job
+    cdef int64_t token
+    rows.enter(&job)
+    job.do = draw_row
+    job.plan = &chain.plan
+    job.flag_invalid = flag_invalid
+    job.n = 1
+    job.tokens = &token
+    if job.batch != 1:
+        raise ValueError("one row, and one token")
+    toss(&job, coins, None, None)
+    complaint = run(&job, 1, 0, 0)
+    return token if complaint is None else complaint
+
+
+def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bint flag_invalid,
+                int threads=1, const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
+                const double[:, ::1] u=None):
+    """tokens[row, i] = the token of draw i of the row under the chain.
+
+    The uniforms are those of `coins`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
+    (row, token, value) of the first invalid logit: token -1 where no logit is finite. With
+    flag_invalid, tokens of an invalid row are -1 and all rows are done.
+    """
+    cdef Job job
+    rows.enter(&job)
+    job.do = draw_row
+    job.plan = &chain.plan
+    job.flag_invalid = flag_invalid
+    job.n = tokens.shape[1]
+    if tokens.shape[0] != job.batch or (u is not None and (u.shape[0] != job.batch
+                                                           or u.shape[1] != job.n)):
         raise ValueError("one uniform and one token a draw")
-    if rows.batch == 0 or n == 0:
+    if job.batch > 0 and job.n > 0:
+        job.tokens = &tokens[0, 0]
+    if u is None:
+        toss(&job, coins, streams, steps)
+    elif job.batch > 0 and job.n > 0:
+        job.u = &u[0, 0]
+    if job.n == 0:
         return None
-    scratch = acquire(rows.vocab, rows.vocab if n > 1 else 0, 0)
-    try:
-        with nogil:
-            for row in range(rows.batch):
-                logits = rows.row(row)
-                look_at_signals(rows.vocab + BLOCK, &done)
-                if start(&w, scratch, &chain.plan, logits):
-                    apply_stages(&w)
-                    draw_all(&w, &u[row, 0], n, &tokens[row, 0], &done)
-                elif flag_invalid:
-                    for i in range(n):
-                        tokens[row, i] = -1
-                else:
-                    bad_row = row
-                    break
-        return None if bad_row < 0 else complaint(bad_row, &logits)
-    finally:
-        release(scratch)
+    return run(&job, threads, rows.vocab if job.n > 1 else 0, 0)
 
 
-def sample_tokens(Chain chain, Rows rows, const double[:, ::1] u, int64_t[:, :, ::1] tokens,
+cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    cdef Work w
+    cdef Law raw
+    cdef int64_t i, found, kept, n = job.n, top = job.top
+    cdef int64_t *tokens = job.tokens + row * n
+    cdef Item *items = scratch.items
+    cdef bint listed
+    cdef double log_mass, raw_log_mass, x
+    for i in range(row * top, (row + 1) * top):
+        job.top_ids[i] = -1
+        job.raw_top_ids[i] = -1
+        job.top_logprobs[i] = -INFINITY
+        job.raw_top_logprobs[i] = -INFINITY
+    if not start(&w, scratch, job.plan, row_of(job, row)):
+        for i in range(row * n, (row + 1) * n):
+            job.tokens[i] = -1
+            job.ranks[i] = 0
+            job.kept[i] = 0
+            job.logprobs[i] = NAN
+            job.raw_logprobs[i] = NAN
+        for i in range(row * top, (row + 1) * top):
+            job.top_logprobs[i] = NAN
+            job.raw_top_logprobs[i] = NAN
+        return False
+    raw = w.law
+    raw_log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &raw, KEEP_ALL, NULL)))
+    apply_stages(&w)
+    listed = is_listed(&w, w.cut)
+    kept = w.list.n if listed else w.row.loops.count(&w.row, w.cut)
+    if listed:
+        log_mass = log_canonical(mass_value(mass_of_list(&w)))
+    elif w.cut.value == -INFINITY and w.temperature == 1.0:
+        log_mass = raw_log_mass
+    else:
+        log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &w.law, w.cut, NULL)))
+    if n > 0:
+        if not job.given:
+            draw_all(&w, job, row, tokens)
+            if job.interrupted:
+                return True
+        for i in range(n):
+            x = w.row.loops.at(&w.row, tokens[i])
+            items[i] = Item(x, tokens[i], i)
+            job.kept[row * n + i] = kept
+            job.logprobs[row * n + i] = -INFINITY
+            if keeps(w.cut, x, tokens[i]):
+                job.logprobs[row * n + i] = log_share(&w, x, log_mass)
+            job.raw_logprobs[row * n + i] = -INFINITY
+            if x > -INFINITY:
+                job.raw_logprobs[row * n + i] = raw_log_share(&raw, x, raw_log_mass)
+        # Tokens given may lie behind all that is kept, and then outside the list.
+        rank_items(&w, listed and not job.given, items, n, job.ranks + row * n)
+    if top > 0:
+        found = list_top(&w, min(top, w.row.n), items)
+        for i in range(found):
+            x = items[i].value
+            job.raw_top_ids[row * top + i] = items[i].id
+            job.raw_top_logprobs[row * top + i] = raw_log_share(&raw, x, raw_log_mass)
+            if keeps(w.cut, x, items[i].id):
+                job.top_ids[row * top + i] = items[i].id
+                job.top_logprobs[row * top + i] = log_share(&w, x, log_mass)
+    return True
+
+
+def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens,
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
-                  double[:, :, ::1] top_logprobs, bint flag_invalid):
-    """`draw_tokens`, and what `Samples` tells of each token; without u, of the tokens given.
+                  double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
+                  const uint64_t[::1] streams=None, const uint64_t[::1] steps=None):
+    """`draw_tokens`, and what `Samples` tells of each token; without coins, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law and the raw ones, (2, batch, n); the top arrays the same two, (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
-    cdef int64_t row, i, n = tokens.shape[2], top = top_ids.shape[2], found, kept_count
-    cdef bint given = u is None
-    cdef int64_t done = 0, bad_row = -1
-    cdef Scratch *scratch
-    cdef Work w
-    cdef Law raw
-    cdef const Source *source
-    cdef double log_mass, raw_log_mass, x
-    cdef double buffer[GROUP]
-    cdef Row logits
+    cdef Job job
+    cdef int64_t row, i, n = tokens.shape[2], top = top_ids.shape[2]
+    rows.enter(&job)
+    job.do = sample_row
+    job.plan = &chain.plan
+    job.flag_invalid = flag_invalid
+    job.n = n
+    job.top = top
+    job.given = coins is None
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
-            == rows.batch
+            == job.batch
             and tokens.shape[0] == 3 and logprobs.shape[0] == top_ids.shape[0] == 2
             and top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
-            and top_logprobs.shape[2] == top
-            and (given or (u.shape[0] == rows.batch and u.shape[1] == n))):
-        raise ValueError("the results have to fit the rows and the uniforms")
-    if rows.batch == 0:
-        return None
-    if given:
-        for row in range(rows.batch):
+            and top_logprobs.shape[2] == top):
+        raise ValueError("the results have to fit the rows")
+    if job.given:
+        for row in range(job.batch):
             for i in range(n):
-                if not 0 <= tokens[0, row, i] < rows.vocab:
+                if not 0 <= tokens[0, row, i] < job.vocab:
                     raise ValueError("the tokens have to be in [0, vocab)")
-    scratch = acquire(rows.vocab, rows.vocab if n > 1 and not given else 0,
-                      max(n, min(top, rows.vocab)))
-    try:
-        with nogil:
-            for row in range(rows.batch):
-                logits = rows.row(row)
-                for i in range(top):
-                    top_ids[0, row, i] = -1
-                    top_ids[1, row, i] = -1
-                    top_logprobs[0, row, i] = -INFINITY
-                    top_logprobs[1, row, i] = -INFINITY
-                look_at_signals(rows.vocab + BLOCK + 4 * n, &done)
-                if not start(&w, scratch, &chain.plan, logits):
-                    if not flag_invalid:
-                        bad_row = row
-                        break
-                    for i in range(n):
-                        tokens[0, row, i] = -1
-                        tokens[1, row, i] = 0
-                        tokens[2, row, i] = 0
-                        logprobs[0, row, i] = NAN
-                        logprobs[1, row, i] = NAN
-                    for i in range(top):
-                        top_logprobs[0, row, i] = NAN
-                        top_logprobs[1, row, i] = NAN
-                    continue
-                raw = w.law
-                raw_log_mass = log_canonical(mass_value(mass_of(&w.whole, &raw, KEEP_ALL)))
-                apply_stages(&w)
-                source = kept_source(&w, True)
-                kept_count = count_of(source, w.cut)
-                if source == &w.whole and w.cut.value == -INFINITY and w.temperature == 1.0:
-                    log_mass = raw_log_mass
-                else:
-                    log_mass = log_canonical(mass_value(mass_of(source, &w.law, w.cut)))
-                if n > 0:
-                    if not given:
-                        draw_all(&w, &u[row, 0], n, &tokens[0, row, 0], &done)
-                    for i in range(n):
-                        x = load_double(&logits, tokens[0, row, i], 1, buffer)[0]
-                        scratch.items[i] = Item(x, tokens[0, row, i], i)
-                        tokens[2, row, i] = kept_count
-                        logprobs[0, row, i] = -INFINITY
-                        if keeps(w.cut, x, tokens[0, row, i]):
-                            logprobs[0, row, i] = log_share(&w, x, log_mass)
-                        logprobs[1, row, i] = -INFINITY
-                        if x > -INFINITY:
-                            logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
-                    if given:
-                        # May lie behind all that is kept, and then be outside the list.
-                        rank_items(&w.whole, scratch.items, n, &tokens[1, row, 0])
-                    else:
-                        rank_items(source, scratch.items, n, &tokens[1, row, 0])
-                if top > 0:  # the last thing: it may gather anew, over what `source` points at
-                    found = list_top(&w, min(top, rows.vocab), scratch.items)
-                    for i in range(found):
-                        x = scratch.items[i].value
-                        top_ids[1, row, i] = scratch.items[i].id
-                        top_logprobs[1, row, i] = raw_log_share(&raw, x, raw_log_mass)
-                        if keeps(w.cut, x, scratch.items[i].id):
-                            top_ids[0, row, i] = scratch.items[i].id
-                            top_logprobs[0, row, i] = log_share(&w, x, log_mass)
-        return None if bad_row < 0 else complaint(bad_row, &logits)
-    finally:
-        release(scratch)
+    if job.batch > 0 and n > 0:
+        job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
+        job.logprobs, job.raw_logprobs = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
+    if job.batch > 0 and top > 0:
+        job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
+        job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
+    if not job.given:
+        toss(&job, coins, streams, steps)
+    return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
+               max(n, min(top, job.vocab)))
 
 
-def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid):
-    """out[row] = the logits over the temperature where kept, -inf elsewhere.
-
-    out is float32 or float64 of shape (batch, vocab), contiguous; it may be the rows themselves.
-    No finite value passes limit in size. Returns as `draw_tokens`; with flag_invalid an invalid
-    row is -inf throughout.
-    """
-    cdef int64_t row, b, i, done = 0, bad_row = -1
-    cdef Scratch *scratch
+cdef bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef Work w
-    cdef Row logits
+    cdef double divisor
+    cdef bint shifted
+    cdef char *out = job.out + row * job.out_stride
+    cdef int64_t i
+    if not start(&w, scratch, job.plan, row_of(job, row)):
+        for i in range(job.vocab):
+            if job.kind == FLOAT64:
+                (<double *> out)[i] = -INFINITY
+            else:
+                (<float *> out)[i] = -INFINITY
+        return False
+    apply_stages(&w)
+    divisor = 1.0 if w.greedy else w.temperature
+    # Where x / T would pass the dtype's range, shift the row below zero first: the law is the same,
+    # and the largest logits, the ones that matter, stay exact.
+    shifted = not fabs(w.max) / divisor <= job.limit
+    w.row.loops.filter(&w.row, &w.law, w.cut, divisor, shifted, job.limit, out)
+    return True
+
+
+cdef int aim(Job *job, out, int64_t width) except -1:
+    """Let a job write rows of `width` to out, of the type that the rows' loops work on."""
     cdef float[:, ::1] single
     cdef double[:, ::1] double_
-    cdef bint narrow = out.itemsize == 4, shifted
-    cdef double divisor
-    if narrow:
-        single = out
-        if single.shape[0] != rows.batch or single.shape[1] != rows.vocab:
-            raise ValueError("out has to have the shape of the rows")
-    else:
+    if job.kind == FLOAT64:
         double_ = out
-        if double_.shape[0] != rows.batch or double_.shape[1] != rows.vocab:
-            raise ValueError("out has to have the shape of the rows")
-    scratch = acquire(rows.vocab, 0, 0)
-    try:
-        with nogil:
-            for row in range(rows.batch):
-                logits = rows.row(row)
-                look_at_signals(rows.vocab + BLOCK, &done)
-                if not start(&w, scratch, &chain.plan, logits):
-                    if not flag_invalid:
-                        bad_row = row
-                        break
-                    for i in range(rows.vocab):
-                        if narrow:
-                            single[row, i] = -INFINITY
-                        else:
-                            double_[row, i] = -INFINITY
-                    continue
-                apply_stages(&w)
-                divisor = 1.0 if w.greedy else w.temperature
-                # Where x / T would pass the dtype's range, shift the row below zero first: the
-                # law is the same, and the largest logits, the ones that matter, stay exact.
-                shifted = not fabs(w.max) / divisor <= limit
-                for b in range(blocks_in(rows.vocab)):
-                    if narrow:
-                        filter_float(&w.whole, &w.law, w.cut, b, divisor, shifted, limit,
-                                     &single[row, b * BLOCK])
-                    else:
-                        filter_double(&w.whole, &w.law, w.cut, b, divisor, shifted, limit,
-                                      &double_[row, b * BLOCK])
-        return None if bad_row < 0 else complaint(bad_row, &logits)
-    finally:
-        release(scratch)
+        if double_.shape[0] != job.batch or double_.shape[1] != width:
+            raise ValueError("out has to have the shape of the result")
+        job.out = <char *> &double_[0, 0] if job.batch > 0 else NULL
+        job.out_stride = width * sizeof(double)
+    else:
+        single = out
+        if single.shape[0] != job.batch or single.shape[1] != width:
+            raise ValueError("out has to have the shape of the result")
+        job.out = <char *> &single[0, 0] if job.batch > 0 else NULL
+        job.out_stride = width * sizeof(float)
+    return 0
+
+
+def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, int threads=1):
+    """out[row] = the logits over the temperature where kept, -inf elsewhere.
+
+    out is float64 for float64 rows, else float32, of shape (batch, vocab), contiguous; it may be
+    the rows themselves. No finite value passes limit in size. Returns as `draw_tokens`; with
+    flag_invalid an invalid row is -inf throughout.
+    """
+    cdef Job job
+    rows.enter(&job)
+    job.do = filter_row
+    job.plan = &chain.plan
+    job.flag_invalid = flag_invalid
+    job.limit = limit
+    aim(&job, out, job.vocab)
+    return run(&job, threads, 0, 0)
 
 
 def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logits,
@@ -1443,51 +1850,50 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
     cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, None), or
     (0, (row, token, value)) as `draw_tokens`.
     """
-    cdef int64_t b, i, count, id, n = 0
-    cdef Scratch *scratch
+    cdef Job job
     cdef Work w
-    cdef const Source *source
-    cdef Row row
-    cdef double x_buffer[BLOCK]
+    cdef Scratch *scratch
+    cdef int64_t b, i, count, n = 0
+    cdef double x[BLOCK]
     cdef double weights[BLOCK]
-    cdef const double *x
-    cdef double total, log_mass, high
-    cdef Mass mass = Mass(0.0, 0.0)
+    cdef double total, log_mass
+    cdef Mass mass = NO_MASS
     cdef bint valid
-    if not (rows.batch == 1 and ids.shape[0] == rows.vocab and logits.shape[0] == rows.vocab
-            and probs.shape[0] == rows.vocab and logprobs.shape[0] == rows.vocab
-            and cumulative.shape[0] == rows.vocab):
+    rows.enter(&job)
+    if not (job.batch == 1 and ids.shape[0] == job.vocab and logits.shape[0] == job.vocab
+            and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
+            and cumulative.shape[0] == job.vocab):
         raise ValueError("one row, and arrays as long as it")
-    scratch = acquire(rows.vocab, 0, 0)
+    scratch = acquire(job.vocab, 0, 0)
     try:
         with nogil:
-            row = rows.row(0)
-            valid = start(&w, scratch, &chain.plan, row)
+            valid = start(&w, scratch, &chain.plan, row_of(&job, 0))
             if valid:
                 apply_stages(&w)
-                source = kept_source(&w, True)
-                for b in range(blocks_in(source.row.n)):
-                    if not block_reaches(source, b, w.cut.value):
-                        continue
-                    count = read_block(source, &w.law, w.cut, b, &x, x_buffer, weights)
-                    for i in range(count):
-                        id = id_at(source, b * BLOCK + i)
-                        if not keeps(w.cut, x[i], id):
-                            continue
-                        # Greedy keeps one token; its weight is 1 at any temperature.
-                        high = high_part(weights[i])
-                        mass_add(&mass, high, low_part(weights[i], high))
-                        ids[n] = id
-                        logits[n] = x[i]
-                        probs[n] = weights[i]
-                        cumulative[n] = mass_value(mass)
-                        n += 1
+                if is_listed(&w, w.cut):
+                    weigh_list(&w)
+                    for i in range(w.list.n):
+                        ids[i] = w.list.ids[i]
+                        logits[i] = w.list.values[i]
+                        probs[i] = w.list.weights[i]
+                    n = w.list.n
+                else:
+                    for b in range(blocks_in(&w.row)):
+                        count = w.row.loops.read(&w.row, &w.law, w.cut, b, x, weights)
+                        for i in range(count):
+                            if x[i] > -INFINITY:
+                                ids[n] = block_start(&w.row, b) + i
+                                logits[n] = x[i]
+                                probs[n] = weights[i]
+                                n += 1
+                # Greedy keeps one token; its weight is 1 at any temperature.
+                add_on(&probs[0], n, &mass, &cumulative[0])
                 total = mass_value(mass)
                 log_mass = log_canonical(total)
                 for i in range(n):
                     logprobs[i] = log_share(&w, logits[i], log_mass)
                     probs[i] /= total
-        return (n, None) if valid else (0, complaint(0, &row))
+        return (n, None) if valid else (0, complaint(0, &w.row))
     finally:
         release(scratch)
 
@@ -1500,109 +1906,93 @@ cpdef enum:
     LOGSUMEXP = 2
 
 
-cdef void store(float *single, double *double_, int64_t i, double value) noexcept nogil:
-    if single != NULL:
-        single[i] = <float> value
+cdef void store(const Job *job, int64_t row, int64_t i, double value) noexcept nogil:
+    if job.kind == FLOAT64:
+        (<double *> (job.out + row * job.out_stride))[i] = value
     else:
-        double_[i] = value
+        (<float *> (job.out + row * job.out_stride))[i] = <float> value
 
 
-cdef void softmax_row(Row row, double temperature, int what, float *single,
-                      double *double_) noexcept nogil:
-    cdef Source source = Source(row, NULL, NULL, NULL)
-    cdef double tops[SPANS_PER_BLOCK]
-    cdef double x_buffer[BLOCK]
+cdef bint softmax_row(Job *job, int64_t index, Scratch *scratch) noexcept nogil:
+    cdef Row row = row_of(job, index)
+    cdef double x[BLOCK]
     cdef double weights[BLOCK]
-    cdef const double *x
-    cdef double top = -INFINITY, total, log_total
+    cdef double top, total, log_total, temperature = job.temperature
     cdef int64_t b, i, first, count
-    cdef bint bad = False
+    cdef int what = job.what
     cdef Law law
-    cdef Mass mass
-    for b in range(blocks_in(row.n)):
-        first = b * BLOCK
-        count = min(<int64_t> BLOCK, row.n - first)
-        bad |= scan_block(&row, first, count, tops)
-        top = max(top, tops[0], tops[1])
-    if bad or top == -INFINITY:
+    row.loops.scan(&row, scratch.maxima)
+    row.maxima = scratch.maxima
+    top = row.loops.top(&row)
+    if not -INFINITY < top < INFINITY:
         # NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0.
         for i in range(1 if what == LOGSUMEXP else row.n):
-            store(single, double_, i, -INFINITY if what == LOGSUMEXP and not bad else NAN)
-        return
+            store(job, index, i, top if what == LOGSUMEXP and top == -INFINITY else NAN)
+        return True
     # Temperature 0 is the limit: the maxima share, all else has weight 0. So is the smallest
     # positive temperature, save where logits are subnormal.
     law = make_law(top, temperature if temperature > 0.0 else 5e-324)
-    mass = Mass(0.0, 0.0)
     if temperature > 0.0:
-        mass = mass_of(&source, &law, KEEP_ALL)
+        total = mass_value(row.loops.exact_mass(&row, &law, KEEP_ALL, NULL))
     else:
-        mass.high = <double> count_of(&source, Cut(top, INT64_MAX))
-    total = mass_value(mass)
+        total = <double> row.loops.count(&row, Cut(top, INT64_MAX))
     log_total = log_canonical(total)
     if what == LOGSUMEXP:
         if temperature == 0.0:
             total = 0.0 if top == 0.0 else top * INFINITY
         else:
             total = top / temperature
-        store(single, double_, 0, total + log_total)
-        return
-    for b in range(blocks_in(row.n)):
-        first = b * BLOCK
-        count = read_block(&source, &law, KEEP_ALL, b, &x, x_buffer, weights)
+        store(job, index, 0, total + log_total)
+        return True
+    for b in range(blocks_in(&row)):
+        first = block_start(&row, b)
+        count = row.loops.read(&row, &law, KEEP_ALL, b, x, weights)
         for i in range(count):
-            if temperature == 0.0 and x[i] < top:
-                store(single, double_, first + i, 0.0 if what == SOFTMAX else -INFINITY)
+            if x[i] == -INFINITY or (temperature == 0.0 and x[i] < top):
+                store(job, index, first + i, 0.0 if what == SOFTMAX else -INFINITY)
             elif what == SOFTMAX:
-                store(single, double_, first + i, weights[i] / total)
-            elif x[i] == -INFINITY:
-                store(single, double_, first + i, -INFINITY)
+                store(job, index, first + i, weights[i] / total)
             else:
-                store(single, double_, first + i, tempered(&law, x[i]) - log_total)
+                store(job, index, first + i, tempered(&law, x[i]) - log_total)
+    return True
 
 
 def softmax_rows(Rows rows, double temperature, int what, out):
     """SOFTMAX or LOG_SOFTMAX of every row into out of shape (batch, vocab), or LOGSUMEXP into out
-    of shape (batch, 1): float32 or float64, contiguous; it may be the rows themselves."""
-    cdef int64_t row, done = 0
-    cdef int64_t width = 1 if what == LOGSUMEXP else rows.vocab
-    cdef float[:, ::1] single
-    cdef double[:, ::1] double_
-    cdef bint narrow = out.itemsize == 4
-    if narrow:
-        single = out
-        if single.shape[0] != rows.batch or single.shape[1] != width:
-            raise ValueError("out has to have the shape of the result")
-    else:
-        double_ = out
-        if double_.shape[0] != rows.batch or double_.shape[1] != width:
-            raise ValueError("out has to have the shape of the result")
-    with nogil:
-        for row in range(rows.batch):
-            if narrow:
-                softmax_row(rows.row(row), temperature, what, &single[row, 0], NULL)
-            else:
-                softmax_row(rows.row(row), temperature, what, NULL, &double_[row, 0])
-            look_at_signals(rows.vocab + BLOCK, &done)
+    of shape (batch, 1): float64 for float64 rows, else float32, contiguous; it may be the rows
+    themselves."""
+    cdef Job job
+    rows.enter(&job)
+    job.do = softmax_row
+    job.temperature = temperature
+    job.what = what
+    aim(&job, out, 1 if what == LOGSUMEXP else job.vocab)
+    run(&job, 1, 0, 0)
 
 
 # --------------------------------------------------------------------------------- for the tests
 
 def masses(Rows rows, double temperature):
-    """For each row the fast mass, its error bound, and the canonical mass, as tuples of floats;
-    the first two are None where the fast mass does not apply."""
-    cdef Scratch *scratch = acquire(rows.vocab, 0, 0)
+    """For each row a dict of what each tier that applies says of its mass: (mass, error)."""
+    cdef Job job
     cdef Work w
     cdef Plan plan
     cdef int64_t row
+    cdef Scratch *scratch
+    rows.enter(&job)
     memset(&plan, 0, sizeof(Plan))
+    scratch = acquire(job.vocab, 0, 0)
     result = []
     try:
-        for row in range(rows.batch):
-            if not start(&w, scratch, &plan, rows.row(row)):
+        for row in range(job.batch):
+            if not start(&w, scratch, &plan, row_of(&job, row)):
                 raise ValueError(f"row {row} is invalid")
             set_temperature(&w, temperature)
-            fast = (w.fast_total, w.fast_error) if weigh_fast(&w) else (None, None)
-            result.append((*fast, mass_value(mass_of(&w.whole, &w.law, KEEP_ALL))))
+            found = {}
+            while w.tier != EXACT:
+                refine(&w)
+                found[w.tier] = w.total, w.error
+            result.append(found)
         return result
     finally:
         release(scratch)

@@ -16,25 +16,20 @@ import numpy.typing as npt
 
 from sampler import _core
 
-_WORDS: dict[int, np.dtype[Any]] = {
-    2: np.dtype(np.uint16),
-    4: np.dtype(np.uint32),
-    8: np.dtype(np.uint64),
-}
 _CPU = 1  # DLPack's device type
 _BFLOAT16_MAX = 3.3895313892515355e38
 
-# dtype -> (name, number in the core, dtype of the words, whether the bytes are swapped)
-_KINDS: dict[np.dtype[Any], tuple[str, int, np.dtype[Any], bool]] = {
+# dtype -> (name, number in the core, whether the bytes are swapped)
+_KINDS: dict[np.dtype[Any], tuple[str, int, bool]] = {
     np.dtype(order + code): (
         np.dtype(code).name,
         _core.KINDS[np.dtype(code).name],
-        _WORDS[np.dtype(code).itemsize],
         not np.dtype(order + code).isnative,
     )
     for code in ("f2", "f4", "f8")
     for order in "<>"
 }
+_BFLOAT16 = ("bfloat16", _core.KINDS["bfloat16"], False)
 
 
 class Logits(NamedTuple):
@@ -46,8 +41,8 @@ class Logits(NamedTuple):
         Never written to.
     kind : str
         "float16", "bfloat16", "float32" or "float64".
-    code, words, swapped
-        The kind's number in the core, the dtype of its words, and whether they are byte-swapped.
+    code, swapped
+        The kind's number in the core, and whether the bytes are swapped.
     torch : module or None
         torch, if the caller's container is a tensor.
     tensor_is_bfloat16 : bool
@@ -57,7 +52,6 @@ class Logits(NamedTuple):
     array: npt.NDArray[Any]
     kind: str
     code: int
-    words: np.dtype[Any]
     swapped: bool
     torch: Any = None
     tensor_is_bfloat16: bool = False
@@ -79,8 +73,10 @@ class Logits(NamedTuple):
 
     def rows(self) -> _core.Rows:
         """Hand the core its view of the 1-D or 2-D array."""
-        words = self.array.view(self.words)
-        return _core.Rows(words if words.ndim == 2 else words[None, :], self.code, self.swapped)
+        array = self.array
+        if array.dtype.kind == "V":  # a bfloat16 of ml_dtypes, which does not export its memory
+            array = array.view(np.uint16)
+        return _core.Rows(array, self.code, self.swapped)
 
     def narrow(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Round a result of the core to the caller's dtype, in the array's own representation."""
@@ -142,14 +138,14 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
         return _raw_bfloat16(array, torch)
     found = _KINDS.get(array.dtype)
     if found is not None:
-        return Logits(array, *found, torch)
+        return Logits._make((array, *found, torch, False))  # quicker than by keyword
     if array.dtype.name == "bfloat16":  # ml_dtypes
         return _raw_bfloat16(array, torch)
     raise _bad_dtype(name, array.dtype)
 
 
 def _raw_bfloat16(array: npt.NDArray[Any], torch: Any) -> Logits:
-    return Logits(array, "bfloat16", _core.KINDS["bfloat16"], _WORDS[2], False, torch)
+    return Logits(array, *_BFLOAT16, torch)
 
 
 def _bad_dtype(name: str, found: object) -> TypeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -215,6 +216,10 @@ class Sampler:
         Gives one uint64 now, as the seed. Not together with `seed`.
     step : int, in [0, 2**64]
         The step that the next call takes; at 2**64 all are used up.
+    threads : int, >= 1, or "auto"
+        How many threads the rows of a batch are shared over; "auto" takes as many as there are
+        processors. Only where that pays: a single row, or a few short ones, stay on one. The
+        answers are the same for every number.
     on_invalid : {"raise", "flag"}
         What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
         result (token -1, log-probabilities NaN, kept 0, a row of -inf from `filter`) while every
@@ -257,13 +262,13 @@ class Sampler:
     __slots__ = (
         "__weakref__",
         "_chain",
+        "_coins",
+        "_flags_invalid",
         "_min_tokens_to_keep",
         "_named",
-        "_on_invalid",
-        "_seed",
         "_seed_is_fresh",
         "_stages",
-        "_steps",
+        "_threads",
         "_ties",
     )
 
@@ -281,6 +286,7 @@ class Sampler:
         rng: np.random.Generator | None = None,
         step: int = 0,
         on_invalid: str = "raise",
+        threads: int | str = 1,
     ) -> None:
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         named = tuple(stage(given[stage.setting]) for stage in STAGES)
@@ -292,11 +298,12 @@ class Sampler:
             "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
         )
         self._ties = check_choice("ties", ties, ("id", "all"))
-        self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
+        self._flags_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag")) == "flag"
+        self._threads = _check_threads(threads)
         self._seed_is_fresh = seed is None and rng is None
-        self._seed = _check_seed(seed, rng)
-        self._steps = _core.Steps(
-            check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]")
+        self._coins = _core.Coins(
+            _check_seed(seed, rng),
+            check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
         )
         self._chain = _core.Chain(
             [(stage.code, stage.value) for stage in self._stages if not stage.is_off],
@@ -315,7 +322,7 @@ class Sampler:
             leaves a field unset, Hugging Face's own default counts: ``top_k=50`` when it samples.
         **changes
             Fields of `config` to replace (None switches one off), and ``seed``, ``rng``, ``step``,
-            ``on_invalid``, ``min_tokens_to_keep`` or ``ties`` of the sampler.
+            ``on_invalid``, ``min_tokens_to_keep``, ``ties`` or ``threads`` of the sampler.
 
         Returns
         -------
@@ -359,17 +366,22 @@ class Sampler:
     @property
     def on_invalid(self) -> str:
         """What an invalid row does."""
-        return self._on_invalid
+        return "flag" if self._flags_invalid else "raise"
+
+    @property
+    def threads(self) -> int | str:
+        """How many threads a call may use."""
+        return self._threads
 
     @property
     def seed(self) -> int:
         """The seed of every draw."""
-        return self._seed
+        return self._coins.seed
 
     @property
     def step(self) -> int:
         """The step that the next call takes."""
-        return self._steps.next
+        return self._coins.step
 
     def __call__(self, logits: Any, *, dtype: str | None = None) -> Any:
         """Draw one token a row, and take a step.
@@ -395,8 +407,14 @@ class Sampler:
         """
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
-        tokens = self._draw(source, None, None)
-        return tokens if source.array.ndim == 2 else int(tokens[0])
+        if source.array.ndim == 2:
+            return self._draw(source, None, None)
+        # The common case, without an array for the one token.
+        rows = source.rows()
+        found = _core.draw_token(self._chain, rows, self._coins, self._flags_invalid)
+        if isinstance(found, tuple):
+            self._complain(found)
+        return found
 
     def sample(
         self,
@@ -620,9 +638,10 @@ class Sampler:
         settings.update(
             min_tokens_to_keep=self._min_tokens_to_keep,
             ties=self._ties,
-            seed=self._seed,
+            seed=self.seed,
             step=self.step,
-            on_invalid=self._on_invalid,
+            on_invalid=self.on_invalid,
+            threads=self._threads,
         )
         return settings
 
@@ -651,9 +670,10 @@ class Sampler:
         """One token a row of checked logits; takes a step unless given one for each row."""
         rows = source.rows()
         tokens = np.empty((rows.batch, 1), np.int64)
-        u = self._uniforms(rows.batch, 1, streams, steps)
-        flag_invalid = self._on_invalid == "flag"
-        complaint = _core.draw_tokens(self._chain, rows, u, tokens, flag_invalid)
+        complaint = _core.draw_tokens(
+            self._chain, rows, self._coins, tokens, self._flags_invalid, self._workers(),
+            streams, steps,
+        )  # fmt: skip
         self._complain(complaint, name, steps)
         return tokens[:, 0]
 
@@ -661,8 +681,9 @@ class Sampler:
         """The tempered logits, in the representation of `source`."""
         rows = source.rows()
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
-        flag_invalid = self._on_invalid == "flag"
-        complaint = _core.filter_rows(self._chain, rows, result, source.limit, flag_invalid)
+        complaint = _core.filter_rows(
+            self._chain, rows, result, source.limit, self._flags_invalid, self._workers()
+        )
         self._complain(complaint, name)
         return source.narrow(result.reshape(source.array.shape))
 
@@ -686,33 +707,19 @@ class Sampler:
         logs = np.empty((2, rows.batch, n))
         top_ids = np.empty((2, rows.batch, top), np.int64)
         top_logs = np.empty((2, rows.batch, top))
-        u = None
-        if given is None:
-            u = self._uniforms(rows.batch, n, streams, steps)
-        else:
+        if given is not None:
             tokens[0] = given
-        flag_invalid = self._on_invalid == "flag"
         complaint = _core.sample_tokens(
-            self._chain, rows, u, tokens, logs, top_ids, top_logs, flag_invalid
-        )
+            self._chain, rows, self._coins if given is None else None, tokens, logs, top_ids,
+            top_logs, self._flags_invalid, self._workers(), streams, steps,
+        )  # fmt: skip
         self._complain(complaint, name, steps)
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
         return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], *lists)
 
-    def _uniforms(
-        self, batch: int, n: int, streams: _WordArray | None, steps: _WordArray | None
-    ) -> _FloatArray:
-        u = np.empty((batch, n))
-        # Behind everything else that can fail: an error before the core takes no step.
-        step = self._take_step() if steps is None else 0
-        _core.uniforms(u, self._seed, step, streams, steps)
-        return u
-
-    def _take_step(self) -> int:
-        step = self._steps.take()
-        if step >= U64_END:
-            raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
-        return step
+    def _workers(self) -> int:
+        """How many threads a call may use, as a number."""
+        return self._threads if isinstance(self._threads, int) else _processors()
 
     def _complain(
         self,
@@ -734,13 +741,14 @@ class Sampler:
 
 
 _STAGE_SETTINGS = frozenset(stage.setting for stage in STAGES)
-_NOT_OF_A_CONFIG = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties")
+_NOT_OF_A_CONFIG = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads")
 _DEFAULTS: dict[str, Any] = {
     **{stage.setting: stage.off for stage in STAGES},
     "min_tokens_to_keep": 1,
     "ties": "id",
     "step": 0,
     "on_invalid": "raise",
+    "threads": 1,
 }
 
 
@@ -765,6 +773,20 @@ def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage
         if not isinstance(stage, STAGES):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
     return chain
+
+
+def _check_threads(threads: Any) -> int | str:
+    if threads == "auto" and isinstance(threads, str):
+        return threads
+    return check_integer("threads", threads, 1, 2**31, "an integer >= 1 or 'auto'")
+
+
+def _processors() -> int:
+    """How many processors this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1
 
 
 def _check_seed(seed: Any, rng: Any) -> int:

@@ -23,7 +23,29 @@
 #error "sampler needs IEEE double arithmetic without excess precision (x86: -msse2 -mfpmath=sse)"
 #endif
 
+/* For what has to be part of the loop that calls it, or the loop will not vectorise: compilers
+ * tire of inlining where there are many copies. And for what must not, since its copies would crowd
+ * the loops. */
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
+#elif defined(_MSC_VER)
+#define INLINE static __forceinline
+#define NOINLINE static __declspec(noinline)
+#else
+#define INLINE static inline
+#define NOINLINE static
+#endif
+
 #define LANES 16
+
+/* A loop over the lanes, which is to become a few vector instructions: gcc would unroll it first,
+ * and then find no loop to vectorise. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define EACH_LANE(l) _Pragma("GCC unroll 1") for (int l = 0; l < LANES; l++)
+#else
+#define EACH_LANE(l) for (int l = 0; l < LANES; l++)
+#endif
 
 /* Fixed-point grids of a mass: `high` holds multiples of 2**-26 and `low` multiples of 2**-68.
  * Adding and subtracting 1.5 * 2**(52 - g) rounds a double to a multiple of 2**-g. */
@@ -41,10 +63,10 @@ typedef struct {
     double low;
 } Mass;
 
-static inline double high_part(double weight) { return (weight + TO_HIGH_GRID) - TO_HIGH_GRID; }
+INLINE double high_part(double weight) { return (weight + TO_HIGH_GRID) - TO_HIGH_GRID; }
 
 /* The low part of a weight whose high part is known; weight - high is exact. */
-static inline double low_part(double weight, double high)
+INLINE double low_part(double weight, double high)
 {
     return ((weight - high) + TO_LOW_GRID) - TO_LOW_GRID;
 }
@@ -80,7 +102,7 @@ static inline Mass mass_times(double weight, int64_t times)
 /* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
  * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
  * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
-static inline double exp_canonical(double z)
+INLINE double exp_canonical(double z)
 {
     const double to_integer = 0x1.8p52 + 1151.0; /* leaves n + 128 + 1023 in the lowest bits */
     z = z > -746.0 ? z : -746.0;
@@ -169,7 +191,7 @@ static inline Law make_law(double max, double temperature)
 }
 
 /* The tempered logit of one finite x. */
-static inline double tempered(const Law *law, double x)
+INLINE double tempered(const Law *law, double x)
 {
     return law->uniform ? 0.0 : (x * law->scale - law->max) / law->temperature;
 }

@@ -1,21 +1,21 @@
-/* The loops that touch the whole vocabulary, for one instruction set.
+/* The loops that touch the whole vocabulary, for one element type and one instruction set.
  *
- * `kernels.h` includes this file once a level, under the compiler's options for it, with FN(name)
- * giving the functions of each their own names. Whatever the dtype, the stride or the byte order, a
- * loader hands the loops a contiguous block of float or double, padded with -inf to a whole number
- * of groups; a native contiguous row is handed over in place. So every loop below sees aligned
- * counts, knows one element type, and is plain C that a compiler vectorises: a fixed number of
- * explicit lanes where a sum or a maximum crosses elements, hence the same bits at every level.
+ * `level.h` includes this file once for each type: REAL is float, which serves float16 and bfloat16
+ * too, or double; LOWEST its lowest finite number; LEAST(value, above) the smallest of its numbers
+ * at or above a double; FN(name) gives the functions names of their own.
+ *
+ * Whatever the dtype, the stride or the byte order, `load` hands the loops a contiguous block,
+ * padded with -inf to whole groups; a native contiguous row is handed over in place. So every loop
+ * sees aligned counts and is plain C that a compiler vectorises: a fixed number of explicit lanes
+ * where a sum or a maximum crosses elements, hence the same bits at every level.
  */
 
-/* `count` <= BLOCK logits from `start` on, as float, padded with -inf to whole groups. Returns the
- * row itself where it can be read in place, else `buffer` (BLOCK floats). Not for FLOAT64. */
-static const float *FN(load_float)(const Row *row, int64_t start, int64_t count, float *buffer)
+/* Copy `count` <= BLOCK logits from `start` on into buffer, padded to whole groups, and return it. */
+NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const char *p = row->data + start * row->stride;
+#ifdef REAL_IS_FLOAT
     if (row->kind == FLOAT32) {
-        if (row->direct && count % GROUP == 0)
-            return (const float *)p;
         if (row->direct)
             memcpy(buffer, p, (size_t)count * sizeof *buffer);
         else
@@ -35,316 +35,544 @@ static const float *FN(load_float)(const Row *row, int64_t start, int64_t count,
                 buffer[i] = row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word);
             }
     }
-    for (int64_t i = count; i < whole_groups(count); i++)
-        buffer[i] = -INFINITY;
-    return buffer;
-}
-
-/* The same as double, for every kind: exact, since each narrower float is a double. */
-static const double *FN(load_double)(const Row *row, int64_t start, int64_t count,
-                                        double *buffer)
-{
-    if (row->kind != FLOAT64) {
-        float narrow[BLOCK];
-        const float *x = FN(load_float)(row, start, count, narrow);
-        const int64_t padded = whole_groups(count);
-        for (int64_t i = 0; i < padded; i++)
-            buffer[i] = x[i];
-        return buffer;
-    }
-    const char *p = row->data + start * row->stride;
-    if (row->direct && count % GROUP == 0)
-        return (const double *)p;
+#else
     if (row->direct)
         memcpy(buffer, p, (size_t)count * sizeof *buffer);
     else
         for (int64_t i = 0; i < count; i++)
             buffer[i] = double_of_bits(word64(p + i * row->stride, row->swapped));
+#endif
     for (int64_t i = count; i < whole_groups(count); i++)
-        buffer[i] = -INFINITY;
+        buffer[i] = -(REAL)INFINITY;
     return buffer;
+}
+
+/* The same, in place where that can be. */
+INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    if (row->in_place && count % GROUP == 0)
+        return (const REAL *)row->data + start;
+    return FN(copy)(row, start, count, buffer);
 }
 
 /* ----------------------------------------------------------------------------- the read pass */
 
 #define LARGER(a, b) ((a) > (b) ? (a) : (b))
-#define IS_NAN(a) ((a) != (a))
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
 
-/* The maximum of x[0..n), n a whole number of groups, through `top`. Returns whether any logit is
- * NaN or +inf; the maximum means nothing then. The NaNs are counted in floating point: that stays
- * in the vector registers that compare. */
-#define DEFINE_SCAN(NAME, REAL)                                                                    \
-    static int NAME(const REAL *x, int64_t n, double *top)                                         \
-    {                                                                                              \
-        REAL largest[LANES], nans[LANES];                                                          \
-        int bad = 0;                                                                               \
-        for (int l = 0; l < LANES; l++) {                                                          \
-            largest[l] = -(REAL)INFINITY;                                                          \
-            nans[l] = 0;                                                                           \
-        }                                                                                          \
-        for (int64_t i = 0; i < n; i += GROUP)                                                     \
-            for (int l = 0; l < LANES; l++) {                                                      \
-                const REAL *p = x + i + l;                                                         \
-                const REAL a = p[0], b = p[16], c = p[32], d = p[48];                              \
-                const REAL ab = LARGER(a, b), cd = LARGER(c, d), abcd = LARGER(ab, cd);            \
-                largest[l] = LARGER(abcd, largest[l]);                                             \
-                nans[l] += IS_NAN(a) || IS_NAN(b) || IS_NAN(c) || IS_NAN(d) ? (REAL)1 : (REAL)0;   \
-            }                                                                                      \
-        for (int l = 0; l < LANES; l++) {                                                          \
-            largest[0] = LARGER(largest[l], largest[0]);                                           \
-            bad |= nans[l] != 0;                                                                   \
-        }                                                                                          \
-        *top = largest[0];                                                                         \
-        return bad | !(largest[0] < (REAL)INFINITY);                                               \
+/* maxima[l] = the largest of x[l], x[l + LANES] ... of x[0..n), n a whole number of groups; NaN
+ * where there is a NaN among the block's logits. */
+INLINE void FN(scan_block)(const REAL *x, int64_t n, REAL *maxima)
+{
+    REAL largest[LANES], taint[LANES]; /* 0, or NaN; adding it keeps a NaN */
+    EACH_LANE (l) {
+        largest[l] = -(REAL)INFINITY;
+        taint[l] = 0;
     }
-DEFINE_SCAN(FN(scan_float), float)
-DEFINE_SCAN(FN(scan_double), double)
-#undef DEFINE_SCAN
-
-/* The maximum of each group of x[0..n), n a whole number of groups, without NaN. */
-#define DEFINE_GROUPS(NAME, REAL)                                                                  \
-    static void NAME(const REAL *x, int64_t n, double *maxima)                                     \
-    {                                                                                              \
-        for (int64_t g = 0; g < n / GROUP; g++) {                                                  \
-            const REAL *p = x + g * GROUP;                                                         \
-            REAL t[LANES];                                                                         \
-            for (int l = 0; l < LANES; l++) {                                                      \
-                const REAL ab = LARGER(p[l], p[l + 16]), cd = LARGER(p[l + 32], p[l + 48]);        \
-                t[l] = LARGER(ab, cd);                                                             \
-            }                                                                                      \
-            for (int l = 0; l < 8; l++)                                                            \
-                t[l] = LARGER(t[l], t[l + 8]);                                                     \
-            for (int l = 0; l < 4; l++)                                                            \
-                t[l] = LARGER(t[l], t[l + 4]);                                                     \
-            const REAL ac = LARGER(t[0], t[2]), bd = LARGER(t[1], t[3]);                           \
-            maxima[g] = LARGER(ac, bd);                                                            \
-        }                                                                                          \
-    }
-DEFINE_GROUPS(FN(groups_float), float)
-DEFINE_GROUPS(FN(groups_double), double)
-#undef DEFINE_GROUPS
-#undef IS_NAN
-#undef LARGER
-
-/* The largest logit of each span of a block, -inf for a span behind the row's end. Returns whether
- * any is NaN or +inf. */
-static int FN(scan_block)(const Row *row, int64_t start, int64_t count, double *tops)
-{
-    const int64_t n = whole_groups(count), rest = n > SPAN ? n - SPAN : 0;
-    if (row->kind == FLOAT64) {
-        double buffer[BLOCK];
-        const double *x = FN(load_double)(row, start, count, buffer);
-        return FN(scan_double)(x, n - rest, tops) | FN(scan_double)(x + SPAN, rest, tops + 1);
-    }
-    float buffer[BLOCK];
-    const float *x = FN(load_float)(row, start, count, buffer);
-    return FN(scan_float)(x, n - rest, tops) | FN(scan_float)(x + SPAN, rest, tops + 1);
-}
-
-/* The largest logit of each group of `count` <= BLOCK ones. */
-static void FN(group_maxima)(const Row *row, int64_t start, int64_t count, double *maxima)
-{
-    if (row->kind == FLOAT64) {
-        double buffer[BLOCK];
-        const double *x = FN(load_double)(row, start, count, buffer);
-        FN(groups_double)(x, whole_groups(count), maxima);
-    } else {
-        float buffer[BLOCK];
-        const float *x = FN(load_float)(row, start, count, buffer);
-        FN(groups_float)(x, whole_groups(count), maxima);
-    }
-}
-
-/* weights[0..n) of the logits x[0..n): canonical, in [0, 1], 0 for -inf. */
-static void FN(weigh)(const Law *law, const double *x, int64_t n, double *weights)
-{
-    const double max = law->max, temperature = law->temperature, scale = law->scale;
-    if (law->uniform)
-        for (int64_t i = 0; i < n; i++)
-            weights[i] = x[i] > -INFINITY ? 1.0 : 0.0;
-    else
-        for (int64_t i = 0; i < n; i++)
-            weights[i] = exp_canonical((x[i] * scale - max) / temperature);
-}
-
-/* weights[i] = 0 where the cut removes the token at position start + i. */
-static void FN(mask_weights)(const Source *source, Cut cut, const double *x, int64_t start,
-                                int64_t n, double *weights)
-{
-    const int64_t *ids = source->ids ? source->ids + start : NULL;
-    for (int64_t i = 0; i < n; i++)
-        if (!(x[i] > cut.value) && !keeps(cut, x[i], ids ? ids[i] : start + i))
-            weights[i] = 0.0;
-}
-
-/* The exact sum of n <= BLOCK weights, n a whole number of groups. */
-static Mass FN(sum_weights)(const double *weights, int64_t n)
-{
-    double high[LANES] = {0}, low[LANES] = {0};
-    Mass mass = {0.0, 0.0};
-    for (int64_t i = 0; i < n; i += GROUP)
-        for (int l = 0; l < LANES; l++) {
-            const double *w = weights + i + l;
-            const double a = high_part(w[0]), b = high_part(w[16]);
-            const double c = high_part(w[32]), d = high_part(w[48]);
-            high[l] += (a + b) + (c + d);
-            low[l] += (low_part(w[0], a) + low_part(w[16], b)) +
-                      (low_part(w[32], c) + low_part(w[48], d));
+    for (int64_t i = 0; i < n; i += 4 * LANES)
+        EACH_LANE (l) {
+            const REAL *p = x + i + l;
+            const REAL a = p[0], b = p[16], c = p[32], d = p[48];
+            const REAL ab = LARGER(a, b), cd = LARGER(c, d), abcd = LARGER(ab, cd);
+            const REAL one = isunordered(a, b) ? (REAL)NAN : (REAL)0;
+            const REAL both = isunordered(c, d) ? (REAL)NAN : one;
+            largest[l] = LARGER(abcd, largest[l]);
+            taint[l] += both;
         }
-    for (int l = 0; l < LANES; l++)
-        mass_add(&mass, high[l], low[l]);
-    return mass;
+    EACH_LANE (l)
+        maxima[l] = largest[l] + taint[l];
 }
 
-/* Block b of a source: its logits through x and, where weights are wanted, the kept tokens'
- * weights through w (0 for the others), both padded to whole groups. Returns the count. */
-static int64_t FN(read_block)(const Source *source, const Law *law, Cut cut, int64_t b,
-                                 const double **x, double *x_buffer, double *w)
+/* The read pass: fills the maxima_in(n) maxima of a row. */
+static void FN(scan)(const Row *row, void *maxima)
 {
-    const int64_t start = b * BLOCK, rest = source->row.n - start;
-    const int64_t count = rest < BLOCK ? rest : BLOCK, padded = whole_groups(count);
-    *x = FN(load_double)(&source->row, start, count, x_buffer);
-    if (w) {
-        if (source->weights) {
-            memcpy(w, source->weights + start, (size_t)count * sizeof *w);
-            memset(w + count, 0, (size_t)(padded - count) * sizeof *w);
+    REAL *m = maxima, buffer[BLOCK];
+    const int64_t blocks = blocks_in(row);
+    for (int64_t b = 0; b < blocks; b++) {
+        const int64_t count = block_size(row, b);
+        const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
+        /* Compilers do better by a length that they know. */
+        if (count == BLOCK)
+            FN(scan_block)(x, BLOCK, m + b * LANES);
+        else
+            FN(scan_block)(x, whole_groups(count), m + b * LANES);
+    }
+    for (int64_t i = blocks * LANES; i < maxima_in(blocks_in(row)); i++)
+        m[i] = -(REAL)INFINITY;
+}
+
+/* The largest logit of a scanned row; NaN if any logit is. */
+static double FN(top)(const Row *row)
+{
+    const REAL *m = row->maxima;
+    const int64_t n = maxima_in(blocks_in(row));
+    REAL largest[LANES], taint[LANES];
+    EACH_LANE (l) {
+        largest[l] = -(REAL)INFINITY;
+        taint[l] = 0;
+    }
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l) {
+            largest[l] = LARGER(m[i + l], largest[l]);
+            taint[l] += m[i + l] != m[i + l] ? (REAL)NAN : (REAL)0;
+        }
+    for (int l = 1; l < LANES; l++) {
+        largest[0] = LARGER(largest[l], largest[0]);
+        taint[0] += taint[l];
+    }
+    return (double)(largest[0] + taint[0]);
+}
+
+/* How many of x[0..n), n a whole number of LANES, are >= t. */
+INLINE int64_t FN(count_reaching)(const REAL *x, int64_t n, REAL t)
+{
+    int32_t counts[LANES] = {0}; /* a row has at most 2**27 / 32 maxima */
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l)
+            counts[l] += x[i + l] >= t;
+    int64_t total = 0;
+    EACH_LANE (l)
+        total += counts[l];
+    return total;
+}
+
+/* A logit that at least k tokens of a scanned row reach, and few more: k parts of the row have a
+ * maximum that large. -inf where fewer than k maxima are finite. `room` holds maxima_in(n) values. */
+static double FN(bound)(const Row *row, int64_t k, void *room)
+{
+    const REAL *m = row->maxima;
+    REAL *folded = room;
+    int64_t n = maxima_in(blocks_in(row));
+    /* Fewer, larger parts serve as well while there are many times k of them. */
+    int64_t width = n;
+    while (width / 2 >= 8 * k && width % (2 * LANES) == 0)
+        width /= 2;
+    if (width < n) {
+        memcpy(folded, m, (size_t)width * sizeof *m);
+        for (int64_t from = width; from < n; from += width)
+            for (int64_t i = 0; i < width; i++)
+                folded[i] = LARGER(m[from + i], folded[i]);
+        m = folded;
+        n = width;
+    }
+    REAL least[LANES], most[LANES];
+    EACH_LANE (l) {
+        least[l] = (REAL)INFINITY;
+        most[l] = -(REAL)INFINITY;
+    }
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l) {
+            const REAL finite = m[i + l] > -(REAL)INFINITY ? m[i + l] : (REAL)INFINITY;
+            least[l] = SMALLER(finite, least[l]);
+            most[l] = LARGER(m[i + l], most[l]);
+        }
+    for (int l = 1; l < LANES; l++) {
+        least[0] = SMALLER(least[l], least[0]);
+        most[0] = LARGER(most[l], most[0]);
+    }
+    REAL low = least[0], high = most[0];
+    if (FN(count_reaching)(m, n, low) < k)
+        return -INFINITY;
+    for (int round = 0; round < 32; round++) {
+        const REAL middle = low / 2 + high / 2;
+        if (!(low < middle && middle <= high))
+            break;
+        const int64_t count = FN(count_reaching)(m, n, middle);
+        if (count < k) {
+            high = middle;
         } else {
-            FN(weigh)(law, *x, padded, w);
+            low = middle;
+            if (count <= k + k / 8)
+                break;
         }
-        if (cut.value > -INFINITY)
-            FN(mask_weights)(source, cut, *x, start, count, w);
+    }
+    return (double)low;
+}
+
+/* Bit i: whether x[i] >= t, i < WORD. The one loop for which compilers do not find the
+ * instruction. */
+INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
+{
+    uint64_t bits = 0;
+#if defined(SAMPLER_X86) && LEVEL == 2 && defined(REAL_IS_FLOAT)
+    const __m512 limit = _mm512_set1_ps(t);
+    for (int i = 0; i < WORD; i += 16)
+        bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), limit, _CMP_GE_OQ) << i;
+#elif defined(SAMPLER_X86) && LEVEL == 2
+    const __m512d limit = _mm512_set1_pd(t);
+    for (int i = 0; i < WORD; i += 8)
+        bits |= (uint64_t)_mm512_cmp_pd_mask(_mm512_loadu_pd(x + i), limit, _CMP_GE_OQ) << i;
+#elif defined(SAMPLER_X86) && LEVEL == 1 && defined(REAL_IS_FLOAT)
+    const __m256 limit = _mm256_set1_ps(t);
+    for (int i = 0; i < WORD; i += 8)
+        bits |= (uint64_t)(unsigned)_mm256_movemask_ps(
+                    _mm256_cmp_ps(_mm256_loadu_ps(x + i), limit, _CMP_GE_OQ))
+                << i;
+#elif defined(SAMPLER_X86) && LEVEL == 1
+    const __m256d limit = _mm256_set1_pd(t);
+    for (int i = 0; i < WORD; i += 4)
+        bits |= (uint64_t)(unsigned)_mm256_movemask_pd(
+                    _mm256_cmp_pd(_mm256_loadu_pd(x + i), limit, _CMP_GE_OQ))
+                << i;
+#elif defined(SAMPLER_X86) && defined(REAL_IS_FLOAT)
+    const __m128 limit = _mm_set1_ps(t);
+    for (int i = 0; i < WORD; i += 4)
+        bits |= (uint64_t)(unsigned)_mm_movemask_ps(_mm_cmpge_ps(_mm_loadu_ps(x + i), limit)) << i;
+#elif defined(SAMPLER_X86)
+    const __m128d limit = _mm_set1_pd(t);
+    for (int i = 0; i < WORD; i += 2)
+        bits |= (uint64_t)(unsigned)_mm_movemask_pd(_mm_cmpge_pd(_mm_loadu_pd(x + i), limit)) << i;
+#else
+    for (int i = 0; i < WORD; i++)
+        bits |= (uint64_t)(x[i] >= t) << i;
+#endif
+    return bits;
+}
+
+/* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
+ * Returns how many, or -1 if they are more than `room` or sure to be many; the arrays hold WORD
+ * more than that. low > -inf. */
+static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
+                          int64_t *ids)
+{
+    const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
+    const int64_t n = maxima_in(blocks_in(row));
+    int64_t found = 0;
+    /* Where nearly every 32nd part of the row reaches low, an eighth of the tokens do. */
+    if (row->n > room && high == INFINITY &&
+        FN(count_reaching)(m, n, from) > blocks_in(row) * LANES * 63 / 64)
+        return -1;
+    for (int64_t i = 0; i < n; i += WORD) {
+        uint64_t parts = FN(reaching)(m + i, from);
+        while (parts) {
+            REAL buffer[BLOCK];
+            const int in_four = first_bit(parts) / LANES;
+            const int64_t b = i / LANES + in_four, start = block_start(row, b);
+            const int64_t count = block_size(row, b);
+            const REAL *x = FN(load)(row, start, count, buffer);
+            parts &= ~(UINT64_C(0xffff) << in_four * LANES);
+            for (int64_t j = 0; j < count; j += WORD) {
+                uint64_t bits = FN(reaching)(x + j, from);
+                if (bits == 0)
+                    continue;
+                if (high < INFINITY)
+                    bits &= ~FN(reaching)(x + j, to);
+                for (; bits; bits &= bits - 1) {
+                    const int64_t place = j + first_bit(bits);
+                    values[found] = (double)x[place];
+                    ids[found++] = start + place;
+                }
+                if (found > room)
+                    return -1;
+            }
+        }
+    }
+    return found;
+}
+
+/* The id of the nth token of a scanned row, from 1, whose logit is `value`; -1 if there are fewer. */
+static int64_t FN(find)(const Row *row, double value, int64_t nth)
+{
+    const REAL *m = row->maxima, wanted = (REAL)value;
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK];
+        int reaches = 0;
+        EACH_LANE (l)
+            reaches |= m[b * LANES + l] >= wanted;
+        if (!reaches)
+            continue;
+        const int64_t count = block_size(row, b);
+        const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
+        for (int64_t i = 0; i < count; i++)
+            if (x[i] == wanted && --nth == 0)
+                return block_start(row, b) + i;
+    }
+    return -1;
+}
+
+/* One logit. */
+static double FN(at)(const Row *row, int64_t token)
+{
+    const char *p = row->data + token * row->stride;
+#ifdef REAL_IS_FLOAT
+    if (row->kind == FLOAT32)
+        return (double)float_of_bits(word32(p, row->swapped));
+    const uint16_t word = word16(p, row->swapped);
+    return (double)(row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word));
+#else
+    return double_of_bits(word64(p, row->swapped));
+#endif
+}
+
+/* Of the logits at first, first + step ..., those with low <= x < high, into values, which holds
+ * one more than there can be. Returns how many. */
+static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low, double high,
+                        double *values)
+{
+    int64_t found = 0;
+    for (int64_t i = first; i < row->n; i += step) {
+        const double x = FN(at)(row, i);
+        values[found] = x;
+        found += low <= x && x < high;
+    }
+    return found;
+}
+
+/* ----------------------------------------------------------------------- what a cut leaves */
+
+/* Block b of a scanned row, for a loop that keeps x >= *floor: what the cut removes, -inf, and all
+ * below `deep` (finite) is lower than that. Returns the count, 0 where nothing is kept; x is padded
+ * to whole groups. */
+INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
+                                     const REAL **x, REAL *floor)
+{
+    const REAL *m = (const REAL *)row->maxima + b * LANES;
+    const int64_t start = block_start(row, b), count = block_size(row, b);
+    /* A cut ends at one token: ties are kept in the blocks before it, and removed behind. */
+    const REAL least = cut.value > -INFINITY ? LEAST(cut.value, cut.last < start) : LOWEST;
+    *x = buffer;
+    *floor = LARGER(deep, least);
+    int reaches = 0;
+    EACH_LANE (l)
+        reaches |= m[l] >= *floor;
+    if (!reaches)
+        return 0;
+    *x = FN(load)(row, start, count, buffer);
+    if (start <= cut.last && cut.last < start + count - 1 && cut.value >= deep) {
+        if (*x != buffer)
+            memcpy(buffer, *x, (size_t)whole_groups(count) * sizeof *buffer);
+        for (int64_t i = cut.last - start + 1; i < count; i++)
+            if ((double)buffer[i] == cut.value)
+                buffer[i] = -(REAL)INFINITY;
+        *x = buffer;
     }
     return count;
 }
 
-/* The exact mass of the kept tokens of one block. */
-static Mass FN(block_mass)(const Source *source, const Law *law, Cut cut, int64_t b)
+/* How many tokens of a scanned row the cut keeps. */
+static int64_t FN(count)(const Row *row, Cut cut)
 {
-    double x_buffer[BLOCK], w[BLOCK];
-    const double *x;
-    const int64_t count = FN(read_block)(source, law, cut, b, &x, x_buffer, w);
-    return FN(sum_weights)(w, whole_groups(count));
-}
-
-/* Kept tokens in one block. */
-static int64_t FN(block_count)(const Source *source, Cut cut, int64_t b)
-{
-    double buffer[BLOCK];
-    const double *x;
-    const Law none = {0};
-    const int64_t count = FN(read_block)(source, &none, cut, b, &x, buffer, NULL);
-    int64_t above = 0, ties = 0;
-    for (int64_t i = 0; i < whole_groups(count); i += GROUP) {
-        int more = 0, equal = 0;
-        for (int j = 0; j < GROUP; j++) {
-            more += x[i + j] > cut.value;
-            equal += x[i + j] == cut.value;
-        }
-        above += more;
-        ties += equal;
+    int64_t total = 0;
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], floor;
+        const REAL *x;
+        const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &floor);
+        total += FN(count_reaching)(x, whole_groups(count), floor);
     }
-    if (ties > 0 && cut.value > -INFINITY)
-        for (int64_t i = 0; i < count; i++)
-            above += x[i] == cut.value && id_at(source, b * BLOCK + i) <= cut.last;
-    return above;
+    return total;
 }
 
-/* Append every logit >= low of one block of a row to (values, ids), from position n on, in the order of
- * ids. Returns the new n, or -1 once it would pass `room`; the arrays hold GROUP more than that.
- * low > -inf. */
-static int64_t FN(gather_block)(const Source *source, int64_t b, double low, int64_t room,
-                                   int64_t n, double *values, int64_t *ids)
+/* counts[j] = how many tokens are >= floors[j], j < FLOORS. */
+static void FN(counts)(const Row *row, const double *floors, int64_t *counts)
 {
-    const int64_t start = b * BLOCK, rest = source->row.n - start;
-    const int64_t count = rest < BLOCK ? rest : BLOCK;
-    for (int64_t span = 0; span < count; span += SPAN) {
-        double maxima[SPAN / GROUP];
-        const int64_t end = count - span < SPAN ? count : span + SPAN;
-        if (source->tops[(start + span) / SPAN] < low)
-            continue;
-        FN(group_maxima)(&source->row, start + span, end - span, maxima);
-        for (int64_t offset = span; offset < end; offset += GROUP) {
-            double buffer[GROUP];
-            if (maxima[(offset - span) / GROUP] < low)
-                continue;
-            const int64_t size = end - offset < GROUP ? end - offset : GROUP;
-            const double *x = FN(load_double)(&source->row, start + offset, size, buffer);
-            for (int64_t i = 0; i < size; i++) {
-                values[n] = x[i];
-                ids[n] = start + offset + i;
-                n += x[i] >= low;
-            }
-            if (n > room)
-                return -1;
-        }
+    REAL limits[FLOORS];
+    for (int j = 0; j < FLOORS; j++) {
+        limits[j] = LEAST(floors[j], 0);
+        counts[j] = 0;
     }
-    return n;
-}
-
-/* Count the tokens of one block within [min, max] that the cut keeps, and with w their weights,
- * into the ruler's bins. The masses are carried by the caller, at the latest every 3072 tokens. */
-static void FN(histogram_block)(const Source *source, Cut cut, int64_t start, const double *x,
-                                   const double *w, int64_t count, double min, double max,
-                                   const Ruler *ruler, Bin *bins)
-{
-    for (int64_t i = 0; i < count; i++) {
-        if (!(x[i] >= min && x[i] <= max))
-            continue;
-        if (!(x[i] > cut.value) && !keeps(cut, x[i], id_at(source, start + i)))
-            continue;
-        Bin *bin = bins + bin_of(ruler, x[i]);
-        if (bin->count++ == 0) {
-            bin->min = x[i];
-            bin->max = x[i];
-        } else {
-            bin->min = x[i] < bin->min ? x[i] : bin->min;
-            bin->max = x[i] > bin->max ? x[i] : bin->max;
-        }
-        if (w) {
-            const double high = high_part(w[i]);
-            bin->mass.high += high;
-            bin->mass.low += low_part(w[i], high);
-        }
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK];
+        const int64_t count = block_size(row, b);
+        const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
+        for (int j = 0; j < FLOORS; j++)
+            counts[j] += FN(count_reaching)(x, whole_groups(count), limits[j]);
     }
 }
 
-/* The sum of the weights of those of x[0..n) that are >= floor, in float32, n a whole number of
- * groups up to BLOCK, and through `error` a bound on its distance from the exact sum. log2e_over_t in
- * [1e-30, 1e30], max and floor finite. */
-static double FN(fast_mass)(const float *x, int64_t n, float max, float log2e_over_t,
-                               float floor, double *error)
+/* --------------------------------------------------------------------- masses with an error bound */
+
+#ifdef REAL_IS_FLOAT
+/* 2**((x - max) log2e_over_t), in float32; for x so low that this is not a normal float, anything.
+ * The polynomial is the one of least relative error for 2**f, |f| <= 1/2. */
+INLINE float FN(fast_weight)(float x, float max, float log2e_over_t)
 {
-    /* Two plain loops: compilers vectorise these, and not one that does both. */
-    float w[BLOCK];
-    double mass[LANES] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        const float to_integer = 0x1.8p23f;
-        float y = (x[i] - max) * log2e_over_t;
-        y = y > -125.0f ? y : -125.0f;
-        const float shifted = y + to_integer;
-        const float f = y - (shifted - to_integer); /* exact, |f| <= 1/2 */
-        float p = 1.5403530e-4f;                    /* ln(2)**k / k! */
-        p = p * f + 1.3333558e-3f;
-        p = p * f + 9.6181291e-3f;
-        p = p * f + 5.5504109e-2f;
-        p = p * f + 2.4022651e-1f;
-        p = p * f + 6.9314718e-1f;
-        p = p * f + 1.0f;
-        uint32_t bits, n_bits;
-        memcpy(&bits, &p, sizeof bits);
-        memcpy(&n_bits, &shifted, sizeof n_bits);
-        w[i] = x[i] >= floor ? float_of_bits(bits + (n_bits << 23)) : 0.0f;
-    }
-    for (int64_t i = 0; i < n; i += GROUP)
-        for (int l = 0; l < LANES; l++) {
-            const float *p = w + i + l;
-            mass[l] += (double)((p[0] + p[16]) + (p[32] + p[48]));
+    const float to_integer = 0x1.8p23f;
+    const float y = (x - max) * log2e_over_t;
+    const float shifted = y + to_integer;
+    const float f = y - (shifted - to_integer); /* exact */
+    float p = 1.32764721678e-3f;
+    p = MULADD_FLOAT(p, f, 9.67554133102e-3f);
+    p = MULADD_FLOAT(p, f, 5.55071327288e-2f);
+    p = MULADD_FLOAT(p, f, 2.4022119724e-1f);
+    p = MULADD_FLOAT(p, f, 6.93146967065e-1f);
+    p = MULADD_FLOAT(p, f, 1.0f);
+    uint32_t bits, n_bits;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&n_bits, &shifted, sizeof n_bits);
+    return float_of_bits(bits + (n_bits << 23));
+}
+
+/* The sum of the weights of those of x[0..n) that are >= floor, n a whole number of words up to
+ * BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is double. */
+INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor)
+{
+    float sums[WORD] = {0};
+    double mass[LANES];
+    for (int64_t i = 0; i < n; i += WORD)
+        for (int l = 0; l < WORD; l++) {
+            const float weight = FN(fast_weight)(x[i + l], max, log2e_over_t);
+            sums[l] += x[i + l] >= floor ? weight : 0.0f;
         }
+    for (int l = 0; l < 2 * LANES; l++)
+        sums[l] += sums[l + 2 * LANES];
+    EACH_LANE (l)
+        mass[l] = (double)sums[l] + (double)sums[l + LANES];
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int l = 0; l < half; l++)
             mass[l] += mass[l + half];
-    *error = fast_error(mass[0], n);
     return mass[0];
+}
+
+/* masses[b] = the mass of what the cut keeps of block b, and errors[b] a bound on its distance from
+ * the exact one. log2(e) / T in [1e-30, 1e30], max finite. */
+static void FN(fast_masses)(const Row *row, const Law *law, Cut cut, double *masses, double *errors)
+{
+    const double slope = 1.4426950408889634 / law->temperature;
+    const float max = (float)law->max, log2e_over_t = (float)slope;
+    const float deep = least_float(law->max - FAST_DEPTH / slope, 0);
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        float buffer[BLOCK], floor;
+        const float *x;
+        const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
+        masses[b] = count == BLOCK
+                        ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
+                        : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
+        errors[b] = fast_error(masses[b]);
+    }
+}
+#endif
+
+/* 2**((x - max) log2e_over_t), in double; for x so low that this is not a normal double, anything. */
+INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
+{
+    const double to_integer = 0x1.8p52;
+    const double y = (x - max) * log2e_over_t;
+    const double shifted = y + to_integer;
+    const double f = y - (shifted - to_integer);
+    double p = 0x1.6634882411835p-20;
+    p = MULADD_DOUBLE(p, f, 0x1.00ee071ec2439p-16);
+    p = MULADD_DOUBLE(p, f, 0x1.4306c11627965p-13);
+    p = MULADD_DOUBLE(p, f, 0x1.5d872975c1b66p-10);
+    p = MULADD_DOUBLE(p, f, 0x1.3b2ab7f3b32f2p-7);
+    p = MULADD_DOUBLE(p, f, 0x1.c6b08defc261dp-5);
+    p = MULADD_DOUBLE(p, f, 0x1.ebfbdff7c5a79p-3);
+    p = MULADD_DOUBLE(p, f, 0x1.62e42fef7a78bp-1);
+    p = MULADD_DOUBLE(p, f, 1.0);
+    uint64_t bits, n_bits;
+    memcpy(&bits, &p, sizeof bits);
+    memcpy(&n_bits, &shifted, sizeof n_bits);
+    return double_of_bits(bits + (n_bits << 52));
+}
+
+/* masses[b] = the mass of what the cut keeps of block b and, with floors, totals[j] that of the
+ * row's tokens >= floors[j], j < FLOORS, all of them within the cut. The error is FINE_WEIGHT_ERROR
+ * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the law unscaled. */
+INLINE void FN(fine)(const Row *row, const Law *law, Cut cut, double *masses,
+                            const double *floors, double *totals, const int with_floors)
+{
+    const double max = law->max, log2e_over_t = 1.4426950408889634 / law->temperature;
+    const double deep = max - FINE_DEPTH / log2e_over_t;
+    double above[FLOORS][LANES] = {{0}};
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], lowest;
+        const REAL *x;
+        const int64_t count =
+            FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
+        const double floor = (double)lowest;
+        double mass[LANES] = {0};
+        for (int64_t i = 0; i < whole_groups(count); i += LANES)
+            EACH_LANE (l) {
+                const double value = (double)x[i + l];
+                const double weight = FN(fine_weight)(value, max, log2e_over_t);
+                const double w = value >= floor ? weight : 0.0;
+                mass[l] += w;
+                if (with_floors)
+                    for (int j = 0; j < FLOORS; j++)
+                        above[j][l] += value >= floors[j] ? w : 0.0;
+            }
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int l = 0; l < half; l++)
+                mass[l] += mass[l + half];
+        masses[b] = mass[0];
+    }
+    if (with_floors)
+        for (int j = 0; j < FLOORS; j++) {
+            totals[j] = 0.0;
+            EACH_LANE (l)
+                totals[j] += above[j][l];
+        }
+}
+
+static void FN(fine_masses)(const Row *row, const Law *law, Cut cut, double *masses)
+{
+    FN(fine)(row, law, cut, masses, NULL, NULL, 0);
+}
+
+static void FN(fine_masses_above)(const Row *row, const Law *law, Cut cut, double *masses,
+                                  const double *floors, double *totals)
+{
+    const double f[FLOORS] = {floors[0], floors[1], floors[2]};
+    FN(fine)(row, law, cut, masses, f, totals, 1);
+}
+
+/* ------------------------------------------------------------------------------- exact masses */
+
+/* w[0..n) = the canonical weights of those of x[0..n) that are >= floor, 0 for the others; n a whole
+ * number of groups. */
+INLINE void FN(weigh_kept)(const Law *law, const REAL *x, int64_t n, REAL floor, double *w)
+{
+    const double max = law->max, temperature = law->temperature, scale = law->scale;
+    if (law->uniform)
+        for (int64_t i = 0; i < n; i++)
+            w[i] = x[i] >= floor ? 1.0 : 0.0;
+    else
+        for (int64_t i = 0; i < n; i++) {
+            const double weight = exp_canonical(((double)x[i] * scale - max) / temperature);
+            w[i] = x[i] >= floor ? weight : 0.0;
+        }
+}
+
+/* The exact mass of what the cut keeps of a scanned row; with `blocks` that of each block too. What
+ * is so deep that its weights round to 0 is not weighed. */
+static Mass FN(exact_mass)(const Row *row, const Law *law, Cut cut, Mass *blocks)
+{
+    Mass total = {0.0, 0.0};
+    REAL deep = LOWEST;
+    if (!law->uniform && law->scale == 1.0)
+        deep = LARGER(deep, LEAST(law->max - (NEGLIGIBLE_DEPTH + 1.0) * law->temperature, 0));
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], floor;
+        const REAL *x;
+        double w[BLOCK];
+        const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
+        FN(weigh_kept)(law, x, whole_groups(count), floor, w);
+        const Mass mass = LIST(sum)(w, count);
+        mass_add(&total, mass.high, mass.low);
+        if (blocks)
+            blocks[b] = mass;
+    }
+    return total;
+}
+
+/* Block b of a scanned row as double: x, -inf where the cut removes, and with a law the canonical
+ * weights, 0 where it does; BLOCK of each, padded so to whole words. Returns the count. */
+static int64_t FN(read)(const Row *row, const Law *law, Cut cut, int64_t b, double *x, double *w)
+{
+    REAL buffer[BLOCK], floor;
+    const REAL *kept;
+    const int64_t count = block_size(row, b), padded = whole_words(count);
+    if (FN(kept_block)(row, cut, LOWEST, b, buffer, &kept, &floor) == 0) {
+        for (int64_t i = 0; i < padded; i++)
+            x[i] = -INFINITY;
+        if (law)
+            memset(w, 0, (size_t)padded * sizeof *w);
+        return count;
+    }
+    for (int64_t i = 0; i < padded; i++)
+        x[i] = kept[i] >= floor ? (double)kept[i] : -INFINITY;
+    if (law)
+        FN(weigh_kept)(law, kept, padded, floor, w);
+    return count;
 }
 
 /* ------------------------------------------------------------------------- writing whole rows */
@@ -352,19 +580,23 @@ static double FN(fast_mass)(const float *x, int64_t n, float max, float log2e_ov
 /* out[i] = x / divisor where the cut keeps token i, -inf elsewhere. With `shifted`, the kept logits
  * are (x - max) / temperature under the law instead. Neither falls below -limit; that none passes
  * limit is the caller's care. */
-#define DEFINE_FILTER(NAME, REAL)                                                                  \
-    static void NAME(const Source *source, const Law *law, Cut cut, int64_t b,              \
-                            double divisor, int shifted, double limit, REAL *out)                  \
-    {                                                                                              \
-        double buffer[BLOCK];                                                                      \
-        const double *x;                                                                           \
-        const int64_t count = FN(read_block)(source, law, cut, b, &x, buffer, NULL);                   \
-        for (int64_t i = 0; i < count; i++) {                                                      \
-            double z = shifted ? tempered(law, x[i]) : x[i] / divisor;                             \
-            z = z < -limit ? -limit : z;                                                           \
-            out[i] = (REAL)(keeps(cut, x[i], b * BLOCK + i) ? z : -INFINITY);                      \
-        }                                                                                          \
+static void FN(filter)(const Row *row, const Law *law, Cut cut, double divisor, int shifted,
+                       double limit, void *out)
+{
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL *o = (REAL *)out + block_start(row, b);
+        REAL buffer[BLOCK], floor;
+        const REAL *x;
+        const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &floor);
+        for (int64_t i = 0; i < count; i++) {
+            double z = shifted ? tempered(law, (double)x[i]) : (double)x[i] / divisor;
+            z = z < -limit ? -limit : z;
+            o[i] = x[i] >= floor ? (REAL)z : -(REAL)INFINITY;
+        }
+        for (int64_t i = count; i < block_size(row, b); i++)
+            o[i] = -(REAL)INFINITY;
     }
-DEFINE_FILTER(FN(filter_float), float)
-DEFINE_FILTER(FN(filter_double), double)
-#undef DEFINE_FILTER
+}
+
+#undef LARGER
+#undef SMALLER

@@ -1,7 +1,6 @@
-/* What the loops work on: rows, blocks, cuts, bins; and what is done to one logit.
+/* What the loops work on: rows, blocks, cuts, lists; and what is known before a loop begins.
  *
- * A row is read in blocks of BLOCK logits, each block as groups of GROUP. Nothing here knows
- * Python, allocates, or writes to a row.
+ * A row is read in blocks of BLOCK logits. Nothing here knows Python, allocates, or writes to a row.
  */
 #ifndef SAMPLER_ROWS_H
 #define SAMPLER_ROWS_H
@@ -9,47 +8,73 @@
 #include "canonical.h"
 
 #include <stddef.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
 
-#define BLOCK 1024
-#define LOG2_BLOCK 10
-#define GROUP 64
-#define GROUPS_PER_BLOCK (BLOCK / GROUP)
-#define SPAN 512 /* what the read pass keeps the largest logit of */
-#define SPANS_PER_BLOCK (BLOCK / SPAN)
+#define BLOCK 512
+#define LOG2_BLOCK 9
+#define GROUP 128 /* what blocks are padded to */
+#define WORD 64   /* what lists and maxima are padded to: the bits of a comparison */
+#define FLOORS 3  /* how many masses or counts a pass can take at once */
 
 /* ------------------------------------------------------------------------------------ the row */
 
 enum { FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
 
+typedef struct Loops Loops; /* kernels.h */
+
 typedef struct {
-    const char *data; /* the first logit */
-    ptrdiff_t stride; /* bytes from one logit to the next; any sign, 0 too */
-    int64_t n;        /* logits; at least 1 */
-    int kind;         /* FLOAT16 ... FLOAT64 */
-    int swapped;      /* the other byte order */
-    int direct;       /* native, contiguous and aligned: may be read in place */
+    const char *data;   /* the first logit */
+    ptrdiff_t stride;   /* bytes from one logit to the next; any sign, 0 too */
+    int64_t n;          /* logits; at least 1 */
+    int kind;           /* FLOAT16 ... FLOAT64 */
+    int swapped;        /* the other byte order */
+    int direct;         /* native, contiguous and aligned words */
+    int in_place;       /* and of the type that the loops work on */
+    int64_t lead;       /* logits in block 0: see block_start */
+    const Loops *loops; /* for its element type, on this machine */
+    /* What `scan` has written: the largest of every LANES-th logit of each block, LANES values a
+     * block, padded with -inf to whole words; double for FLOAT64, else float. */
+    const void *maxima;
 } Row;
 
-static inline int64_t blocks_in(int64_t n) { return (n + BLOCK - 1) / BLOCK; }
-static inline int64_t spans_in(int64_t n) { return (n + SPAN - 1) / SPAN; }
-static inline int64_t groups_in(int64_t n) { return (n + GROUP - 1) / GROUP; }
-
-static inline Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, int swapped)
+/* Blocks have BLOCK logits, save the last one, and the first one where that lets all others begin at
+ * a multiple of 64 bytes: reading across these is twice as slow. */
+static inline int64_t blocks_in(const Row *row)
 {
-    Row row = {data, stride, n, kind, swapped, 0};
-    const ptrdiff_t size = kind == FLOAT64 ? 8 : kind == FLOAT32 ? 4 : 2;
-    row.direct = !swapped && stride == size && (uintptr_t)data % (uintptr_t)size == 0;
-    return row;
+    return row->n <= row->lead ? 1 : 1 + (row->n - row->lead + BLOCK - 1) / BLOCK;
 }
 
-static inline uint16_t word16(const char *p, int swapped)
+static inline int64_t block_start(const Row *row, int64_t b)
+{
+    return b == 0 ? 0 : row->lead + (b - 1) * BLOCK;
+}
+
+static inline int64_t block_size(const Row *row, int64_t b)
+{
+    const int64_t rest = row->n - block_start(row, b), most = b == 0 ? row->lead : BLOCK;
+    return rest < most ? rest : most;
+}
+
+/* The most blocks that a row of n logits can have. */
+static inline int64_t most_blocks(int64_t n) { return n / BLOCK + 2; }
+
+static inline int64_t whole_groups(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
+
+static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WORD; }
+
+/* How many maxima a row with so many blocks has, padding included. */
+static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LANES); }
+
+INLINE uint16_t word16(const char *p, int swapped)
 {
     uint16_t w;
     memcpy(&w, p, sizeof w);
     return swapped ? (uint16_t)(w << 8 | w >> 8) : w;
 }
 
-static inline uint32_t word32(const char *p, int swapped)
+INLINE uint32_t word32(const char *p, int swapped)
 {
     uint32_t w;
     memcpy(&w, p, sizeof w);
@@ -58,7 +83,7 @@ static inline uint32_t word32(const char *p, int swapped)
     return w;
 }
 
-static inline uint64_t word64(const char *p, int swapped)
+INLINE uint64_t word64(const char *p, int swapped)
 {
     uint64_t w;
     memcpy(&w, p, sizeof w);
@@ -67,14 +92,14 @@ static inline uint64_t word64(const char *p, int swapped)
     return w;
 }
 
-static inline float float_of_bits(uint32_t bits)
+INLINE float float_of_bits(uint32_t bits)
 {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
 }
 
-static inline double double_of_bits(uint64_t bits)
+INLINE double double_of_bits(uint64_t bits)
 {
     double x;
     memcpy(&x, &bits, sizeof x);
@@ -83,7 +108,7 @@ static inline double double_of_bits(uint64_t bits)
 
 /* Shift exponent and mantissa into place and add the difference of the biases; subnormals get
  * their hidden bit from the subtraction. */
-static inline float widen_float16(uint16_t half)
+INLINE float widen_float16(uint16_t half)
 {
     const uint32_t magnitude = half & 0x7fffu, shifted = magnitude << 13;
     const uint32_t normal = magnitude >= 0x7c00u ? shifted | 0x7f800000u : shifted + (112u << 23);
@@ -94,11 +119,9 @@ static inline float widen_float16(uint16_t half)
     return float_of_bits(bits | (uint32_t)(half & 0x8000u) << 16);
 }
 
-static inline float widen_bfloat16(uint16_t word) { return float_of_bits((uint32_t)word << 16); }
+INLINE float widen_bfloat16(uint16_t word) { return float_of_bits((uint32_t)word << 16); }
 
-static inline int64_t whole_groups(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
-
-/* --------------------------------------------------------------------- the cut, and the source */
+/* ------------------------------------------------------------------------------------- the cut */
 
 /* A prefix in rank is named by its last token: kept is every x > value, and x == value up to the
  * id `last`. {-inf, -1} keeps every finite logit. */
@@ -112,100 +135,116 @@ static inline int keeps(Cut cut, double x, int64_t id)
     return x > cut.value || (x == cut.value && id <= cut.last);
 }
 
-/* Where a stage reads tokens from: the whole row, or the candidates gathered from it (then `ids`
- * holds their token ids, ascending, and `weights`, where not NULL, their weights). `tops`, the
- * largest logit of each span of the row, lets it skip what holds nothing of interest; NULL for
- * candidates. */
+/* The place of the lowest set bit; there has to be one. */
+static inline int first_bit(uint64_t bits)
+{
+#if defined(__GNUC__)
+    return __builtin_ctzll(bits);
+#elif defined(_MSC_VER) && defined(_WIN64)
+    unsigned long place;
+    _BitScanForward64(&place, bits);
+    return (int)place;
+#else
+    int place = 0;
+    for (; !(bits & 1); bits >>= 1)
+        place++;
+    return place;
+#endif
+}
+
+/* The smallest float, or double, that is at least `value`, or above it. */
+static inline float least_float(double value, int above)
+{
+    const float rounded = (float)value;
+    const int low = above ? (double)rounded <= value : (double)rounded < value;
+    return low ? nextafterf(rounded, INFINITY) : rounded;
+}
+
+static inline double least_double(double value, int above)
+{
+    return above ? nextafter(value, INFINITY) : value;
+}
+
+/* The same among the numbers that a row's loops work on. */
+static inline double least_of(const Row *row, double value, int above)
+{
+    return row->kind == FLOAT64 ? least_double(value, above) : (double)least_float(value, above);
+}
+
+/* An integer in the order of the doubles, or of the floats; -0.0 and 0.0 are one. */
+static inline int64_t order_of(const Row *row, double x)
+{
+    if (row->kind == FLOAT64) {
+        int64_t bits;
+        memcpy(&bits, &x, sizeof bits);
+        return bits < 0 ? INT64_MIN - bits : bits;
+    }
+    const float narrow = (float)x;
+    int32_t bits;
+    memcpy(&bits, &narrow, sizeof bits);
+    return bits < 0 ? INT32_MIN - (int64_t)bits : bits;
+}
+
+/* Of the numbers that a row's loops work on, the one halfway from low to high, by how many lie
+ * between: in (low, high), where there is one. */
+static inline double halfway(const Row *row, double low, double high)
+{
+    const int64_t a = order_of(row, low), b = order_of(row, high);
+    int64_t middle = (a >> 1) + (b >> 1) + (a & b & 1);
+    if (row->kind == FLOAT64) {
+        double x;
+        middle = middle < 0 ? INT64_MIN - middle : middle;
+        memcpy(&x, &middle, sizeof x);
+        return x;
+    }
+    int32_t bits = (int32_t)(middle < 0 ? INT32_MIN - middle : middle);
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return (double)x;
+}
+
+/* ------------------------------------------------------------------------------------ the list */
+
+/* Tokens taken from a row, ids ascending. The arrays have room for whole words; what pads the last
+ * one is -inf in `values` and 0 in `weights`. */
 typedef struct {
-    Row row;
-    const int64_t *ids;
-    const double *weights;
-    const double *tops;
-} Source;
+    int64_t n;
+    double *values;
+    int64_t *ids;
+    double *weights; /* canonical; only once they were asked for */
+} List;
 
-static inline int64_t id_at(const Source *source, int64_t position)
-{
-    return source->ids ? source->ids[position] : position;
-}
-
-/* Whether block b may hold a logit >= value. */
-static inline int block_reaches(const Source *source, int64_t block, double value)
-{
-    if (!source->tops)
-        return 1;
-    const double *tops = source->tops + block * SPANS_PER_BLOCK;
-    return tops[0] >= value || tops[1] >= value;
-}
-
-/* -------------------------------------------------------------------------------- the histogram */
-
-/* What is known of the tokens between two logit values. */
+/* What of a list is at or above some value, and the values on both sides of that border. */
 typedef struct {
     int64_t count;
-    Mass mass;
-    double min;
-    double max;
-} Bin;
+    Mass mass;    /* of what is above; 0 without weights */
+    double least; /* the smallest at or above; +inf if there is none */
+    double most;  /* the largest below; -inf if there is none */
+} Split;
 
-/* How a logit finds its bin, the highest first: by its depth below `max`, in equal steps, the last
- * bin open below (by_bits = 0); or by the distance of its bits, which any range of doubles splits
- * into at most `bins` parts a level (by_bits = 1). Both are monotone, so bins are ranges in rank. */
-typedef struct {
-    int by_bits;
-    int bins;
-    double max;
-    double steps_per_unit;
-    uint64_t top;
-    int shift;
-} Ruler;
+/* ------------------------------------------------------------------- masses with an error bound */
 
-/* An unsigned integer in the order of the doubles; -0.0 and 0.0 are one. */
-static inline uint64_t ordered_bits(double x)
-{
-    x += 0.0;
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits >> 63 ? ~bits : bits | UINT64_C(1) << 63;
-}
+/* The constants are derived in docs/design.md. Weights are 2**y, y = (x - max) log2(e) / T; those
+ * below 2**-DEPTH are left out. */
+#define FAST_DEPTH 45.0         /* the fast mass: float32 */
+#define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, the float32 part of the sum */
+#define FAST_DEPTH_ERROR 1.9e-7 /* relative to |z|: three roundings of y */
+#define FAST_FLOOR_ERROR 0x1p-44
+#define FINE_DEPTH 70.0 /* the fine mass: double */
+#define FINE_WEIGHT_ERROR 1.3e-12
+#define FINE_FLOOR_ERROR 0x1p-69
 
-static inline int bin_of(const Ruler *ruler, double x)
-{
-    if (ruler->by_bits)
-        return (int)((ruler->top - ordered_bits(x)) >> ruler->shift);
-    const double step = (ruler->max - x) * ruler->steps_per_unit;
-    return step < ruler->bins - 1 ? (int)step : ruler->bins - 1;
-}
-
-/* ------------------------------------------------------------------ the fast mass, with a bound */
-
-/* What the bound is made of (derived in docs/design.md). A float32 weight is computed as
- * 2**y, y = (x - max) * (log2(e) / T): three roundings put a relative error of 3 * 2**-24 on y,
- * hence |z| times that on the weight; the polynomial and its roundings add at most
- * FAST_WEIGHT_ERROR; the clamp of y at -125 adds at most 2**-124 a token. */
-#define FAST_DEPTH_ERROR 1.9e-7
-#define FAST_WEIGHT_ERROR 5e-7
-#define FAST_FLOOR_ERROR 0x1p-124
-
-/* A bound on the error of the fast mass of n <= BLOCK tokens. The entropy of n weights w = 2**y of
- * sum `mass` is at most log2(n), hence sum(w |y|) <= mass (log2(n) - log2(mass)): tight for equal
+/* The error of the fast mass of a block. The entropy of weights w = 2**y of sum `mass` is
+ * at most log2(BLOCK), hence sum(w |y|) <= mass (log2(BLOCK) - log2(mass)): tight for equal
  * weights, and no work a token. */
-static inline double fast_error(double mass, int64_t n)
+static inline double fast_error(double mass)
 {
     uint64_t bits;
     memcpy(&bits, &mass, sizeof bits);
     const int floor_log2 = (int)(bits >> 52) - 1023; /* of a positive, normal mass; -1023 for 0 */
     const double depth = LOG2_BLOCK - floor_log2;
     return mass * (FAST_WEIGHT_ERROR + FAST_DEPTH_ERROR * 0.6931472 * depth) +
-           FAST_FLOOR_ERROR * (double)n;
-}
-
-/* The smallest float that a cut keeps throughout a block whose ids all lie before its last token
- * (with_ties), or all behind it. */
-static inline float floor_of(Cut cut, int with_ties)
-{
-    const float rounded = (float)cut.value;
-    const int too_low = with_ties ? (double)rounded < cut.value : (double)rounded <= cut.value;
-    return too_low ? nextafterf(rounded, INFINITY) : rounded;
+           FAST_FLOOR_ERROR * BLOCK;
 }
 
 #endif

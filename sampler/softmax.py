@@ -117,7 +117,6 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
         last.reshape(-1, last.shape[-1]) if last.size else np.empty((0, 1), array.dtype),
         source.kind,
         source.code,
-        source.words,
         source.swapped,
     ).rows()
     width = 1 if what == _core.LOGSUMEXP else rows.vocab

@@ -446,15 +446,15 @@ def test_flagged_rows_heed_signals(draw_alone):
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((3, batch, 1), 7)
     logs, top = np.empty((2, batch, 1)), np.empty((2, batch, 0))
-    ids, u = np.empty((2, batch, 0), np.int64), np.zeros((batch, 1))
+    ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
     before = signal.signal(signal.SIGALRM, stop)
     chain = _core.Chain([])
 
     def work():
         if draw_alone:
-            _core.draw_tokens(chain, rows, u, tokens[0], True)
+            _core.draw_tokens(chain, rows, coins, tokens[0], True)
         else:
-            _core.sample_tokens(chain, rows, u, tokens, logs, ids, top, True)
+            _core.sample_tokens(chain, rows, coins, tokens, logs, ids, top, True)
 
     signal.setitimer(signal.ITIMER_REAL, 0.03)
     try:

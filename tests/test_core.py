@@ -50,44 +50,63 @@ def test_canonical_log_is_within_three_ulps():
     assert np.isnan(_core.canonical("log", -1.0))
 
 
+def check_bounds(row, temperature):
+    """Assert that each mass is within its bound, and return fast and exact ones."""
+    (masses,) = _core.masses(_inputs.read(row).rows(), temperature)
+    exact, _ = masses[_core.EXACT]
+    for mass, error in masses.values():
+        assert abs(mass - exact) <= error
+    return masses
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("temperature", [0.05, 0.8, 1.0, 5.0, 1e4])
-def test_the_fast_mass_lies_within_its_bound(kind, temperature):
+def test_masses_lie_within_their_bounds(kind, temperature, dtype):
     rng = np.random.default_rng(7)
     for size in (4096, 5000, 60_000):
-        row = make_row(rng, kind, size, np.float32)
-        ((fast, bound, exact),) = _core.masses(_inputs.read(row).rows(), temperature)
-        assert abs(fast - exact) <= bound
-        assert bound <= 1e-5 * exact  # and the bound is worth having
-
-
-def check_bound(row, temperature):
-    ((fast, bound, exact),) = _core.masses(_inputs.read(row).rows(), temperature)
-    assert abs(fast - exact) <= bound
+        row = make_row(rng, kind, size, dtype)
+        masses = check_bounds(row, temperature)
+        exact, _ = masses[_core.EXACT]
+        # The bounds are worth having.
+        assert masses[_core.FINE][1] <= 1e-11 * exact
+        if dtype == np.float32:
+            assert masses[_core.FAST][1] <= 1e-5 * exact
+        assert (_core.FAST in masses) == (dtype == np.float32)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 0.8, 1.0, 2.0, 10.0, 50.0])
-def test_the_bound_on_real_rows(temperature, real_logits):
+def test_the_bounds_on_real_rows(temperature, real_logits):
     for row in real_logits[::3]:
-        check_bound(row.astype(np.float32), temperature)
+        check_bounds(row.astype(np.float32), temperature)
 
 
 @pytest.mark.parametrize("depth", [0.1, 1.3, 5.7, 9.1, 12.3, 17.9, 24.7])
-def test_the_bound_where_every_token_rounds_alike(depth):
+def test_the_bounds_where_every_token_rounds_alike(depth):
     # Errors of one sign add up: the depth counts, in blocks of little mass.
     for temperature in (0.3, 0.7, 0.83, 1.0, 1.7):
         for max_ in (0.0, 3.3, -41.7):
             for more in np.linspace(0.0, 0.1, 12):
                 row = np.full(8192, max_ - (depth + more) * temperature, np.float32)
                 row[0] = max_
-                check_bound(row, temperature)
+                check_bounds(row, temperature)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e-3, 1e4, 1e30])
-def test_the_bound_at_the_ends_of_the_range(temperature):
+def test_the_bounds_at_the_ends_of_the_range(temperature):
     noise = np.random.default_rng(5).normal(0.0, 1.0, 5000)
     for scale in (1e-38, 1e-10, 1.0, 1e10, 5e37):
-        check_bound((noise * scale).astype(np.float32), temperature)
+        check_bounds((noise * scale).astype(np.float32), temperature)
+        check_bounds(noise * scale, temperature)
+
+
+@pytest.mark.parametrize("depth", [30.0, 31.0, 31.3, 47.0, 48.4, 48.6, 90.0, 5000.0])
+def test_the_bounds_at_the_depths_where_weights_are_left_out(depth):
+    row = np.full(100_000, -depth, np.float32)
+    row[-1] = 0.0
+    row[5] = np.nextafter(np.float32(-depth), np.float32(0.0))
+    check_bounds(row, 1.0)
+    check_bounds(row.astype(np.float64), 1.0)
 
 
 @pytest.mark.parametrize("stages", SETTINGS, ids=str)
@@ -96,7 +115,9 @@ def test_the_exact_path_changes_no_answer(kind, stages):
     rng = np.random.default_rng(11)
     rows = np.stack([make_row(rng, kind, 9000, np.float32)] * 40)
     u = rng.random((40, 1))
-    assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, exact=True))
+    plain = draw(stages, rows, u)
+    for tier in (_core.FINE, _core.EXACT):
+        assert np.array_equal(plain, draw(stages, rows, u, tier))
 
 
 def test_a_draw_at_a_boundary_is_settled_by_the_canonical_mass():
@@ -219,7 +240,7 @@ def test_the_last_kept_token_alone_in_its_block():
     row = np.ones(4097, np.float32)
     row[0] = 0.5
     u = np.full((1, 1), 0.5)
-    assert draw([TopK(4096)], row, u) == draw([TopK(4096)], row, u, exact=True) == 2049
+    assert draw([TopK(4096)], row, u) == draw([TopK(4096)], row, u, tier=_core.EXACT) == 2049
 
 
 def test_fast_and_exact_paths_agree_where_cuts_end_anywhere():
@@ -230,7 +251,7 @@ def test_fast_and_exact_paths_agree_where_cuts_end_anywhere():
         stages = [TopK(int(rng.integers(1, size + 2))), Temperature(float(rng.uniform(0.2, 9)))]
         u = rng.random((8, 1))
         rows = np.broadcast_to(row, (8, size))
-        assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, exact=True))
+        assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, tier=_core.EXACT))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

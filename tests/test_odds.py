@@ -7,11 +7,12 @@ from scipy import stats
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
 
 
-def draw(stages, rows, u, exact=False):
+def draw(stages, rows, u, tier=_core.UNKNOWN, threads=1):
     """Tokens at uniforms of shape (batch, n), from the core itself."""
-    chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], exact=exact)
+    chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
     tokens = np.empty(u.shape, np.int64)
-    assert _core.draw_tokens(chain, _inputs.read(rows).rows(), u, tokens, False) is None
+    source = _inputs.read(rows).rows()
+    assert _core.draw_tokens(chain, source, None, tokens, False, threads, u=u) is None
     return tokens
 
 
@@ -41,7 +42,7 @@ def test_evenly_spaced_uniforms_give_each_token_its_share(real_logits, stages):
     some = np.arange(0, n, 20)
     rows = np.broadcast_to(row, (len(some), len(row)))
     assert np.array_equal(draw(stages, rows, u[some][:, None])[:, 0], many[some])
-    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], exact=True)[:, 0],
+    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], tier=_core.EXACT)[:, 0],
                           many[some[:100]])  # fmt: skip
 
 

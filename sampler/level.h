@@ -1,0 +1,137 @@
+/* The loops of one instruction set: those over lists of tokens, which stand here, and those over
+ * rows, `loops.h` for both element types. `kernels.h` includes this file once a level, with LEVEL
+ * its number, LIST, FN_FLOAT and FN_DOUBLE giving the functions of each their own names, and
+ * SAMPLER_FUSED defined where it has a fused multiply-add.
+ */
+
+/* weights[0..n), n a whole number of words, of values[0..n): canonical, 0 for -inf. */
+static void LIST(weigh)(const Law *law, const double *values, int64_t n, double *weights)
+{
+    const double max = law->max, temperature = law->temperature, scale = law->scale;
+    if (law->uniform)
+        for (int64_t i = 0; i < n; i++)
+            weights[i] = values[i] > -INFINITY ? 1.0 : 0.0;
+    else
+        for (int64_t i = 0; i < n; i++)
+            weights[i] = exp_canonical((values[i] * scale - max) / temperature);
+}
+
+/* The exact sum of weights[0..n), padded with 0 to a whole number of words. */
+static Mass LIST(sum)(const double *weights, int64_t n)
+{
+    Mass mass = {0.0, 0.0};
+    /* Carried often enough that every addition is exact: see canonical.h. */
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        const int64_t end = n - start < BLOCK ? whole_words(n) : start + BLOCK;
+        double high[LANES] = {0}, low[LANES] = {0};
+        for (int64_t i = start; i < end; i += LANES)
+            EACH_LANE (l) {
+                const double part = high_part(weights[i + l]);
+                high[l] += part;
+                low[l] += low_part(weights[i + l], part);
+            }
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int l = 0; l < half; l++) {
+                high[l] += high[l + half];
+                low[l] += low[l + half];
+            }
+        mass_add(&mass, high[0], low[0]);
+    }
+    return mass;
+}
+
+/* What of values[0..n), padded to whole words, is at or above t; weights may be NULL. */
+INLINE void LIST(split_with)(const double *values, const double *weights, int64_t n,
+                                    double t, Split *split, const int weighed)
+{
+    double least[LANES], most[LANES], count[LANES] = {0};
+    split->mass.high = split->mass.low = 0.0;
+    EACH_LANE (l) {
+        least[l] = INFINITY;
+        most[l] = -INFINITY;
+    }
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        const int64_t end = n - start < BLOCK ? whole_words(n) : start + BLOCK;
+        double high[LANES] = {0}, low[LANES] = {0};
+        for (int64_t i = start; i < end; i += LANES)
+            EACH_LANE (l) {
+                const double x = values[i + l];
+                const double above = x >= t ? x : INFINITY, below = x >= t ? -INFINITY : x;
+                least[l] = above < least[l] ? above : least[l];
+                most[l] = below > most[l] ? below : most[l];
+                count[l] += x >= t ? 1.0 : 0.0;
+                if (weighed) {
+                    const double w = x >= t ? weights[i + l] : 0.0, part = high_part(w);
+                    high[l] += part;
+                    low[l] += low_part(w, part);
+                }
+            }
+        if (weighed) {
+            for (int half = LANES / 2; half > 0; half /= 2)
+                for (int l = 0; l < half; l++) {
+                    high[l] += high[l + half];
+                    low[l] += low[l + half];
+                }
+            mass_add(&split->mass, high[0], low[0]);
+        }
+    }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) {
+            least[l] = least[l + half] < least[l] ? least[l + half] : least[l];
+            most[l] = most[l + half] > most[l] ? most[l + half] : most[l];
+            count[l] += count[l + half];
+        }
+    split->least = least[0];
+    split->most = most[0];
+    split->count = (int64_t)count[0];
+}
+
+static void LIST(split)(const double *values, const double *weights, int64_t n, double t,
+                        Split *split)
+{
+    if (weights)
+        LIST(split_with)(values, weights, n, t, split, 1);
+    else
+        LIST(split_with)(values, NULL, n, t, split, 0);
+}
+
+/* ---------------------------------------------------------------------- for both element types */
+
+/* a * b + c as fast as can be, for what need not have the same bits everywhere. */
+#ifdef SAMPLER_FUSED
+#define MULADD_FLOAT(a, b, c) __builtin_fmaf(a, b, c)
+#define MULADD_DOUBLE(a, b, c) __builtin_fma(a, b, c)
+#else
+#define MULADD_FLOAT(a, b, c) ((a) * (b) + (c))
+#define MULADD_DOUBLE(a, b, c) ((a) * (b) + (c))
+#endif
+
+#define REAL float
+#define REAL_IS_FLOAT
+#define LOWEST (-FLT_MAX)
+#define LEAST(value, above) least_float(value, above)
+#define FN FN_FLOAT
+#include "loops.h"
+#undef REAL
+#undef REAL_IS_FLOAT
+#undef LOWEST
+#undef LEAST
+#undef FN
+
+#define REAL double
+#define LOWEST (-DBL_MAX)
+#define LEAST(value, above) least_double(value, above)
+#define FN FN_DOUBLE
+#include "loops.h"
+#undef REAL
+#undef LOWEST
+#undef LEAST
+#undef FN
+
+#undef MULADD_FLOAT
+#undef MULADD_DOUBLE
+#undef LEVEL
+#undef LIST
+#undef FN_FLOAT
+#undef FN_DOUBLE
+#undef SAMPLER_FUSED
