@@ -19,7 +19,7 @@ C. The list. Nearly always what is kept is a few tokens near the maximum. The re
 
 D. One question. Each truncation asks for the shortest prefix in rank whose measure, a count or a
    mass, reaches a target. `select` answers it on a list, halving the range of values in which the
-   boundary lies. Where no list holds the boundary, `narrow` measures the row at three values at a
+   boundary lies. Where no list holds the boundary, `narrow` measures the row at two values at a
    time until what is left between two of them fits a list. Nothing sorts or copies the vocabulary.
 
 E. Mass. The exact mass (`canonical.h`) is the same on every machine and in every order of
@@ -190,7 +190,7 @@ cdef enum:
     MAX_STAGES = 64
     MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate anew
     SMALL = 1024          # a row up to this long is a list from the start
-    PICKED = 1024         # tokens that `narrow` looks at to guess where the boundary lies
+    PICKED = 2048         # tokens that `narrow` looks at to guess where the boundary lies
     FIRST_LIST = 64       # what top-p tries to do with, and LIST_GROWTH times that, and again
     LAST_LIST = 1024
     LIST_GROWTH = 4
@@ -438,7 +438,7 @@ cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept n
         return False
     set_temperature(w, 1.0)
     if row.n <= SMALL:
-        gather(w, -DBL_MAX)
+        list_from(w, -DBL_MAX, False)
         w.listed = KEEP_ALL
     return True
 
@@ -480,12 +480,14 @@ cdef bint gather_between(Work *w, double low, double high) noexcept nogil:
     return True
 
 
-cdef bint gather(Work *w, double low) noexcept nogil:
-    """Make the list hold every kept token with x >= low, finite. False where that is too many."""
+cdef bint list_from(Work *w, double low, bint kept) noexcept nogil:
+    """Make the list hold every token with x >= low, or those of them that are kept. False where
+    that is too many."""
     if not gather_between(w, low, INFINITY):
         return False
     w.listed = Cut(low, INT64_MAX)
-    trim(w)
+    if kept:
+        trim(w)
     return True
 
 
@@ -721,11 +723,11 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
     """The cut of the shortest prefix in rank that has `wanted` tokens, or that share of the mass of
     what is kept, by measuring the row at a few values at a time. The list does not survive it.
 
-    By mass, some of it has to be known; by count, the row has more than `wanted` finite logits.
+    By mass, it has to be known from some tier.
     """
     cdef Bracket b
     cdef int64_t step = (w.row.n + PICKED - 1) // PICKED, few = 0, room = room_for(w.row.n)
-    cdef int64_t first = 0
+    cdef int64_t first = 0, rounds = 0, above = 0, down_to
     cdef double floors[FLOORS]
     b.by_mass = by_mass
     b.wanted = wanted
@@ -734,18 +736,37 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
         b.low = max(b.low, least_of(&w.row, w.cut.value, False))
     b.high = least_of(&w.row, w.max, True)
     b.at_low = w.total if by_mass else <double> w.row.loops.count(&w.row, KEEP_ALL)
+    if not by_mass and wanted >= b.at_low:
+        return KEEP_ALL
     b.at_high = 0.0
     b.error = 0.0
-    w.broad = True
+    if w.listed.value < INFINITY and w.listed.last == INT64_MAX:
+        # What is listed, and was too little, need not be measured.
+        above = w.list.n
+        b.at_high = mass_value(mass_of_list(w)) if by_mass else <double> above
+        if b.at_high < (wanted * (w.total - w.error) if by_mass else wanted):
+            b.high = w.listed.value
+        else:
+            above = 0
+            b.at_high = 0.0
     while True:
         if w.row.n > room:
             few = w.row.loops.pick(&w.row, first, step, b.low, b.high, w.scratch.part.values)
-        if (few * step <= room // 2
+        if (few * step <= room - room // 4
                 and gather_between(w, b.low, b.high if b.high <= w.max else INFINITY)):
             return settle_list(w, &b)
         if least_of(&w.row, b.low, True) >= b.high:
             return settle_ties(w, &b)
-        guess(w, &b, few, floors)
+        # Now and then without a guess: that ends, whatever the values.
+        rounds += 1
+        down_to = guess(w, &b, few if rounds % 4 else 0, floors)
+        # A longer list, if it is likely to do, costs less than a measure.
+        if (rounds == 1 and 0 < down_to <= few and above + down_to * step <= room // 2
+                and list_from(w, floors[1], by_mass)):
+            if not by_mass and w.list.n >= wanted:
+                return select(w, w.list, False, NO_MASS, wanted, w.max).cut
+            if by_mass and mass_value(mass_of_list(w)) >= wanted * (w.total + w.error):
+                return settle_top(w, wanted)
         if by_mass:
             measure_masses(w, &b, floors)
         else:
@@ -753,40 +774,40 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
         first = (first + 1) % step
 
 
-cdef void guess(Work *w, const Bracket *b, int64_t few, double *floors) noexcept nogil:
-    """Three values within the bracket: the middle one by numbers, which alone would do, and two
-    that are likely to have the boundary between them, as far as the `few` tokens tell that were
-    picked into `part`."""
-    cdef double halved = halfway(&w.row, b.low, b.high)
+cdef int64_t guess(Work *w, const Bracket *b, int64_t few, double *floors) noexcept nogil:
+    """Two values in the bracket that are likely to have the boundary between them, as far as the
+    `few` tokens tell that were picked into `part`; returns how many of those reach the second.
+    Where they cannot tell, the value that halves the bracket by how many numbers are in it: that
+    alone would do; returns 0."""
     cdef double share = (target_of(w, b) - b.at_high) / (b.at_low - b.at_high)
     cdef double rank, spread
     cdef List picked = w.scratch.part
     cdef Split split
     cdef Boundary found
-    cdef int i
-    floors[0] = halved
-    floors[1] = halved
-    floors[2] = halved
+    floors[0] = halfway(&w.row, b.low, b.high)
+    floors[1] = floors[0]
     if few < 16 or not 0.0 < share <= 1.0:
-        return
+        return 0
     picked.n = few
     pad(&picked)
     rank = ceil(share * few)
     if b.by_mass:
         kernels.weigh(&w.law, picked.values, whole_words(few), picked.weights)
-        found = find_boundary(&w.row, picked, NULL, True, NO_MASS,
+        found = find_boundary(&w.row, picked, &w.list, True, NO_MASS,
                               share * mass_value(kernels.sum(picked.weights, few)), b.high)
         kernels.split(picked.values, NULL, few, found.value, &split)
         rank = split.count
-    # Three standard deviations of the place of a quantile in a sample.
-    spread = 3.0 * sqrt(rank * (few - rank) / few) + 2.0
-    floors[0] = least_of(&w.row, find_boundary(&w.row, picked, NULL, False, NO_MASS,
-                                               max(1.0, rank - spread), b.high).value, True)
-    floors[1] = find_boundary(&w.row, picked, NULL, False, NO_MASS,
-                              min(<double> few, rank + spread), b.high).value
-    for i in range(2):
-        if not b.low < floors[i] < b.high:
-            floors[i] = halved
+    # Standard deviations of the place of a quantile in a sample: it is rarely further off.
+    spread = 2.5 * sqrt(rank * (few - rank) / few) + 2.0
+    found = find_boundary(&w.row, picked, &w.list, False, NO_MASS, max(1.0, rank - spread), b.high)
+    if b.low < least_of(&w.row, found.value, True) < b.high:
+        floors[0] = least_of(&w.row, found.value, True)
+    found = find_boundary(&w.row, picked, &w.list, False, NO_MASS,
+                          min(<double> few, rank + spread), b.high)
+    if not b.low < found.value < b.high:
+        return 0
+    floors[1] = found.value
+    return <int64_t> (rank + spread)
 
 
 cdef double target_of(const Work *w, const Bracket *b) noexcept nogil:
@@ -815,6 +836,7 @@ cdef void measure_masses(Work *w, Bracket *b, const double *floors) noexcept nog
         return
     loops.fine_masses_above(&w.row, &w.law, w.cut, w.scratch.masses, floors, masses)
     w.tier = FINE
+    w.broad = True
     set_fine_errors(w)
     add_up(w)
     for i in range(FLOORS):
@@ -903,8 +925,6 @@ cdef Cut first_in_rank(Work *w, int64_t k) noexcept nogil:
         if w.listed.value == -INFINITY:
             return KEEP_ALL  # all finite logits are listed, and they are fewer
         if not gather_first(w, k):
-            if w.row.loops.count(&w.row, KEEP_ALL) <= k:
-                return KEEP_ALL
             return narrow(w, False, k)
     return select(w, w.list, False, none, k, w.max).cut
 
@@ -918,16 +938,13 @@ cdef bint gather_first(Work *w, int64_t k) noexcept nogil:
     if k > maxima_in(blocks_in(&w.row)):
         return False
     low = w.row.loops.bound(&w.row, k, w.scratch.folded)
-    if low == -INFINITY or not gather_between(w, low, INFINITY):
-        return False
-    w.listed = Cut(low, INT64_MAX)
-    return True
+    return low > -INFINITY and list_from(w, low, False)
 
 
 cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     """The cut that keeps the shortest prefix of what is kept whose share of the mass is >= p."""
     cdef int64_t k = FIRST_LIST
-    cdef Prefix found
+    cdef double low, mass, needed
     if p == 0.0:
         return first_in_rank(w, 1)
     if w.law.uniform and not is_listed(w, w.cut):
@@ -937,21 +954,31 @@ cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     if not is_listed(w, w.cut):
         if w.tier == UNKNOWN:
             refine(w)
-        while k <= LAST_LIST:
-            if not gather_first(w, k):
+        needed = p * w.total
+        while True:
+            # What is missing takes at least as many tokens as if each weighed as much as any can.
+            while k <= LAST_LIST and k < needed:
+                k *= LIST_GROWTH
+            if k > LAST_LIST or not gather_first(w, k):
                 return narrow(w, True, p)
+            low = w.listed.value
             trim(w)
-            if (is_listed(w, w.cut)
-                    or mass_value(mass_of_list(w)) >= p * (w.total + w.error)):
+            if is_listed(w, w.cut):
                 break
+            mass = mass_value(mass_of_list(w))
+            if mass >= p * (w.total + w.error):
+                return settle_top(w, p)
+            needed = w.list.n + (p * w.total - mass) / exp_canonical(tempered(&w.law, low))
             k *= LIST_GROWTH
-        else:
-            return narrow(w, True, p)
-    if is_listed(w, w.cut):
-        w.scratch.counts[TOP_P_LISTED] += 1
-        return select(w, w.list, True, NO_MASS, p * mass_value(mass_of_list(w)), w.max).cut
-    # The list holds the boundary. Where the answer is the same for the least and for the largest
-    # total that there can be, it is the answer.
+    w.scratch.counts[TOP_P_LISTED] += 1
+    return select(w, w.list, True, NO_MASS, p * mass_value(mass_of_list(w)), w.max).cut
+
+
+cdef Cut settle_top(Work *w, double p) noexcept nogil:
+    """The cut of `first_with_mass` on the list, which holds the boundary and all before it. Where
+    the answer is the same for the least and for the largest total that there can be, it is the
+    answer."""
+    cdef Prefix found
     while True:
         found = select(w, w.list, True, NO_MASS, p * (w.total - w.error), w.max)
         if w.tier == EXACT or found.reached >= p * (w.total + w.error):
@@ -1006,7 +1033,7 @@ cdef void keep(Work *w, Cut cut) noexcept nogil:
     if is_listed(w, w.cut):
         trim(w)
     elif w.cut.value > -INFINITY:
-        gather(w, w.cut.value)
+        list_from(w, w.cut.value, True)
 
 
 # ----------------------------------------------------------------------------------------- draw

@@ -16,7 +16,7 @@
 #define LOG2_BLOCK 9
 #define GROUP 128 /* what blocks are padded to */
 #define WORD 64   /* what lists and maxima are padded to: the bits of a comparison */
-#define FLOORS 3  /* how many masses or counts a pass can take at once */
+#define FLOORS 2  /* how many masses or counts a pass can take at once */
 
 /* ------------------------------------------------------------------------------------ the row */
 
