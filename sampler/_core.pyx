@@ -189,17 +189,25 @@ cdef extern from "pool.h":
 cdef enum:
     MAX_STAGES = 64
     MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate anew
-    SMALL = 1024          # a row up to this long is a list from the start
+    SMALL = 256          # a row up to this long is a list from the start
     PICKED = 2048         # tokens that `narrow` looks at to guess where the boundary lies
     FIRST_LIST = 64       # what top-p tries to do with, and LIST_GROWTH times that, and again
     LAST_LIST = 1024
+    LEAST_ROOM = 4096     # tokens that the list of a short row holds
     LIST_GROWTH = 4
-    FAST_FROM = 4096      # below this many tokens the exact mass costs less than proving another
+    FAST_FROM = 512       # below this many tokens the exact mass costs less than proving another
     # Logits between looks at signals: 50 ms at the slowest. A row counts BLOCK more than it has,
     # for what it costs however short it is.
     WORK_PER_LOOK = 1 << 19
-    WORK_PER_CLAIM = 1 << 15   # logits that a thread takes on at a time
-    WORTH_SHARING = 1 << 17    # logits below which waking a thread costs more than it saves
+    # How rows are shared over threads, by what they take on a fast machine: a thread is worth
+    # waking, which takes some 50 us, for a share like this, and claims rows for so long at a time.
+    NS_PER_THREAD = 50000
+    NS_PER_CLAIM = 25000
+    NS_PER_ROW = 500           # and for each logit, in units of a 16th
+    READ_COST = 1
+    MASS_COST = 4
+    FILTER_COST = 10
+    EXACT_COST = 25
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
 cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
@@ -249,7 +257,7 @@ cdef struct Item:
 
 cdef int64_t room_for(int64_t vocab) noexcept nogil:
     """How many tokens a list holds at the most."""
-    return max(<int64_t> FAST_FROM, vocab // 8)
+    return max(<int64_t> LEAST_ROOM, vocab // 8)
 
 
 cdef pymutex _lock
@@ -383,6 +391,7 @@ cdef struct Plan:
     bint ties_all
     int64_t min_tokens_to_keep
     int tier              # the first to try
+    bint weighs           # whether the mass of the whole row may be asked for
 
 
 cdef struct Work:
@@ -494,16 +503,19 @@ cdef bint list_from(Work *w, double low, bint kept) noexcept nogil:
 cdef void trim(Work *w) noexcept nogil:
     """Drop from the list what the cut removes."""
     cdef List *list = &w.list
-    cdef int64_t i, n = 0
+    cdef int64_t i, id, n = 0
+    cdef double x
     if w.listed.value == w.cut.value and w.listed.last == w.cut.last:
         return
     if w.cut.value >= w.listed.value:
         for i in range(list.n):
-            list.values[n] = list.values[i]
-            list.ids[n] = list.ids[i]
+            x = list.values[i]
+            id = list.ids[i]
+            list.values[n] = x
+            list.ids[n] = id
             if w.weighed:
                 list.weights[n] = list.weights[i]
-            n += keeps(w.cut, list.values[n], list.ids[n])
+            n += keeps(w.cut, x, id)
         list.n = n
         pad(list)
         if w.weighed:
@@ -608,7 +620,7 @@ cdef Boundary find_boundary(const Row *row, List list, List *part, bint by_mass,
     """
     cdef Boundary found
     cdef Split split
-    cdef double low, middle
+    cdef double low, middle, x
     cdef int64_t above = 0, up_to = list.n, i, n
     cdef int rounds = 0
     cdef Mass start = before, reached
@@ -635,11 +647,13 @@ cdef Boundary find_boundary(const Row *row, List list, List *part, bint by_mass,
         if part != NULL and list.n > 4 * WORD and up_to - above <= list.n // 4:
             n = 0
             for i in range(list.n):
-                part.values[n] = list.values[i]
+                x = list.values[i]
+                part.values[n] = x
                 part.ids[n] = list.ids[i]
                 if by_mass:
                     part.weights[n] = list.weights[i]
-                n += low <= part.values[n] <= high
+                # Not a chained comparison: that would branch, and be predicted wrongly.
+                n += (<int> (x >= low)) & (<int> (x <= high))
             part.n = n
             pad(part)
             if by_mass:
@@ -726,7 +740,7 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
     By mass, it has to be known from some tier.
     """
     cdef Bracket b
-    cdef int64_t step = (w.row.n + PICKED - 1) // PICKED, few = 0, room = room_for(w.row.n)
+    cdef int64_t step = (w.row.n + PICKED - 1) // PICKED, few, room = room_for(w.row.n)
     cdef int64_t first = 0, rounds = 0, above = 0, down_to
     cdef double floors[FLOORS]
     b.by_mass = by_mass
@@ -738,6 +752,10 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
     b.at_low = w.total if by_mass else <double> w.row.loops.count(&w.row, KEEP_ALL)
     if not by_mass and wanted >= b.at_low:
         return KEEP_ALL
+    if w.row.n <= room:
+        list_from(w, b.low, by_mass)
+        return select(w, w.list, by_mass, NO_MASS,
+                      wanted * mass_value(mass_of_list(w)) if by_mass else wanted, w.max).cut
     b.at_high = 0.0
     b.error = 0.0
     if w.listed.value < INFINITY and w.listed.last == INT64_MAX:
@@ -750,8 +768,7 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
             above = 0
             b.at_high = 0.0
     while True:
-        if w.row.n > room:
-            few = w.row.loops.pick(&w.row, first, step, b.low, b.high, w.scratch.part.values)
+        few = w.row.loops.pick(&w.row, first, step, b.low, b.high, w.scratch.part.values)
         if (few * step <= room - room // 4
                 and gather_between(w, b.low, b.high if b.high <= w.max else INFINITY)):
             return settle_list(w, &b)
@@ -873,7 +890,8 @@ cdef Cut settle_list(Work *w, const Bracket *b) noexcept nogil:
         return select(w, w.list, False, above, b.wanted, b.high).cut
     w.listed = Cut(b.low, INT64_MAX)
     trim(w)  # ties at the end of what is kept
-    w.listed = NOTHING
+    if b.high <= w.max:
+        w.listed = NOTHING
     weigh_list(w)
     while w.tier != EXACT:
         least = b.wanted * (w.total - w.error) - (b.at_high + b.error)
@@ -1323,7 +1341,8 @@ cdef struct Job:
     double limit
     double temperature
     int what
-    # Progress: the next row that nobody has claimed, and how many to claim.
+    # Progress: what a logit takes, the next row that nobody has claimed, how many to claim.
+    int64_t cost
     int64_t next
     int64_t claim
     bint interrupted      # an exception is set
@@ -1398,16 +1417,16 @@ cdef void help_out(void *job, int worker) noexcept nogil:
 
 cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
     """Do every row. None, or the `complaint` about the first invalid row, where that stops it."""
-    cdef int64_t cost = job.vocab + BLOCK, bad_row = INT64_MAX, shares
+    cdef int64_t row_ns = NS_PER_ROW + job.vocab * job.cost // 16, bad_row = INT64_MAX
     cdef int helpers = 0, ready = 0, i
     cdef Row row
     if job.batch == 0:
         return None
     job.next = 0
-    job.claim = max(<int64_t> 1, WORK_PER_CLAIM // cost)
-    if threads > 1 and job.batch * cost >= WORTH_SHARING:
-        shares = (job.batch + job.claim - 1) // job.claim
-        helpers = pool_enter(<int> min(<int64_t> threads, shares) - 1)
+    job.claim = max(<int64_t> 1, NS_PER_CLAIM // row_ns)
+    threads = min(<int64_t> threads, job.batch // job.claim, job.batch * row_ns // NS_PER_THREAD)
+    if threads > 1:
+        helpers = pool_enter(threads - 1)
     try:
         for ready in range(helpers + 1):
             job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size)
@@ -1572,6 +1591,12 @@ cdef class Chain:
         self.plan.ties_all = ties_all
         self.plan.min_tokens_to_keep = min(min_tokens_to_keep, 2**53)
         self.plan.tier = tier
+        # After a cut by count or by value few tokens are left, and weighed on their own.
+        self.plan.weighs = True
+        for kind, value in stages:
+            if kind == TOP_P or kind != TEMPERATURE or value == 0.0:
+                self.plan.weighs = kind == TOP_P
+                break
 
 
 @cython.final
@@ -1691,6 +1716,7 @@ def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bin
     job.plan = &chain.plan
     job.flag_invalid = flag_invalid
     job.n = tokens.shape[1]
+    job.cost = MASS_COST if chain.plan.weighs else READ_COST
     if tokens.shape[0] != job.batch or (u is not None and (u.shape[0] != job.batch
                                                            or u.shape[1] != job.n)):
         raise ValueError("one uniform and one token a draw")
@@ -1789,6 +1815,7 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     job.n = n
     job.top = top
     job.given = coins is None
+    job.cost = EXACT_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
             and tokens.shape[0] == 3 and logprobs.shape[0] == top_ids.shape[0] == 2
@@ -1866,6 +1893,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, in
     job.plan = &chain.plan
     job.flag_invalid = flag_invalid
     job.limit = limit
+    job.cost = FILTER_COST
     aim(&job, out, job.vocab)
     return run(&job, threads, 0, 0)
 

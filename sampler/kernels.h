@@ -72,10 +72,10 @@ typedef struct {
 #define SAMPLER_LEVELS 3
 
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi,bmi2,f16c,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,fma")
+#pragma GCC target("avx2,bmi,bmi2,f16c,fma")
 #endif
 #define LEVEL 1
 #define LIST(name) name##_v3
@@ -87,12 +87,12 @@ typedef struct {
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,fma"))),      \
+    __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,f16c,fma"))),      \
     apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,fma")
+#pragma GCC target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,f16c,fma")
 #pragma GCC target("prefer-vector-width=512")
 #endif
 #define LEVEL 2
@@ -114,7 +114,8 @@ static inline int level_runs(int level)
 {
     __builtin_cpu_init();
     const int v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
-                   __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+                   __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c") &&
+                   __builtin_cpu_supports("fma");
     const int v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                    __builtin_cpu_supports("avx512vl");

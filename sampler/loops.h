@@ -23,13 +23,20 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
                 buffer[i] = float_of_bits(word32(p + i * row->stride, row->swapped));
     } else {
         const uint16_t *words = (const uint16_t *)p;
-        if (row->direct && row->kind == FLOAT16)
-            for (int64_t i = 0; i < count; i++)
+        if (row->direct && row->kind == FLOAT16) {
+            int64_t i = 0;
+#if defined(SAMPLER_X86) && LEVEL > 0
+            for (; i + 8 <= count; i += 8)
+                _mm256_storeu_ps(buffer + i,
+                                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(words + i))));
+#endif
+            for (; i < count; i++)
                 buffer[i] = widen_float16(words[i]);
-        else if (row->direct)
+        }
+        else if (row->direct) {
             for (int64_t i = 0; i < count; i++)
                 buffer[i] = widen_bfloat16(words[i]);
-        else
+        } else
             for (int64_t i = 0; i < count; i++) {
                 const uint16_t word = word16(p + i * row->stride, row->swapped);
                 buffer[i] = row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word);
@@ -313,7 +320,7 @@ static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low,
     for (int64_t i = first; i < row->n; i += step) {
         const double x = FN(at)(row, i);
         values[found] = x;
-        found += low <= x && x < high;
+        found += (low <= x) & (x < high);
     }
     return found;
 }
@@ -511,7 +518,7 @@ static void FN(fine_masses)(const Row *row, const Law *law, Cut cut, double *mas
 static void FN(fine_masses_above)(const Row *row, const Law *law, Cut cut, double *masses,
                                   const double *floors, double *totals)
 {
-    const double f[FLOORS] = {floors[0], floors[1], floors[2]};
+    const double f[FLOORS] = {floors[0], floors[1]}; /* in registers */
     FN(fine)(row, law, cut, masses, f, totals, 1);
 }
 

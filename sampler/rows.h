@@ -132,7 +132,7 @@ typedef struct {
 
 static inline int keeps(Cut cut, double x, int64_t id)
 {
-    return x > cut.value || (x == cut.value && id <= cut.last);
+    return (x > cut.value) | ((x == cut.value) & (id <= cut.last)); /* without a branch */
 }
 
 /* The place of the lowest set bit; there has to be one. */
