@@ -1,0 +1,249 @@
+"""Certified answers: what the cheaper masses prove, and what is left to the exact one.
+
+Rows are made so that each tier has its turn, which the core's counts of settled questions show; and
+the first tier to ask may be named, so that every path answers every question. All have to agree.
+"""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from law import check_chain, prefix_mass, rank
+from sampler import MinP, Temperature, TopK, TopP, _core, _inputs
+from test_odds import draw
+
+TIERS = (_core.FAST, _core.FINE, _core.EXACT)
+
+
+def kept(row, stages, tier=_core.UNKNOWN):
+    """The ids that the core keeps, ascending, asking a tier first."""
+    chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
+    rows = _inputs.read(row).rows()
+    ids, floats = np.empty(rows.vocab, np.int64), np.empty((4, rows.vocab))
+    count, complaint = _core.distribution_row(chain, rows, ids, *floats)
+    assert complaint is None
+    return ids[:count].copy()
+
+
+def agreed(row, stages):
+    """What all tiers keep."""
+    first, *others = (kept(row, stages, tier) for tier in TIERS)
+    for other in others:
+        assert np.array_equal(first, other)
+    return first
+
+
+@contextmanager
+def settled(question, *ways):
+    """Expect a question, "draws" or "top_p", to be settled once each in these ways alone."""
+    before = _core.counts()[question]
+    yield
+    after = _core.counts()[question]
+    assert {way: n - before[way] for way, n in after.items() if n > before[way]} == dict.fromkeys(
+        ways, 1
+    )
+
+
+def test_ordinary_rows_are_settled_by_the_fast_mass(real_logits):
+    row = real_logits[0].astype(np.float32)
+    with settled("top_p", "fast"):
+        kept(row, [Temperature(0.8), TopP(0.9)])
+    with settled("draws", "fast"):
+        draw([Temperature(0.8)], row[None], np.full((1, 1), 0.4))
+    with settled("top_p", "fine"):  # its error is relative to the logits' float32
+        kept(row.astype(np.float64), [Temperature(0.8), TopP(0.9)])
+
+
+def test_few_tokens_need_no_tier(real_logits):
+    row = real_logits[0].astype(np.float32)
+    with settled("top_p", "list"), settled("draws"):
+        kept(row, [TopK(50), TopP(0.9)])
+    with settled("draws", "list"):
+        draw([TopK(50)], row[None], np.full((1, 1), 0.4))
+
+
+# ----------------------------------------------------------------- prefixes whose mass is exactly p
+
+
+@pytest.mark.parametrize("n", [256, 4096, 8192, 65_536, 131_072])
+@pytest.mark.parametrize("share", [1 / 256, 1 / 2, 3 / 4, 255 / 256])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_equal_tokens_at_one_ulp_around_a_prefix(n, share, dtype):
+    # n is a power of two, so shares of prefixes are doubles, and nothing rounds.
+    row = np.full(n, 3.25, dtype)
+    few = int(n * share)
+    for p, count in (
+        (np.nextafter(share, 0.0), few),
+        (share, few),
+        (np.nextafter(share, 1.0), few + 1),
+    ):
+        assert np.array_equal(agreed(row, [TopP(float(p))]), np.arange(count))
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+@pytest.mark.parametrize("far", [12.0, 17.3])
+def test_equal_tokens_far_below_the_maximum(far, ulps):
+    # Every token rounds alike in float32, and the errors add up to 4e-6 of the mass.
+    row = np.full(131_072, -far, np.float32)
+    row[777] = 0.0
+    mass = prefix_mass(row[rank(row)].astype(np.float64))
+    for place in (0, 1, 2, 99, 5000, 100_000):
+        p = float(mass[place])
+        p = p if ulps == 0 else float(np.nextafter(p, p + ulps))
+        check_chain(row, [TopP(p)])
+        agreed(row, [TopP(p)])
+
+
+@pytest.mark.parametrize("vocab", [300, 5000, 50_000, 131_072])
+@pytest.mark.parametrize("spread", [0.3, 2.5])
+def test_p_in_the_band_around_a_prefix(vocab, spread):
+    rng = np.random.default_rng(vocab)
+    row = rng.normal(0.0, spread, vocab).astype(np.float32)
+    mass = prefix_mass(row[rank(row)].astype(np.float64))
+    for place in (0, 1, 30, 250, vocab // 2, vocab - 3):
+        for gap in (-2e-12, -1e-13, -1e-15, 0.0, 1e-15, 1e-13, 2e-12):
+            p = min(max(float(mass[place]) + gap, 0.0), 1.0)
+            ids = agreed(row, [TopP(p)])
+            if abs(gap) > 1e-12:
+                assert len(ids) == place + 1 + (gap > 0)
+            else:
+                assert len(ids) - place in (0, 1, 2)
+
+
+def test_what_the_fast_and_the_fine_mass_leave_open():
+    rng = np.random.default_rng(3)
+    row = rng.normal(0.0, 3.0, 50_000).astype(np.float32)
+    mass = prefix_mass(row[rank(row)].astype(np.float64))
+    for gap, way in ((1e-3, "fast"), (1e-8, "fine"), (1e-14, "exact")):
+        p = float(mass[40]) + gap * float(mass[41] - mass[40] if gap == 1e-3 else 1.0)
+        with settled("top_p", way):
+            kept(row, [TopP(p)])
+
+
+# ------------------------------------------------------------------------- draws at a boundary
+
+
+@pytest.mark.parametrize("stages", [[], [Temperature(5.0)], [Temperature(2.0), TopP(0.97)]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_draws_at_boundaries(stages, dtype):
+    row = np.random.default_rng(8).normal(0.0, 2.0, 20_000).astype(dtype)
+    ids = kept(row, stages)
+    temperature = stages[0].value if stages else 1.0
+    z = (row[ids].astype(np.float64) - row.max()) / temperature
+    cumulative = np.cumsum(np.exp(z).astype(np.longdouble))
+    cumulative = (cumulative / cumulative[-1]).astype(np.float64)
+    places = np.arange(0, len(ids) - 1, 61)
+    for gap in (-1e-6, -1e-9, -2e-12, 2e-12, 1e-9, 1e-6):
+        u = np.clip(cumulative[places] + gap, 0.0, 1 - 2**-53)[:, None]
+        rows = np.broadcast_to(row, (len(u), len(row)))
+        found = [draw(stages, rows, u, tier)[:, 0] for tier in TIERS]
+        assert np.array_equal(found[0], found[1])
+        assert np.array_equal(found[0], found[2])
+        wanted = ids[np.searchsorted(cumulative, u[:, 0], side="right")]
+        assert np.array_equal(found[0], wanted)
+
+
+def test_each_tier_settles_draws_of_its_own():
+    row = np.random.default_rng(8).normal(0.0, 2.0, 20_000).astype(np.float32)
+    cumulative = np.cumsum(np.exp(row.astype(np.longdouble)))
+    cumulative = (cumulative / cumulative[-1]).astype(np.float64)
+    middle = (cumulative[9000] + cumulative[9001]) / 2
+    for u, way in (
+        (middle, "fast"),
+        (cumulative[9000] + 1e-8, "fine"),
+        (cumulative[9000] + 1e-15, "exact"),
+        (0.0, "exact"),
+    ):
+        with settled("draws", way):
+            draw([], row[None], np.full((1, 1), u))
+
+
+def test_deep_tokens_before_the_first_heavy_one_are_drawn():
+    # Below 2**-45 the fast mass leaves weights out: nothing may be concluded from its zeros.
+    row = np.full(8192, -33.0, np.float32)
+    row[-1] = 0.0
+    weight = np.exp(-33.0)
+    for place in (0, 1, 700, 8190):
+        u = np.full((1, 1), (place + 0.5) * weight / (1.0 + 8191 * weight))
+        for tier in TIERS:
+            assert draw([], row[None], u, tier)[0, 0] == place
+
+
+# ---------------------------------------------------------------- boundaries that no list holds
+
+
+def exponents(rng, size):
+    """Values of all magnitudes, so that halving a range of values hardly narrows it."""
+    return (rng.choice([-1, 1], size) * 2.0 ** rng.uniform(-120, 100, size)).astype(np.float32)
+
+
+def steps(rng, size):
+    """Three values, each of more tokens than a list holds."""
+    return rng.choice(np.float32([-1.0, 0.5, 2.0]), size)
+
+
+def outliers(rng, size):
+    """A flat row with a few values far above and below."""
+    row = rng.normal(0.0, 1e-3, size).astype(np.float32)
+    row[rng.integers(0, size, 5)] = [-1e30, -50.0, 3.0, 4.0, 5.0]
+    return row
+
+
+def halves(rng, size):
+    """The larger half first: a sample at regular steps is no worse for it."""
+    return np.sort(rng.normal(0.0, 2.0, size).astype(np.float32))[::-1].copy()
+
+
+def striped(rng, size):
+    """Large at every 20th place: a sample at regular steps misleads."""
+    row = rng.normal(-1.0, 0.5, size).astype(np.float32)
+    row[::20] += 3.0
+    return row
+
+
+MAKERS = (exponents, steps, outliers, halves, striped)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("temperature", [1.0, 7.0])
+@pytest.mark.parametrize("size", [5000, 40_000, 131_072])
+def test_broad_nuclei(make, temperature, size):
+    row = make(np.random.default_rng(size), size)
+    for p in (0.2, 0.5, 0.95, 1 - 1e-9):
+        stages = [Temperature(temperature), TopP(p)]
+        check_chain(row, stages)
+        agreed(row, stages)
+    stages = [Temperature(temperature), TopP(0.9), TopP(0.8), MinP(1e-9), TopP(0.7)]
+    check_chain(row, stages)
+    agreed(row, stages)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_counts(make, dtype):
+    size = 60_000
+    row = make(np.random.default_rng(1), size).astype(dtype)
+    row[::7] = -np.inf
+    order = rank(row)
+    for k in (3, 2000, 4097, 20_000, 45_000, len(order) - 1, len(order), len(order) + 1):
+        assert np.array_equal(kept(row, [TopK(k)]), np.sort(order[:k]))
+        check_chain(row, [TopK(k)], ties="all")
+
+
+def test_a_large_count_after_a_cut_among_ties():
+    row = np.zeros(50_000, np.float32)
+    assert np.array_equal(kept(row, [TopP(0.5), TopK(20_000)]), np.arange(20_000))
+    assert np.array_equal(kept(row, [TopP(0.5), TopK(30_000)]), np.arange(25_000))
+    assert np.array_equal(kept(row, [TopK(40_000), TopP(0.5)]), np.arange(20_000))
+    assert np.array_equal(kept(row, [TopK(40_000), TopK(30_000), TopP(0.5)]), np.arange(15_000))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("temperature", [float("inf"), 1e-31, 1e31, 1e-300])
+def test_temperatures_that_no_bound_covers(temperature, dtype):
+    rng = np.random.default_rng(2)
+    for row in (rng.normal(0.0, 3.0, 20_000), rng.normal(0.0, 1e-31, 20_000)):
+        for p in (0.1, 0.9):
+            check_chain(row.astype(dtype), [Temperature(temperature), TopP(p)])
+            agreed(row.astype(dtype), [Temperature(temperature), TopP(p)])
