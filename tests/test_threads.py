@@ -1,0 +1,265 @@
+"""Batches shared over threads: the same answers, errors, signals, forks, and no wasted time."""
+
+import dataclasses
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sampler import Sampler, Samples
+from test_odds import draw
+
+SETTINGS = (
+    {},
+    {"temperature": 0.8, "top_p": 0.9},
+    {"top_k": 50},
+    {"temperature": 5.0, "top_p": 0.9},
+)
+
+
+def batch(rows=40, vocab=20_000, dtype=np.float32):
+    """Enough work for several threads."""
+    return np.random.default_rng(rows).normal(0.0, 2.5, (rows, vocab)).astype(dtype)
+
+
+def same(a, b):
+    """Whether two Samples hold the same bits."""
+    for field in dataclasses.fields(Samples):
+        x, y = getattr(a, field.name), getattr(b, field.name)
+        assert (x is None and y is None) or x.tobytes() == y.tobytes(), field.name
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("threads", [2, 3, 8, 1000, "auto"])
+def test_the_same_answers_for_every_thread_count(settings, threads):
+    rows = batch()
+    one, many = (Sampler(**settings, seed=7, threads=n) for n in (1, threads))
+    assert np.array_equal(one(rows), many(rows))
+    same(one.sample(rows, logprobs=5), many.sample(rows, logprobs=5))
+    same(one.sample(rows, n=9), many.sample(rows, n=9))
+    tokens = np.arange(len(rows))
+    same(one.score(rows, tokens), many.score(rows, tokens))
+    assert one.filter(rows).tobytes() == many.filter(rows).tobytes()
+    assert one.step == many.step == 3
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 64, 5000])
+def test_batches_of_every_size(rows):
+    logits = np.random.default_rng(rows).normal(0.0, 2.0, (rows, 400_000 // rows))
+    streams = np.arange(rows) + 3
+    one, many = (
+        Sampler(top_p=0.9, seed=1, threads=n).sample(logits, streams=streams, step=5)
+        for n in (1, 4)
+    )
+    same(one, many)
+
+
+def test_strides_and_read_only_rows_are_shared_too():
+    rows = batch(80, 20_000)[::-2, ::-1]
+    rows.flags.writeable = False
+    one, many = (Sampler(top_p=0.9, seed=1, threads=n)(rows) for n in (1, 3))
+    assert np.array_equal(one, many)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_the_first_invalid_row_is_named(threads):
+    rows = batch(200)
+    for bad in (3, 4, 90, 91, 150, 199):
+        rows[bad, bad] = np.nan
+    s = Sampler(seed=1, threads=threads)
+    for call in (s, s.sample, s.filter):
+        for _ in range(5):
+            with pytest.raises(ValueError, match="row 3 has nan at token 3"):
+                call(rows)
+
+
+def test_invalid_rows_are_flagged_and_the_others_as_they_are():
+    rows = batch(64)
+    clean = Sampler(top_p=0.9, seed=1)(rows)
+    rows[[0, 9, 63], 5] = np.inf
+    found = Sampler(top_p=0.9, seed=1, threads=4, on_invalid="flag")(rows)
+    clean[[0, 9, 63]] = -1
+    assert np.array_equal(found, clean)
+
+
+def test_samplers_that_share_rows_at_the_same_time():
+    # One call has the pool; what comes meanwhile does without, and is right all the same.
+    rows = batch()
+    s = Sampler(temperature=0.8, top_p=0.9, seed=7, threads=3)
+    expected = [s.sample(rows, step=i).tokens for i in range(12)]
+    found = {}
+
+    def work(i):
+        for _ in range(5):
+            found[i] = s.sample(rows, step=i).tokens
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(12)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i in range(12):
+        assert np.array_equal(found[i], expected[i])
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="no /proc")
+def test_threads_persist():
+    rows = batch()
+    Sampler(seed=1, threads=3)(rows)
+    before = len(list(TASKS.iterdir()))
+    for _ in range(20):
+        Sampler(seed=1, threads=3)(rows)
+        Sampler(seed=1, threads=2)(rows)
+    assert len(list(TASKS.iterdir())) == before
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="no /proc")
+def test_a_call_that_is_soon_done_starts_no_thread():
+    row = batch(1, 262_144)
+    before = len(list(TASKS.iterdir()))
+    s = Sampler(seed=1, threads=60)
+    s(row[0])
+    s(row)
+    s(row[:, :1000].repeat(4, axis=0))
+    assert len(list(TASKS.iterdir())) == before
+
+
+def test_idle_threads_take_no_time():
+    rows = batch()
+    Sampler(seed=1, threads=4)(rows)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads and fork
+def test_a_fork_has_threads_of_its_own():
+    rows = batch()
+    s = Sampler(temperature=0.8, top_p=0.9, seed=7, threads=3)
+    expected = s.sample(rows, step=0).tokens
+    inside = threading.Event()
+    done = threading.Event()
+
+    def keep_busy():
+        while not done.is_set():
+            s.sample(rows, step=0)
+            inside.set()
+
+    # The pool is at work while the child is made.
+    worker = threading.Thread(target=keep_busy)
+    worker.start()
+    inside.wait()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                try:
+                    right = all(
+                        np.array_equal(s.sample(rows, step=0).tokens, expected) for _ in range(3)
+                    )
+                    os._exit(0 if right else 1)
+                finally:
+                    os._exit(2)
+            deadline = time.monotonic() + 60
+            while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    pytest.fail("the child hangs")
+                time.sleep(0.01)
+            assert os.waitstatus_to_exitcode(ended[1]) == 0
+    finally:
+        done.set()
+        worker.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_signals_stop_all_threads():
+    rows = np.broadcast_to(batch(1, 100_000), (60_000, 100_000))
+    s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads=3)
+    late = []
+
+    def alarm(*_):
+        late.append(time.monotonic() - due)
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        due = time.monotonic() + 0.2
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises(InterruptedError):
+            s(rows)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert late[0] < 0.2
+    # Nobody is still at work, and the pool serves the next call.
+    began = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - began < 0.05
+    assert np.array_equal(s.sample(rows[:30], step=0).tokens, draw_alone(s, rows[:30]))
+
+
+def draw_alone(s, rows):
+    return s.replace(threads=1).sample(rows, step=0).tokens
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_hundred_thousand_calls():
+    resource = pytest.importorskip("resource")
+    rows = batch(8, 30_000)
+    one = Sampler(temperature=0.8, top_p=0.9, seed=5)
+    two = one.replace(threads=2)
+
+    def call(times):
+        for _ in range(times):
+            one(rows[0])
+            two(rows)
+
+    call(300)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call(50_000)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 1024 * (1024 if sys.platform == "darwin" else 1)  # 1 MiB: 10 bytes a call
+
+
+def test_given_uniforms_are_shared_as_keyed_ones():
+    rows = batch(64, 5000)
+    u = np.random.default_rng(0).random((64, 3))
+    assert np.array_equal(draw([], rows, u), draw([], rows, u, threads=3))
+
+
+# ------------------------------------------------------------------------------- the setting
+
+
+def test_the_setting():
+    s = Sampler(top_p=0.9, seed=7)
+    assert s.threads == 1
+    assert "threads" not in repr(s)
+    s = Sampler(top_p=0.9, seed=7, threads="auto")
+    assert s.threads == "auto"
+    assert repr(s) == "Sampler(top_p=0.9, seed=7, threads='auto')"
+    assert eval(repr(s)).threads == "auto"
+    assert pickle.loads(pickle.dumps(s)).threads == "auto"
+    assert s.replace(top_p=0.8).threads == "auto"
+    assert s.replace(threads=np.int64(3)).threads == 3
+    assert Sampler.from_generation_config({}, threads=2).threads == 2
+
+
+@pytest.mark.parametrize(
+    ("threads", "error"),
+    [
+        (0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError), (None, TypeError),
+        ("all", TypeError), ([2], TypeError), (2**31, ValueError),
+    ],
+)  # fmt: skip
+def test_a_bad_setting(threads, error):
+    with pytest.raises(error, match="`threads` has to be an integer >= 1 or 'auto', but is"):
+        Sampler(threads=threads)
