@@ -103,10 +103,9 @@ def _times(call: Call, arguments: Sequence[Any]) -> list[float]:
 
 def _counts() -> dict[str, int]:
     """How often since import each question was settled in each way, as "question: way"."""
-    counts = getattr(_core, "counts", dict)()
     return {
         f"{question}: {way}": count
-        for question, ways in counts.items()
+        for question, ways in _core.counts().items()
         for way, count in ways.items()
     }
 

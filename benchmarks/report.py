@@ -186,8 +186,6 @@ def threads_table(records: list[Record], info: dict[str, Any], console: Console)
                 times(gain),
             )
         table.add_section()
-    if not where(records, peer=OURS):
-        table.caption = "this version of sampler has no threads="
     console.print(table)
 
 
