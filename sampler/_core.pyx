@@ -1210,7 +1210,7 @@ cdef void draw_all(Work *w, Job *job, int64_t row, int64_t *tokens) noexcept nog
     for i in range(job.n):
         place = position_above(cumulative, n, coin(job, row, i) * total)
         tokens[i] = place if ids == NULL else ids[place]
-        if i % WORK_PER_LOOK == WORK_PER_LOOK - 1 and interrupted(job, w.scratch):
+        if i % WORK_PER_LOOK == WORK_PER_LOOK - 1 and interrupts(job, w.scratch):
             break
 
 
@@ -1345,7 +1345,7 @@ cdef struct Job:
     int64_t cost
     int64_t next
     int64_t claim
-    bint interrupted      # an exception is set
+    int64_t interrupted   # not 0 once an exception is set
     Scratch *scratch[MOST_WORKERS + 1]
 
 
@@ -1372,13 +1372,18 @@ cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
     return 0
 
 
-cdef bint interrupted(Job *job, const Scratch *scratch) noexcept nogil:
+cdef bint is_interrupted(Job *job) noexcept nogil:
+    return fetch_add(&job.interrupted, 0) != 0
+
+
+cdef bint interrupts(Job *job, const Scratch *scratch) noexcept nogil:
     """Let Python handle signals, in the thread that called. Whether one has raised: the exception
     is set, and `do_rows` will pass it on."""
-    if scratch == job.scratch[0] and not job.interrupted:
+    if scratch == job.scratch[0] and not is_interrupted(job):
         with gil:
-            job.interrupted = PyErr_CheckSignals() != 0
-    return job.interrupted
+            if PyErr_CheckSignals() != 0:
+                fetch_add(&job.interrupted, 1)
+    return is_interrupted(job)
 
 
 cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
@@ -1404,9 +1409,9 @@ cdef int do_rows(Job *job) except -1 nogil:
     while claim_rows(job, job.scratch[0], &done):
         if done >= WORK_PER_LOOK:
             done = 0
-            if interrupted(job, job.scratch[0]):
+            if interrupts(job, job.scratch[0]):
                 break
-    return -1 if job.interrupted else 0
+    return -1 if is_interrupted(job) else 0
 
 
 cdef void help_out(void *job, int worker) noexcept nogil:
@@ -1769,7 +1774,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     if n > 0:
         if not job.given:
             draw_all(&w, job, row, tokens)
-            if job.interrupted:
+            if is_interrupted(job):
                 return True
         for i in range(n):
             x = w.row.loops.at(&w.row, tokens[i])
