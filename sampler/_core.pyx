@@ -100,6 +100,7 @@ cdef extern from "canonical.h" nogil:
 cdef extern from "kernels.h" nogil:
     enum:
         BLOCK
+        LANES
         WORD
         FLOORS
         FLOAT16
@@ -574,8 +575,8 @@ cdef double fine_error(double mass, int64_t n) noexcept nogil:
 
 
 cdef double rounding(const Work *w, double mass) noexcept nogil:
-    """A bound on what double sums over the blocks, and the grid of the exact mass, lose."""
-    return mass * DBL_EPSILON * (blocks_in(&w.row) + BLOCK) + FINE_FLOOR_ERROR * w.row.n
+    """A bound on what sums in double over the row, and the grid of the exact mass, lose."""
+    return mass * (0.5 * DBL_EPSILON) * (w.row.n // LANES + BLOCK) + FINE_FLOOR_ERROR * w.row.n
 
 
 cdef void add_up(Work *w) noexcept nogil:
@@ -2032,28 +2033,36 @@ def softmax_rows(Rows rows, double temperature, int what, out):
 
 # --------------------------------------------------------------------------------- for the tests
 
-def masses(Rows rows, double temperature):
-    """For each row a dict of what each tier that applies says of its mass: (mass, error)."""
+def masses(Rows rows, double temperature, double[::1] floors=None):
+    """What each tier that applies says of the mass of the one row: {tier: (mass, error)}. With two
+    floors, of what is at or above each: {floor: (mass, error)}, from the fine tier."""
     cdef Job job
     cdef Work w
     cdef Plan plan
-    cdef int64_t row
+    cdef double totals[FLOORS]
+    cdef int i
     cdef Scratch *scratch
     rows.enter(&job)
     memset(&plan, 0, sizeof(Plan))
+    if floors is not None and floors.shape[0] != FLOORS:
+        raise ValueError(f"floors have to be {FLOORS}")
     scratch = acquire(job.vocab, 0, 0)
-    result = []
     try:
-        for row in range(job.batch):
-            if not start(&w, scratch, &plan, row_of(&job, row)):
-                raise ValueError(f"row {row} is invalid")
-            set_temperature(&w, temperature)
-            found = {}
-            while w.tier != EXACT:
-                refine(&w)
-                found[w.tier] = w.total, w.error
-            result.append(found)
-        return result
+        if not start(&w, scratch, &plan, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        set_temperature(&w, temperature)
+        found = {}
+        if floors is not None:
+            w.row.loops.fine_masses_above(&w.row, &w.law, KEEP_ALL, scratch.masses, &floors[0],
+                                          totals)
+            for i in range(FLOORS):
+                found[floors[i]] = (totals[i], fine_error(totals[i], w.row.n)
+                                    + rounding(&w, totals[i]))
+            return found
+        while w.tier != EXACT:
+            refine(&w)
+            found[w.tier] = w.total, w.error
+        return found
     finally:
         release(scratch)
 

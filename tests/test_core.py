@@ -1,6 +1,7 @@
 """The core on its own: canonical arithmetic, the fast mass's bound, signals, threads, memory."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,11 +52,19 @@ def test_canonical_log_is_within_three_ulps():
 
 
 def check_bounds(row, temperature):
-    """Assert that each mass is within its bound, and return fast and exact ones."""
-    (masses,) = _core.masses(_inputs.read(row).rows(), temperature)
+    """Assert that each tier's mass is within its bound, and return them all."""
+    rows = _inputs.read(row).rows()
+    masses = _core.masses(rows, temperature)
     exact, _ = masses[_core.EXACT]
     for mass, error in masses.values():
         assert abs(mass - exact) <= error
+    if _core.FINE in masses:
+        floors = np.array([row.min(), np.median(row)], np.float64)
+        above = _core.masses(rows, temperature, floors)
+        assert abs(above[floors[0]][0] - exact) <= above[floors[0]][1]
+        upper = row[row >= floors[1]]  # the maximum is among them
+        exact, _ = _core.masses(_inputs.read(upper).rows(), temperature)[_core.EXACT]
+        assert abs(above[floors[1]][0] - exact) <= above[floors[1]][1]
     return masses
 
 
@@ -107,6 +116,50 @@ def test_the_bounds_at_the_depths_where_weights_are_left_out(depth):
     row[5] = np.nextafter(np.float32(-depth), np.float32(0.0))
     check_bounds(row, 1.0)
     check_bounds(row.astype(np.float64), 1.0)
+
+
+def coefficients(function):
+    """The coefficients of a polynomial in the source, the highest power first."""
+    source = (Path(__file__).parents[1] / "sampler" / "loops.h").read_text()
+    body = source.split(f"FN({function})(", 1)[1].split("uint", 1)[0]
+    first = re.search(r"(?:float|double) p = ([^;]+);", body)
+    rest = re.findall(r"p = MULADD_\w+\(p, f, ([^)]+)\)", body)
+    texts = [text.rstrip("f") if "x" not in text else text for text in (first[1], *rest)]
+    return [float.fromhex(text) if "x" in text else float(text) for text in texts]
+
+
+@pytest.mark.slow
+def test_the_fast_polynomial_at_every_float():
+    # docs/design.md: at most 2.5e-7, fused or not. Below 2**-13 it is 1 + f ln 2, rounded.
+    numbers = [np.float32(c) for c in coefficients("fast_weight")]
+    assert len(numbers) == 6
+    ends = [int(np.float32(x).view(np.uint32)) for x in (2.0**-13, 0.5)]
+    worst = 0.0
+    for start in range(ends[0], ends[1] + 1, 1 << 22):
+        bits = np.arange(start, min(start + (1 << 22), ends[1] + 1), dtype=np.uint32)
+        for f in (bits.view(np.float32), -bits.view(np.float32)):
+            exact = np.exp2(f.astype(np.float64))
+            for fused in (False, True):
+                p = np.full(f.shape, numbers[0])
+                for c in numbers[1:]:
+                    if fused:  # the product is exact in double; rounding twice is no worse here
+                        p = (p.astype(np.float64) * f + np.float64(c)).astype(np.float32)
+                    else:
+                        p = p * f + c
+                worst = max(worst, float(np.max(np.abs(p / exact - 1.0))))
+    assert 2e-7 < worst < 2.5e-7
+
+
+def test_the_fine_polynomial():
+    numbers = coefficients("fine_weight")
+    assert len(numbers) == 9
+    f = np.linspace(-0.5, 0.5, 20_001)
+    with mpmath.workprec(120):
+        errors = [
+            abs(mpmath.polyval(numbers, mpmath.mpf(x)) / mpmath.mpf(2) ** mpmath.mpf(x) - 1)
+            for x in f.tolist()
+        ]
+    assert 1e-12 < max(errors) < 1.1e-12
 
 
 @pytest.mark.parametrize("stages", SETTINGS, ids=str)
