@@ -193,7 +193,7 @@ def generation_table(records: list[Record], console: Console) -> None:
     if not records:
         return
     table = new_table(
-        f"A token of generate(), {TOP_P}, on {records[0]['threads']} threads",
+        f"A token of generate(), {TOP_P}, on {records[0]['threads']} thread(s)",
         "model", "way", right=("ms a token", "to greedy", "share of sampling"),
     )  # fmt: skip
     for r in records:
