@@ -962,7 +962,8 @@ cdef bint gather_first(Work *w, int64_t k) noexcept nogil:
 
 cdef Cut first_with_mass(Work *w, double p) noexcept nogil:
     """The cut that keeps the shortest prefix of what is kept whose share of the mass is >= p."""
-    cdef int64_t k = FIRST_LIST
+    # A bound on the k-th logit is close where there are many times k maxima.
+    cdef int64_t k = min(<int64_t> FIRST_LIST, blocks_in(&w.row) * LANES // 4)
     cdef double low, mass, needed
     if p == 0.0:
         return first_in_rank(w, 1)

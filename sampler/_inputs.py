@@ -127,7 +127,7 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
         if is_bfloat16:
             if dtype is not None:
                 raise _bad_words(name, "torch.bfloat16")
-            return _raw_bfloat16(array, torch)._replace(tensor_is_bfloat16=True)
+            return _raw_bfloat16(array, torch, True)
     else:
         array = _from_other(logits, name)
     if dtype is not None:
@@ -144,8 +144,8 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
     raise _bad_dtype(name, array.dtype)
 
 
-def _raw_bfloat16(array: npt.NDArray[Any], torch: Any) -> Logits:
-    return Logits(array, *_BFLOAT16, torch)
+def _raw_bfloat16(array: npt.NDArray[Any], torch: Any, tensor_is_bfloat16: bool = False) -> Logits:
+    return Logits._make((array, *_BFLOAT16, torch, tensor_is_bfloat16))
 
 
 def _bad_dtype(name: str, found: object) -> TypeError:
@@ -168,17 +168,24 @@ def _is_tensor(value: Any) -> bool:
 def _from_torch(tensor: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], bool]:
     if tensor.layout is not torch.strided:
         raise TypeError(f"`{name}` have to be a dense tensor, but have layout {tensor.layout}")
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise TypeError(
             f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
             "there with `.cpu()`"
         )
-    tensor = tensor.detach().resolve_neg()
-    if tensor.dtype is torch.bfloat16:
+    # Asking first is quicker than undoing what is not there.
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    dtype = tensor.dtype
+    if dtype is torch.bfloat16:
         # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
         return tensor.view(torch.uint16).numpy(), True
-    if tensor.dtype not in (torch.float16, torch.float32, torch.float64, torch.int16, torch.uint16):
-        raise _bad_dtype(name, tensor.dtype)
+    if dtype is not torch.float32 and dtype not in (
+        torch.float16, torch.float64, torch.int16, torch.uint16,
+    ):  # fmt: skip
+        raise _bad_dtype(name, dtype)
     array: npt.NDArray[Any] = tensor.numpy()
     return array, False
 

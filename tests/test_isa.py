@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ import sampler
 from sampler import Sampler, Samples, _core
 
 INFO = sampler.build_info()
+DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 SETTINGS = (
     {}, {"temperature": 0.7}, {"temperature": 30.0}, {"top_k": 40}, {"top_k": 700},
     {"top_p": 0.9}, {"temperature": 5.0, "top_p": 0.95}, {"min_p": 0.05},
@@ -54,7 +56,7 @@ def restored():
 
 
 @pytest.mark.usefixtures("restored")
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocab", [1, 63, 64, 65, 511, 513, 1025, 4097, 20_000])
 def test_every_level_gives_the_same_bits(vocab, dtype, real_logits):
     batch = rows(vocab, real_logits).astype(dtype)
@@ -67,13 +69,14 @@ def test_every_level_gives_the_same_bits(vocab, dtype, real_logits):
 
 
 @pytest.mark.usefixtures("restored")
-def test_every_level_finds_invalid_logits():
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_level_finds_invalid_logits(dtype):
     for isa in INFO["isas"]:
         _core.choose_isa(isa)
         for vocab in (1, 64, 100, 1024, 3000):
             for place in {0, vocab // 2, vocab - 1}:
-                for bad in (np.nan, -np.nan, np.inf):
-                    row = np.zeros(vocab, np.float32)
+                for bad in (np.nan, np.copysign(np.nan, -1.0), np.inf):
+                    row = np.full(vocab, -np.inf if vocab == 100 else 0.0).astype(dtype)
                     row[place] = bad
                     with pytest.raises(ValueError, match=f"has {bad} at token {place}"):
                         Sampler(seed=7)(row)
