@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench bench-report bench-instructions lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -149,6 +149,11 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@$(PY) -m pytest benchmarks --benchmark-quiet --benchmark-json=.cache/bench/bench.json $(ARGS)
 	@$(PY) benchmarks/report.py
 
+# Calls each once, and times nothing.
+bench-check: $(VENV)/.has-bench $(VENV)/.built
+	$(call say,'Calling every benchmark once')
+	@$(PY) -m pytest benchmarks --benchmark-disable -q -k 'not smollm2' $(ARGS)
+
 bench-report: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/report.py $(ARGS)
 
@@ -224,7 +229,7 @@ check-wheel: wheel
 clean:
 	@rm -rf build dist *.egg-info sampler/_core.c sampler/*.so $(VENV)/.built \
 	  .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find sampler tests demos -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find sampler tests demos benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	@rm -rf $(VENV) .cache

@@ -152,17 +152,34 @@ static inline int first_bit(uint64_t bits)
 #endif
 }
 
-/* The smallest float, or double, that is at least `value`, or above it. */
+/* The next larger float, or double, of one that is not NaN or +inf. */
+static inline float next_float(float x)
+{
+    uint32_t bits;
+    x += 0.0f; /* -0.0 is 0.0 */
+    memcpy(&bits, &x, sizeof bits);
+    return float_of_bits(bits >> 31 ? bits - 1 : bits + 1);
+}
+
+static inline double next_double(double x)
+{
+    uint64_t bits;
+    x += 0.0;
+    memcpy(&bits, &x, sizeof bits);
+    return double_of_bits(bits >> 63 ? bits - 1 : bits + 1);
+}
+
+/* The smallest float, or double, that is at least `value`, or above it (`value` is not +inf then). */
 static inline float least_float(double value, int above)
 {
     const float rounded = (float)value;
     const int low = above ? (double)rounded <= value : (double)rounded < value;
-    return low ? nextafterf(rounded, INFINITY) : rounded;
+    return low ? next_float(rounded) : rounded;
 }
 
 static inline double least_double(double value, int above)
 {
-    return above ? nextafter(value, INFINITY) : value;
+    return above ? next_double(value) : value;
 }
 
 /* The same among the numbers that a row's loops work on. */
