@@ -2,7 +2,7 @@
 
     make bench                                    # runs the benchmarks, then this
     make bench-report                             # this alone, on the figures of the last run
-    make bench-report ARGS="--figure docs/speed.png"    # and the README's plot, into that file
+    make bench-report ARGS="--docs"     # and the plots of the documents
 
 Times are medians over the calls of a row and then over the rows; ratios are formed within a row,
 then their median is taken. `worst` is the largest ratio of any row. Small batches differ in which
@@ -403,8 +403,8 @@ def finish(figure: Figure, ax: Axes, path: Path) -> None:
 
 @click.command(help=__doc__.splitlines()[0])
 @click.option("--json", "source", default=".cache/bench/bench.json", show_default=True)
-@click.option("--figure", help="Also write the plot of time against V to this file.")
-def main(source: str, figure: str | None) -> None:
+@click.option("--docs", is_flag=True, help="Also renew the plots in docs/.")
+def main(source: str, docs: bool) -> None:
     path = Path(source)
     if not path.exists():
         raise click.ClickException(f"there is no {source} yet: run `make bench`")
@@ -422,8 +422,9 @@ def main(source: str, figure: str | None) -> None:
     tables(info, records, console)
     for plot in (plot_vocabulary, plot_kept, plot_batch, plot_threads):
         plot(records, path.parent / f"{plot.__name__.removeprefix('plot_')}.png")
-    if figure:
-        plot_vocabulary(records, Path(figure))
+    if docs:
+        plot_vocabulary(records, Path("docs/speed.png"))
+        plot_kept(records, Path("docs/speed_kept.png"))
     console.print(f"Plots: {path.parent}/*.png; figures: {path}")
 
 
