@@ -185,6 +185,7 @@ cdef extern from "pool.h" nogil:
 cdef extern from "pool.h":
     int pool_enter(int wanted)
     void pool_leave()
+    long getpid()
 
 
 cdef enum:
@@ -405,7 +406,7 @@ cdef struct Work:
     bint greedy           # temperature 0: the first in rank alone
     Cut cut               # what is kept so far
     List list             # all of the row that `listed` keeps; within the cut, once the cut is
-    Cut listed
+    Cut listed            # NOTHING from before anything else is written to the list's memory
     bint weighed          # whether the list has its weights
     int tier              # where the mass of what the cut keeps is known from
     double total
@@ -479,10 +480,16 @@ cdef void pad(List *list) noexcept nogil:
         list.values[i] = -INFINITY
 
 
-cdef bint gather_between(Work *w, double low, double high) noexcept nogil:
-    """Make the list hold every token with low <= x < high. False where that is too many."""
+cdef void forget_list(Work *w) noexcept nogil:
+    """Before its memory is used for something else."""
     w.listed = NOTHING
     w.weighed = False
+
+
+cdef bint gather_between(Work *w, double low, double high) noexcept nogil:
+    """Make the list hold every token with low <= x < high. False where that is too many, or looks
+    as if it were."""
+    forget_list(w)
     w.list.n = w.row.loops.gather(&w.row, low, high, room_for(w.row.n), w.list.values, w.list.ids)
     if w.list.n < 0:
         return False
@@ -491,8 +498,8 @@ cdef bint gather_between(Work *w, double low, double high) noexcept nogil:
 
 
 cdef bint list_from(Work *w, double low, bint kept) noexcept nogil:
-    """Make the list hold every token with x >= low, or those of them that are kept. False where
-    that is too many."""
+    """Make the list hold every token with x >= low, or those of them that are kept. False as
+    `gather_between`."""
     if not gather_between(w, low, INFINITY):
         return False
     w.listed = Cut(low, INT64_MAX)
@@ -764,7 +771,7 @@ cdef Cut narrow(Work *w, bint by_mass, double wanted) noexcept nogil:
         above = w.list.n
         b.at_high = mass_value(mass_of_list(w)) if by_mass else <double> above
         if b.at_high < (wanted * (w.total - w.error) if by_mass else wanted):
-            b.high = w.listed.value
+            b.high = least_of(&w.row, w.listed.value, False)
         else:
             above = 0
             b.at_high = 0.0
@@ -796,12 +803,13 @@ cdef int64_t guess(Work *w, const Bracket *b, int64_t few, double *floors) noexc
     """Two values in the bracket that are likely to have the boundary between them, as far as the
     `few` tokens tell that were picked into `part`; returns how many of those reach the second.
     Where they cannot tell, the value that halves the bracket by how many numbers are in it: that
-    alone would do; returns 0."""
+    alone would do; returns 0. The list's memory serves as scratch."""
     cdef double share = (target_of(w, b) - b.at_high) / (b.at_low - b.at_high)
     cdef double rank, spread
     cdef List picked = w.scratch.part
     cdef Split split
     cdef Boundary found
+    forget_list(w)
     floors[0] = halfway(&w.row, b.low, b.high)
     floors[1] = floors[0]
     if few < 16 or not 0.0 < share <= 1.0:
@@ -1426,6 +1434,7 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
     """Do every row. None, or the `complaint` about the first invalid row, where that stops it."""
     cdef int64_t row_ns = NS_PER_ROW + job.vocab * job.cost // 16, bad_row = INT64_MAX
     cdef int helpers = 0, ready = 0, i
+    cdef long process
     cdef Row row
     if job.batch == 0:
         return None
@@ -1433,7 +1442,8 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
     job.claim = max(<int64_t> 1, NS_PER_CLAIM // row_ns)
     threads = min(<int64_t> threads, job.batch // job.claim, job.batch * row_ns // NS_PER_THREAD)
     if threads > 1:
-        helpers = pool_enter(threads - 1)
+        with _lock:  # which a Python without a GIL needs
+            helpers = pool_enter(threads - 1)
     try:
         for ready in range(helpers + 1):
             job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size)
@@ -1443,12 +1453,17 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             with nogil:
                 do_rows(job)
         else:
+            process = getpid()
             pool_start(helpers, help_out, job)
             try:
                 with nogil:
                     do_rows(job)
             finally:
                 stop(job)
+                if getpid() != process:
+                    helpers = 0  # nor are they this process's to leave
+                    raise RuntimeError("a signal handler has forked during a call on several "
+                                       "threads: in the child, which lacks them, the call ends here")
                 with nogil:
                     pool_wait(helpers)
         for i in range(ready):
@@ -1601,7 +1616,7 @@ cdef class Chain:
         # After a cut by count or by value few tokens are left, and weighed on their own.
         self.plan.weighs = True
         for kind, value in stages:
-            if kind == TOP_P or kind != TEMPERATURE or value == 0.0:
+            if kind != TEMPERATURE or value == 0.0:
                 self.plan.weighs = kind == TOP_P
                 break
 

@@ -79,7 +79,7 @@ INLINE void FN(scan_block)(const REAL *x, int64_t n, REAL *maxima)
     for (int64_t i = 0; i < n; i += 4 * LANES)
         EACH_LANE (l) {
             const REAL *p = x + i + l;
-            const REAL a = p[0], b = p[16], c = p[32], d = p[48];
+            const REAL a = p[0], b = p[LANES], c = p[2 * LANES], d = p[3 * LANES];
             const REAL ab = LARGER(a, b), cd = LARGER(c, d), abcd = LARGER(ab, cd);
             const REAL one = isunordered(a, b) ? (REAL)NAN : (REAL)0;
             const REAL both = isunordered(c, d) ? (REAL)NAN : one;
@@ -269,15 +269,16 @@ INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
 }
 
 /* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
- * Returns how many, or -1 if they are more than `room` or sure to be many; the arrays hold WORD
- * more than that. low > -inf. */
+ * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more than
+ * that. low > -inf. */
 static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
                           int64_t *ids)
 {
     const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
     const int64_t n = maxima_in(blocks_in(row));
     int64_t found = 0;
-    /* Where nearly every 32nd part of the row reaches low, an eighth of the tokens do. */
+    /* Where nearly every 32nd part of the row reaches low, so do, as a rule, more tokens than fit; and
+     * to find out would take long. */
     if (row->n > room && high == INFINITY &&
         FN(count_reaching)(m, n, from) > blocks_in(row) * LANES * 63 / 64)
         return -1;

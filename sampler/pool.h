@@ -78,18 +78,24 @@ static int pool_add(void)
     worker->number = pool.count;
     worker->wake = PyThread_allocate_lock();
     worker->done = PyThread_allocate_lock();
-    if (!worker->wake || !worker->done)
-        return 0;
-    PyThread_acquire_lock(worker->wake, WAIT_LOCK);
-    PyThread_acquire_lock(worker->done, WAIT_LOCK);
-    if (PyThread_start_new_thread(pool_work, worker) == PYTHREAD_INVALID_THREAD_ID)
-        return 0;
-    pool.count++;
-    return 1;
+    if (worker->wake && worker->done) {
+        PyThread_acquire_lock(worker->wake, WAIT_LOCK);
+        PyThread_acquire_lock(worker->done, WAIT_LOCK);
+        if (PyThread_start_new_thread(pool_work, worker) != PYTHREAD_INVALID_THREAD_ID) {
+            pool.count++;
+            return 1;
+        }
+    }
+    if (worker->wake)
+        PyThread_free_lock(worker->wake);
+    if (worker->done)
+        PyThread_free_lock(worker->done);
+    return 0;
 }
 
 /* Take the pool for a call that could use `wanted` threads beside its own. Returns how many there
- * are: 0 where another call has them, and then `pool_leave` must not be called. */
+ * are: 0 where another call has them, and then `pool_leave` must not be called. Under a lock, or the
+ * GIL. */
 static int pool_enter(int wanted)
 {
     const long process = (long)getpid();

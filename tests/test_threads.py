@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -179,6 +180,42 @@ def test_a_fork_has_threads_of_its_own():
     finally:
         done.set()
         worker.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads and fork
+@pytest.mark.parametrize("calls_inside", [0, 1])
+def test_a_signal_handler_that_forks_during_a_call(calls_inside):
+    # Subprocess: a child of ours that went wrong would go on with the tests.
+    code = f"""
+import os, signal, sys
+import numpy as np
+from sampler import Sampler
+
+s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads=3)
+few = np.random.default_rng(0).normal(0, 3, (8, 100_000)).astype(np.float32)
+expected = s.sample(few, step=0).tokens
+parent = os.getpid()
+
+def fork(*_):
+    global child
+    child = os.fork()
+    if child == 0:
+        for _ in range({calls_inside}):
+            assert np.array_equal(s.sample(few, step=0).tokens, expected)
+
+signal.signal(signal.SIGALRM, fork)
+signal.setitimer(signal.ITIMER_REAL, 0.1)
+rows = np.broadcast_to(few[:1], (20_000, 100_000))
+try:
+    s(rows)
+except RuntimeError as error:
+    assert os.getpid() != parent and "forked" in str(error), error
+    os._exit(0 if np.array_equal(s.sample(few, step=0).tokens, expected) else 1)
+assert os.getpid() == parent
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")

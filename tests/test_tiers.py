@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from law import check_chain, prefix_mass, rank
-from sampler import MinP, Temperature, TopK, TopP, _core, _inputs
+from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs
 from test_odds import draw
 
 TIERS = (_core.FAST, _core.FINE, _core.EXACT)
@@ -247,3 +247,31 @@ def test_temperatures_that_no_bound_covers(temperature, dtype):
         for p in (0.1, 0.9):
             check_chain(row.astype(dtype), [Temperature(temperature), TopP(p)])
             agreed(row.astype(dtype), [Temperature(temperature), TopP(p)])
+
+
+def test_the_list_is_forgotten_before_its_memory_serves_for_something_else():
+    # Ties in an eighth to three thirty-seconds of the row, at a boundary that no list holds.
+    rng = np.random.default_rng(0)
+    vocab = 131_072
+    for ties in range(12_300, 16_300, 400):
+        row = (-80 - 10 * rng.random(vocab)).astype(np.float32)
+        row[rng.permutation(60_000)[:ties]] = -6
+        row[100_000] = 0
+        ids = agreed(row, [TopP(1 - 1e-7)])
+        assert np.array_equal(ids, np.flatnonzero(row >= -6)), ties
+        s = Sampler(top_p=1 - 1e-7, seed=1)
+        assert s.sample(row, n=1).kept == ties + 1
+        assert row[s(row)] >= -6
+
+
+def test_top_lists_after_a_boundary_that_no_list_holds():
+    rng = np.random.default_rng(0)
+    vocab = 100_001
+    row = (np.round(rng.normal(0, 0.08, vocab) * 8) / 8).astype(np.float32)
+    s = Sampler(top_k=5, top_p=0.9, min_tokens_to_keep=vocab, seed=1)
+    first = rank(row)
+    for n in (1, 4, 300):
+        told = s.sample(row, logprobs=n)
+        assert told.kept == vocab
+        assert np.array_equal(told.raw_top_ids, first[:n])
+        assert np.array_equal(told.top_ids, first[:n])
