@@ -425,7 +425,8 @@ def main(source: str, docs: bool) -> None:
     if docs:
         plot_vocabulary(records, Path("docs/speed.png"))
         plot_kept(records, Path("docs/speed_kept.png"))
-    console.print(f"Plots: {path.parent}/*.png; figures: {path}")
+    drawn = sorted(map(str, path.parent.glob("*.png")))
+    console.print(f"Plots: {', '.join(drawn) or 'none, without a whole run'}; figures: {path}")
 
 
 if __name__ == "__main__":
