@@ -119,6 +119,16 @@ def test_logits_near_the_largest_double():
     assert Sampler(min_p=0.5, seed=0).distribution(row).ids.tolist() == [0]
 
 
+@pytest.mark.parametrize("exponent", [967, 968, 969, 970, 971, 972, 1000, 1023])
+def test_differences_that_overflow(exponent):
+    big = np.finfo(np.float64).max
+    row = np.array([2.0**exponent, -big, 0.0])
+    d = Sampler(temperature=big, seed=0).distribution(row)
+    assert d.ids.tolist() == [0, 2, 1]
+    z = (row[d.ids] / 4 - row[0] / 4) / (big / 4)
+    np.testing.assert_allclose(d.probs, np.exp(z) / np.exp(z).sum(), rtol=1e-14)
+
+
 # -------------------------------------------------------------------------- rows of every character
 
 SIZES = [1, 2, 3, 17, 63, 64, 65, 127, 255, 257, 511, 513, 1000, 1025, 2049, 4097, 9000, 20_000]

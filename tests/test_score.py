@@ -380,3 +380,9 @@ def test_flagged_rows(value, n):
         assert told[others].tobytes() == getattr(want, name)[others].tobytes(), name
     with pytest.raises(ValueError, match="row 1"):
         s.replace(on_invalid="raise").score(x, tokens)
+
+
+def test_raw_logprobs_are_finite_where_the_difference_overflows():
+    big = np.finfo(np.float64).max
+    r = Sampler(seed=0).score(np.array([big, -big]), 1)
+    assert r.logprobs == r.raw_logprobs == -big

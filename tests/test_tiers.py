@@ -121,6 +121,17 @@ def test_what_the_fast_and_the_fine_mass_leave_open():
             kept(row, [TopP(p)])
 
 
+@pytest.mark.parametrize(("size", "high"), [(8192, 70), (32_768, 270), (131_072, 1100)])
+def test_prefixes_that_end_where_a_list_does(size, high):
+    # The bound on the k-th logit falls into the gap below the high ones, so these are the list.
+    row = np.full(size, -12.0, np.float32)
+    row[np.arange(high) * (size // high) + 5] = np.linspace(0.0, -5.0, high)
+    mass = prefix_mass(row[rank(row)].astype(np.float64))
+    for gap in (-1e-8, -1e-9, -2e-12, 2e-12, 1e-9, 1e-8):
+        ids = agreed(row, [TopP(float(mass[high - 1]) + gap)])
+        assert len(ids) == high + (gap > 0)
+
+
 # ------------------------------------------------------------------------- draws at a boundary
 
 
@@ -239,6 +250,19 @@ def test_a_large_count_after_a_cut_among_ties():
     assert np.array_equal(kept(row, [TopK(40_000), TopK(30_000), TopP(0.5)]), np.arange(15_000))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_ties_at_the_lowest_finite_number(dtype):
+    row = np.full(6000, np.finfo(dtype).min, dtype)
+    row[::9] = -np.inf
+    order = rank(row)
+    for k in (1, 700, 2000, 5000, len(order) - 1):
+        ids = np.sort(order[:k])
+        assert np.array_equal(kept(row, [TopK(k)]), ids)
+        finite = np.isfinite(Sampler(top_k=k, seed=0).filter(row))
+        assert np.array_equal(np.flatnonzero(finite), ids)
+        assert Sampler(top_k=k, seed=0).sample(row).kept == k
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("temperature", [float("inf"), 1e-31, 1e31, 1e-300])
 def test_temperatures_that_no_bound_covers(temperature, dtype):
@@ -275,3 +299,18 @@ def test_top_lists_after_a_boundary_that_no_list_holds():
         assert told.kept == vocab
         assert np.array_equal(told.raw_top_ids, first[:n])
         assert np.array_equal(told.top_ids, first[:n])
+
+
+@pytest.mark.parametrize("top", [2.0**969 * 1.2345, 2.0**1000 / 3, np.finfo(np.float64).max])
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 30.0])
+def test_rows_near_the_largest_double_are_settled_alike(temperature, top):
+    # All but the largest weigh nothing, but they are there.
+    row = np.random.default_rng(6).uniform(-1.0, 0.9, 8000) * top
+    row[5::90] = top
+    stages, few = [Temperature(temperature)], np.arange(5, 8000, 90)
+    for p in (0.01, 0.5, 0.99):
+        assert np.array_equal(agreed(row, [*stages, TopP(p)]), few[: int(np.ceil(p * len(few)))])
+    u = (np.arange(len(few))[:, None] + 0.5) / len(few)
+    rows = np.broadcast_to(row, (len(few), len(row)))
+    for tier in TIERS:
+        assert np.array_equal(draw(stages, rows, u, tier)[:, 0], few)
