@@ -12,7 +12,18 @@ except ImportError as error:
 
 from sampler._build import build_info
 from sampler.api import Distribution, Sampler, Samples
-from sampler.softmax import log_softmax, logsumexp, softmax
+from sampler.softmax import (
+    cross_entropy,
+    cross_entropy_grad,
+    log_softmax,
+    logsumexp,
+    sigmoid,
+    softmax,
+    softmax_dtemperature,
+    softmax_jacobian,
+    softmax_jvp,
+    softmax_vjp,
+)
 from sampler.stages import MinP, Temperature, TopK, TopP
 
 try:
@@ -30,7 +41,14 @@ __all__ = [
     "TopP",
     "__version__",
     "build_info",
+    "cross_entropy",
+    "cross_entropy_grad",
     "log_softmax",
     "logsumexp",
+    "sigmoid",
     "softmax",
+    "softmax_dtemperature",
+    "softmax_jacobian",
+    "softmax_jvp",
+    "softmax_vjp",
 ]

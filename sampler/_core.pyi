@@ -12,10 +12,8 @@ UNKNOWN: int
 FAST: int
 FINE: int
 EXACT: int
-SOFTMAX: int
-LOG_SOFTMAX: int
-LOGSUMEXP: int
 KINDS: dict[str, int]
+FAMILY: dict[str, int]
 COMPILER: str
 
 def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
@@ -98,7 +96,7 @@ def distribution_row(
 ) -> tuple[int, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,
-    temperature: float,
+    temperatures: npt.NDArray[np.float64],
     what: int,
     out: npt.NDArray[Any],
 ) -> None: ...

@@ -39,7 +39,7 @@ G. Threads and signals. A call is a `Job`: rows, and what to do with each. The G
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport pymutex
 from libc.math cimport INFINITY, NAN, ceil, fabs, sqrt
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
@@ -107,6 +107,9 @@ cdef extern from "kernels.h" nogil:
         BFLOAT16
         FLOAT32
         FLOAT64
+        SOFTMAX
+        LOG_SOFTMAX
+        LOGSUMEXP
     const double FINE_WEIGHT_ERROR
     const double FINE_FLOOR_ERROR
 
@@ -146,6 +149,8 @@ cdef extern from "kernels.h" nogil:
         Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *) noexcept nogil
         int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *) noexcept nogil
         void (*filter)(const Row *, const Law *, Cut, double, bint, double, void *) noexcept nogil
+        void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *,
+                        ptrdiff_t) noexcept nogil
 
     ctypedef struct Row:
         int64_t n
@@ -1349,8 +1354,6 @@ cdef struct Job:
     char *out             # out_stride bytes a row
     ptrdiff_t out_stride
     double limit
-    double temperature
-    int what
     # Progress: what a logit takes, the next row that nobody has claimed, how many to claim.
     int64_t cost
     int64_t next
@@ -1519,6 +1522,8 @@ def counts():
 
 # The kinds of logits by dtype name.
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
+# The softmax family.
+FAMILY = {"softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "logsumexp": LOGSUMEXP}
 
 
 @cython.final
@@ -1977,74 +1982,39 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
 
 # ------------------------------------------------------------------------------ softmax family
 
-cpdef enum:
-    SOFTMAX = 0
-    LOG_SOFTMAX = 1
-    LOGSUMEXP = 2
-
-
-cdef void store(const Job *job, int64_t row, int64_t i, double value) noexcept nogil:
-    if job.kind == FLOAT64:
-        (<double *> (job.out + row * job.out_stride))[i] = value
-    else:
-        (<float *> (job.out + row * job.out_stride))[i] = <float> value
-
-
-cdef bint softmax_row(Job *job, int64_t index, Scratch *scratch) noexcept nogil:
-    cdef Row row = row_of(job, index)
-    cdef double x[BLOCK]
-    cdef double weights[BLOCK]
-    cdef double top, total, log_total, temperature = job.temperature
-    cdef int64_t b, i, first, count
-    cdef int what = job.what
-    cdef Law law
-    row.loops.scan(&row, scratch.maxima)
-    row.maxima = scratch.maxima
-    top = row.loops.top(&row)
-    if not -INFINITY < top < INFINITY:
-        # NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0.
-        for i in range(1 if what == LOGSUMEXP else row.n):
-            store(job, index, i, top if what == LOGSUMEXP and top == -INFINITY else NAN)
-        return True
-    # Temperature 0 is the limit: the maxima share, all else has weight 0. So is the smallest
-    # positive temperature, save where logits are subnormal.
-    law = make_law(top, temperature if temperature > 0.0 else 5e-324)
-    if temperature > 0.0:
-        total = mass_value(row.loops.exact_mass(&row, &law, KEEP_ALL, NULL))
-    else:
-        total = <double> row.loops.count(&row, Cut(top, INT64_MAX))
-    log_total = log_canonical(total)
-    if what == LOGSUMEXP:
-        if temperature == 0.0:
-            total = 0.0 if top == 0.0 else top * INFINITY
-        else:
-            total = top / temperature
-        store(job, index, 0, total + log_total)
-        return True
-    for b in range(blocks_in(&row)):
-        first = block_start(&row, b)
-        count = row.loops.read(&row, &law, KEEP_ALL, b, x, weights)
-        for i in range(count):
-            if x[i] == -INFINITY or (temperature == 0.0 and x[i] < top):
-                store(job, index, first + i, 0.0 if what == SOFTMAX else -INFINITY)
-            elif what == SOFTMAX:
-                store(job, index, first + i, weights[i] / total)
-            else:
-                store(job, index, first + i, tempered(&law, x[i]) - log_total)
-    return True
-
-
-def softmax_rows(Rows rows, double temperature, int what, out):
+def softmax_rows(Rows rows, const double[::1] temperatures, int what, out):
     """SOFTMAX or LOG_SOFTMAX of every row into out of shape (batch, vocab), or LOGSUMEXP into out
-    of shape (batch, 1): float64 for float64 rows, else float32, contiguous; it may be the rows
-    themselves."""
+    of shape (batch, 1), at one temperature or one a row.
+
+    out is float64 for float64 rows, else float32, contiguous along a row; it may be the rows
+    themselves.
+    """
     cdef Job job
+    cdef Py_buffer target
+    cdef Row row
+    cdef int64_t first, count, most, done = 0, width = 1 if what == LOGSUMEXP else rows.vocab
+    cdef ptrdiff_t size = sizeof(double) if rows._kind == FLOAT64 else sizeof(float)
+    cdef ptrdiff_t step = 0 if temperatures.shape[0] == 1 else 1
     rows.enter(&job)
-    job.do = softmax_row
-    job.temperature = temperature
-    job.what = what
-    aim(&job, out, 1 if what == LOGSUMEXP else job.vocab)
-    run(&job, 1, 0, 0)
+    if step and temperatures.shape[0] != job.batch:
+        raise ValueError("there has to be one temperature, or one a row")
+    PyObject_GetBuffer(out, &target, PyBUF_STRIDES | PyBUF_WRITABLE)
+    try:
+        if (target.ndim != 2 or target.shape[0] != job.batch or target.shape[1] != width
+                or target.itemsize != size or (width > 1 and target.strides[1] != size)):
+            raise ValueError("out has to be contiguous rows of the shape and type of the result")
+        most = max(<int64_t> 1, WORK_PER_LOOK // (job.vocab + BLOCK))
+        for first in range(0, job.batch, most):
+            count = min(most, job.batch - first)
+            with nogil:
+                row = make_row(job.data + first * job.row_stride, job.stride, job.vocab, job.kind,
+                               job.swapped)
+                row.loops.softmax(&row, job.row_stride, count, &temperatures[first * step], step,
+                                  what, <char *> target.buf + first * target.strides[0],
+                                  target.strides[0])
+                look_at_signals(count * (job.vocab + BLOCK), &done)
+    finally:
+        PyBuffer_Release(&target)
 
 
 # --------------------------------------------------------------------------------- for the tests

@@ -78,6 +78,20 @@ class Logits(NamedTuple):
             array = array.view(np.uint16)
         return _core.Rows(array, self.code, self.swapped)
 
+    def widened(self) -> npt.NDArray[Any]:
+        """The values as float32, or float64 for float64, in native order."""
+        if self.kind == "bfloat16":
+            words = self.array.view(np.uint16).astype(np.uint32)
+            return (words << np.uint32(16)).view(np.float32)
+        return self.array.astype(self.result_dtype, copy=False)
+
+    def without(self, removed: npt.NDArray[np.bool_]) -> Logits:
+        """The same with -inf in some places."""
+        array = np.where(removed, self.result_dtype.type(-np.inf), self.widened())
+        return self._replace(
+            array=array, kind=array.dtype.name, code=_core.KINDS[array.dtype.name], swapped=False
+        )
+
     def narrow(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Round a result of the core to the caller's dtype, in the array's own representation."""
         if self.kind == "bfloat16" and self.array.dtype.kind in "ui":

@@ -99,6 +99,30 @@ static inline Mass mass_times(double weight, int64_t times)
     return total;
 }
 
+/* The integer nearest to x, |x| < 2**51. */
+INLINE double nearest(double x) { return (x + 0x1.8p52) - 0x1.8p52; }
+
+/* a * b + c with one rounding, where the machine has no instruction for it: the product is exact in
+ * double, and rounding the sum to odd leaves the rounding to float as it would be of the exact sum
+ * (Boldo & Melquiond, "Emulation of FMA and correctly rounded sums", IEEE TC 2008). Finite floats,
+ * of exponents so close that no double under- or overflows. */
+INLINE float fused_emulated(float a, float b, float c)
+{
+    const double product = (double)a * (double)b, sum = product + (double)c;
+    const double part = sum - product;
+    const double error = (product - (sum - part)) + ((double)c - part);
+    int64_t bits, error_bits;
+    memcpy(&bits, &sum, sizeof bits);
+    memcpy(&error_bits, &error, sizeof error_bits);
+    /* Toward zero, then the lowest bit set; without a branch. */
+    const int64_t inexact = error != 0.0 ? 1 : 0;
+    const int64_t beyond = (int64_t)((uint64_t)(bits ^ error_bits) >> 63) & inexact;
+    bits = (bits - beyond) | inexact;
+    double odd;
+    memcpy(&odd, &bits, sizeof odd);
+    return (float)odd;
+}
+
 /* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
  * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
  * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */

@@ -33,6 +33,7 @@ struct Loops {
     Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *);
     int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *);
     void (*filter)(const Row *, const Law *, Cut, double, int, double, void *);
+    void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *, ptrdiff_t);
 };
 
 /* All loops of one instruction set. */
@@ -49,7 +50,7 @@ typedef struct {
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
             count_##type, counts_##type, fast, fine_masses_##type, fine_masses_above_##type,       \
-            exact_mass_##type, read_##type, filter_##type                                          \
+            exact_mass_##type, read_##type, filter_##type, softmax_##type                                          \
     }
 
 #define LEVEL_OF(level)                                                                            \

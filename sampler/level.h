@@ -1,5 +1,5 @@
 /* The loops of one instruction set: those over lists of tokens, which stand here, and those over
- * rows, `loops.h` for both element types. `kernels.h` includes this file once a level, with LEVEL
+ * rows, `loops.h` and `softmax.h`, for both element types. `kernels.h` includes this file once a level, with LEVEL
  * its number, LIST, FN_FLOAT and FN_DOUBLE giving the functions of each their own names, and
  * SAMPLER_FUSED defined where it has a fused multiply-add.
  */
@@ -106,12 +106,20 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 #define MULADD_DOUBLE(a, b, c) ((a) * (b) + (c))
 #endif
 
+/* The same with one rounding everywhere. */
+#ifdef SAMPLER_FUSED
+#define FUSED(a, b, c) __builtin_fmaf(a, b, c)
+#else
+#define FUSED(a, b, c) fused_emulated(a, b, c)
+#endif
+
 #define REAL float
 #define REAL_IS_FLOAT
 #define LOWEST (-FLT_MAX)
 #define LEAST(value, above) least_float(value, above)
 #define FN FN_FLOAT
 #include "loops.h"
+#include "softmax.h"
 #undef REAL
 #undef REAL_IS_FLOAT
 #undef LOWEST
@@ -123,6 +131,7 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 #define LEAST(value, above) least_double(value, above)
 #define FN FN_DOUBLE
 #include "loops.h"
+#include "softmax.h"
 #undef REAL
 #undef LOWEST
 #undef LEAST
@@ -130,6 +139,7 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 
 #undef MULADD_FLOAT
 #undef MULADD_DOUBLE
+#undef FUSED
 #undef LEVEL
 #undef LIST
 #undef FN_FLOAT

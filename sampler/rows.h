@@ -21,6 +21,7 @@
 /* ------------------------------------------------------------------------------------ the row */
 
 enum { FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
+enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP };
 
 typedef struct Loops Loops; /* kernels.h */
 
@@ -61,6 +62,8 @@ static inline int64_t block_size(const Row *row, int64_t b)
 static inline int64_t most_blocks(int64_t n) { return n / BLOCK + 2; }
 
 static inline int64_t whole_groups(int64_t n) { return (n + GROUP - 1) / GROUP * GROUP; }
+
+static inline int64_t whole_lanes(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
 
 static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WORD; }
 

@@ -1,4 +1,7 @@
-"""The softmax family: softmax, log_softmax, logsumexp, with a temperature."""
+"""The softmax with a temperature: values, derivatives, cross-entropy.
+
+docs/softmax.md has the mathematics.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,33 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sampler import _core, _inputs
-from sampler._checks import check_integer, check_real
+from sampler._checks import array_of, check_choice, check_integer, check_real
+
+_TEMPERATURE = "a float in [0, inf]"
 
 
-def softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
+def softmax(
+    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+) -> Any:
     """Return exp(x / temperature) over its sum along an axis.
 
     Parameters
     ----------
     x : array_like
         float16, bfloat16, float32 or float64, of one or more axes; lists become float64.
-    temperature : float, in [0, inf], off at 1 or None
-        0 is the limit: the largest entries share equally (a sampler at temperature 0 takes the
-        first of them). inf gives every entry but -inf the same share.
+    temperature : float or array_like of them, in [0, inf], off at 1 or None
+        One for all, or one for each slice: an array that broadcasts to the shape of `x` without
+        `axis`. 0 is the limit: the largest entries share equally (a sampler at temperature 0 takes
+        the first of them). inf gives every entry but -inf the same share.
     axis : int
         The axis that sums to 1.
     out : array or tensor, optional
         Where to write, of the shape and dtype of the result; may be `x` itself.
+    where : array_like of bool, optional
+        Which entries take part, broadcast to the shape of `x`; the others count as -inf.
 
     Returns
     -------
@@ -36,7 +47,7 @@ def softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = 
     TypeError
         If `x` is no array of floats on the CPU, or a parameter has the wrong type.
     ValueError
-        If a parameter is out of its range, or `out` does not fit.
+        If a parameter is out of its range or does not broadcast, or `out` does not fit.
 
     Notes
     -----
@@ -53,11 +64,16 @@ def softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = 
     >>> from sampler import softmax
     >>> softmax(np.array([1.0, 3.0, 2.0, -np.inf])).round(3)
     array([0.09 , 0.665, 0.245, 0.   ])
+    >>> softmax(np.array([[1.0, 2.0], [1.0, 2.0]]), temperature=[1.0, 0.1]).round(3)
+    array([[0.269, 0.731],
+           [0.   , 1.   ]])
     """
-    return _apply(x, temperature, axis, out, _core.SOFTMAX)
+    return _apply(x, temperature, axis, out, where, "softmax")
 
 
-def log_softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
+def log_softmax(
+    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+) -> Any:
     """Return x / temperature less its logsumexp along an axis.
 
     Parameters and errors are those of `softmax`.
@@ -66,7 +82,7 @@ def log_softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: An
     -------
     array or tensor
         float64 for float64, else float32; a tensor for a tensor. Within 4 ULP of
-        max(1, |value|); -inf where `x` is.
+        max(1, |value|); -inf where `x` is, or where it does not take part.
 
     Examples
     --------
@@ -75,18 +91,22 @@ def log_softmax(x: Any, temperature: float | None = 1.0, axis: int = -1, out: An
     >>> log_softmax(np.array([1.0, 3.0, 2.0, -np.inf])).round(3)
     array([-2.408, -0.408, -1.408,   -inf])
     """
-    return _apply(x, temperature, axis, out, _core.LOG_SOFTMAX)
+    return _apply(x, temperature, axis, out, where, "log_softmax")
 
 
-def logsumexp(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any = None) -> Any:
+def logsumexp(
+    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+) -> Any:
     """Return log(sum(exp(x / temperature))) along an axis, which the result lacks.
 
-    Parameters and errors are those of `softmax`; a slice of -inf throughout gives -inf.
+    Parameters and errors are those of `softmax`; a slice of -inf throughout, or of no entries,
+    gives -inf.
 
     Returns
     -------
     array, tensor or scalar
-        float64 for float64, else float32; a tensor for a tensor.
+        float64 for float64, else float32; a tensor for a tensor. Within 4 ULP of
+        max(1, |value|).
 
     Examples
     --------
@@ -95,42 +115,450 @@ def logsumexp(x: Any, temperature: float | None = 1.0, axis: int = -1, out: Any 
     >>> logsumexp(np.array([0.0, 0.0])).round(6)
     np.float64(0.693147)
     """
-    return _apply(x, temperature, axis, out, _core.LOGSUMEXP)
+    return _apply(x, temperature, axis, out, where, "logsumexp")
 
 
-def _apply(x: Any, temperature: Any, axis: Any, out: Any, what: int) -> Any:
-    if temperature is None:
-        temperature = 1.0
-    temperature = check_real("temperature", temperature, 0.0, math.inf, "a float in [0, inf]")
+def _apply(x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str) -> Any:
     source = _inputs.read(x, name="x")
-    array = source.array
-    if array.ndim == 0:
+    shape = source.array.shape
+    if not shape:
         raise ValueError("`x` has to have at least one axis, but is a scalar")
-    axis = check_integer(
-        "axis", axis, -array.ndim, array.ndim, f"an integer in [{-array.ndim}, {array.ndim})"
-    )
-    last = np.moveaxis(array, axis, -1)
-    shape = last.shape[:-1] if what == _core.LOGSUMEXP else array.shape
-    target = None if out is None else _inputs.check_out(out, shape, source.result_dtype)
-
-    rows = _inputs.Logits(
-        last.reshape(-1, last.shape[-1]) if last.size else np.empty((0, 1), array.dtype),
-        source.kind,
-        source.code,
-        source.swapped,
-    ).rows()
-    width = 1 if what == _core.LOGSUMEXP else rows.vocab
-    result = np.empty((rows.batch, width), source.result_dtype)
-    _core.softmax_rows(rows, temperature, what, result)
-    if what == _core.LOGSUMEXP:
+    axis = _check_axis(axis, len(shape))
+    rest = shape[:axis] + shape[axis + 1 :]
+    temperatures = _check_temperature(temperature, rest)
+    if where is not None:
+        source = source.without(~_check_where(where, shape))
+    result_shape = rest if what == "logsumexp" else shape
+    dtype = source.result_dtype
+    target = None if out is None else _inputs.check_out(out, result_shape, dtype)
+    if source.array.size == 0:
         # The sum over nothing is exp(-inf).
-        result = result.reshape(shape) if last.size else np.full(shape, -np.inf, result.dtype)
+        result = np.full(result_shape, -np.inf, dtype)
     else:
-        result = np.moveaxis(result.reshape(last.shape), -1, axis)
+        rows = _rows(source.array, axis)
+        result = np.empty(result_shape, dtype) if target is None else target
+        is_sum = what == "logsumexp"
+        into = _rows(result[..., None], -1) if is_sum else _rows(result, axis)
+        if not np.may_share_memory(into, result) or _is_in_the_way(into, rows):
+            into = np.empty(into.shape, dtype)
+        _core.softmax_rows(
+            source._replace(array=rows).rows(), temperatures, _core.FAMILY[what], into
+        )
+        if not np.may_share_memory(into, result):
+            moved = result if is_sum else np.moveaxis(result, axis, -1)
+            moved[...] = into.reshape(moved.shape)
     if target is not None:
-        target[...] = result
+        if result is not target:
+            target[...] = result
         return out
-    result = np.ascontiguousarray(result) if result.ndim else result
     if source.torch is not None:
         return source.torch.from_numpy(result)
     return result if result.ndim else result[()]
+
+
+def _rows(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """The slices along an axis as rows: a view where there can be one."""
+    if axis not in (-1, array.ndim - 1):
+        array = np.moveaxis(array, axis, -1)
+    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+
+
+def _is_in_the_way(into: npt.NDArray[Any], rows: npt.NDArray[Any]) -> bool:
+    """Whether rows cannot be written there: not contiguous, or over others yet to be read."""
+    if into.shape[1] > 1 and into.strides[1] != into.itemsize:
+        return True
+    same = (
+        into.__array_interface__["data"] == rows.__array_interface__["data"]
+        and into.shape == rows.shape
+        and into.strides == rows.strides
+        and into.dtype == rows.dtype
+    )
+    return not same and np.may_share_memory(into, rows)
+
+
+def _check_axis(axis: Any, ndim: int) -> int:
+    return check_integer("axis", axis, -ndim, ndim, f"an integer in [{-ndim}, {ndim})") % ndim
+
+
+def _check_temperature(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """The temperature of all slices, or of each: of length 1, or as many as `shape` holds."""
+    if temperature is None:
+        temperature = 1.0
+    if isinstance(temperature, (list, tuple)) or (
+        hasattr(temperature, "__array__") and not isinstance(temperature, np.generic)
+    ):
+        array = array_of(temperature)
+    else:
+        return np.array([check_real("temperature", temperature, 0.0, math.inf, _TEMPERATURE)])
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"`temperature` has to be floats in [0, inf], but is {temperature!r}")
+    array = array.astype(np.float64)
+    good = array >= 0.0
+    if not good.all():
+        raise ValueError(
+            f"`temperature` has to be floats in [0, inf], but one is {array[~good].flat[0]}"
+        )
+    array = _broadcast("temperature", array, shape if array.ndim else (1,))
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    array = array_of(where)
+    if array.dtype.kind != "b":
+        raise TypeError(f"`where` has to be an array of bool, but is {where!r}")
+    return _broadcast("where", array, shape)
+
+
+def _broadcast(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` has to broadcast to shape {shape}, but has shape {array.shape}"
+        ) from None
+
+
+# -------------------------------------------------------------------------------------- sigmoid
+
+
+def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
+    """Return 1 / (1 + exp(-x / temperature)), the softmax of two entries whose difference is x.
+
+    ``softmax([a, b])[0]`` is ``sigmoid(a - b)``.
+
+    Parameters
+    ----------
+    x : array_like
+        float16, bfloat16, float32 or float64, of any shape; lists become float64.
+    temperature : float, in [0, inf], off at 1 or None
+        0 is the limit: 0 below 0, 1 above, 1/2 at 0. inf gives 1/2 everywhere.
+
+    Returns
+    -------
+    array, tensor or scalar
+        float64 for float64, else float32; a tensor for a tensor; values within 4 ULP, in the order
+        of `x`. -inf gives 0, +inf gives 1, NaN gives NaN.
+
+    Raises
+    ------
+    TypeError
+        If `x` is no array of floats on the CPU, or the temperature no number.
+    ValueError
+        If the temperature is out of its range.
+
+    Examples
+    --------
+    >>> from sampler import sigmoid, softmax
+    >>> sigmoid([0.0, 2.0]).round(3)
+    array([0.5  , 0.881])
+    >>> softmax([5.0, 3.0]).round(3)
+    array([0.881, 0.119])
+    """
+    source = _inputs.read(x, name="x")
+    t = _check_temperature(temperature, ())[0]
+    values = source.widened().astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        z = values / t
+    z = np.where(values == 0.0, 0.0, z)  # also at temperature 0
+    z = np.where(np.isinf(values), values, z)  # also at temperature inf
+    # exp(-|z|) never overflows, and 1 + it is never far from 1.
+    small = np.exp(-np.abs(z))
+    return _give(np.where(z >= 0.0, 1.0, small) / (1.0 + small), source)
+
+
+# ---------------------------------------------------------------------------------- derivatives
+
+
+def softmax_jacobian(p: Any, temperature: float | None = 1.0) -> Any:
+    """Return the derivatives of a softmax with respect to its input: (diag(p) - p p') / T.
+
+    Entry [..., i, j] is the derivative of p[i] with respect to x[j]. It takes K * K numbers; to
+    multiply by the matrix there are `softmax_vjp` and `softmax_jvp`, which never form it.
+
+    Parameters
+    ----------
+    p : array_like, shape (..., K)
+        What `softmax` returned, along its last axis.
+    temperature : float, in (0, inf], off at 1 or None
+        What it was given.
+
+    Returns
+    -------
+    array or tensor, shape (..., K, K)
+        float64 for float64, else float32; a tensor for a tensor. Symmetric; rows sum to 0.
+
+    Raises
+    ------
+    TypeError
+        If `p` is no array of floats on the CPU, or the temperature no number.
+    ValueError
+        If `p` is a scalar, or the temperature out of its range.
+
+    Examples
+    --------
+    >>> from sampler import softmax, softmax_jacobian
+    >>> softmax_jacobian(softmax([0.0, 0.0], temperature=2.0), temperature=2.0)
+    array([[ 0.125, -0.125],
+           [-0.125,  0.125]])
+    """
+    source = _read_axes(p, "p")
+    t = _check_positive(temperature, ())
+    q = source.widened().astype(np.float64)
+    result = -q[..., :, None] * q[..., None, :]
+    diagonal = np.arange(q.shape[-1])
+    result[..., diagonal, diagonal] += q
+    return _give(result / t, source)
+
+
+def softmax_jvp(p: Any, v: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+    """Return J v, J being the `softmax_jacobian` of each slice: p * (v - sum(p * v)) / T.
+
+    How the probabilities change where their input moves along v.
+
+    Parameters
+    ----------
+    p : array_like
+        What `softmax` returned.
+    v : array_like
+        Broadcasts to the shape of `p`.
+    temperature : float or array_like of them, in (0, inf], off at 1 or None
+        What `softmax` was given: one for all, or an array that broadcasts to the shape of `p`
+        without `axis`.
+    axis : int
+        The axis along which `p` sums to 1.
+
+    Returns
+    -------
+    array or tensor, of the shape of `p`
+        float64 for float64, else float32; a tensor for a tensor. It sums to 0 along the axis.
+
+    Raises
+    ------
+    TypeError
+        If `p` or `v` is no array of floats on the CPU, or a parameter has the wrong type.
+    ValueError
+        If a parameter is out of its range or does not broadcast.
+
+    Examples
+    --------
+    >>> from sampler import softmax, softmax_jvp
+    >>> softmax_jvp(softmax([0.0, 0.0]), [1.0, 0.0])
+    array([ 0.25, -0.25])
+    """
+    return _jacobian_times(p, v, "v", temperature, axis)
+
+
+def softmax_vjp(p: Any, g: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+    """Return g J, J being the `softmax_jacobian` of each slice: p * (g - sum(p * g)) / T.
+
+    The gradient with respect to the softmax's input of whatever has the gradient g with respect to
+    its output: the backward pass. J is symmetric, so this is `softmax_jvp` with g in place of v,
+    whose parameters, results and errors it has.
+
+    Examples
+    --------
+    >>> from sampler import softmax, softmax_vjp
+    >>> softmax_vjp(softmax([0.0, 0.0]), [1.0, 0.0])
+    array([ 0.25, -0.25])
+    """
+    return _jacobian_times(p, g, "g", temperature, axis)
+
+
+def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any) -> Any:
+    source = _read_axes(p, "p")
+    axis = _check_axis(axis, source.array.ndim)
+    q = source.widened().astype(np.float64)
+    t = _check_positive(temperature, q.shape[:axis] + q.shape[axis + 1 :])
+    v = _broadcast(name, _inputs.read(vector, name=name).widened(), q.shape)
+    result = q * (v - np.sum(q * v, axis=axis, keepdims=True))
+    return _give(result / (np.expand_dims(t, axis) if t.ndim else t), source)
+
+
+def softmax_dtemperature(x: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+    """Return the derivative of `softmax` with respect to its temperature.
+
+    It is p * (sum(p * x) - x) / T**2: what is above the mean loses as the temperature rises.
+
+    Parameters
+    ----------
+    x, axis
+        As for `softmax`.
+    temperature : float or array_like of them, in (0, inf], off at 1 or None
+        As for `softmax`, except that at 0 there is no derivative.
+
+    Returns
+    -------
+    array or tensor, of the shape of `x`
+        float64 for float64, else float32; a tensor for a tensor. It sums to 0 along the axis; 0 for
+        entries at -inf; NaN for slices whose softmax is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `softmax`.
+
+    Examples
+    --------
+    >>> from sampler import softmax_dtemperature
+    >>> softmax_dtemperature([1.0, 0.0]).round(4)
+    array([-0.1966,  0.1966])
+    """
+    source = _read_axes(x, "x")
+    axis = _check_axis(axis, source.array.ndim)
+    values = source.widened().astype(np.float64)
+    t = _check_positive(temperature, values.shape[:axis] + values.shape[axis + 1 :])
+    p = softmax(values, t, axis)
+    if values.size:
+        with np.errstate(invalid="ignore"):  # of slices that are NaN already
+            values = values - np.max(values, axis=axis, keepdims=True)
+    values = np.where(p == 0.0, 0.0, values)  # no 0 * inf
+    t = np.expand_dims(t, axis) if t.ndim else t
+    mean = np.sum(p * values, axis=axis, keepdims=True)
+    return _give(p * (mean - values) / t / t, source)
+
+
+def _read_axes(x: Any, name: str) -> _inputs.Logits:
+    source = _inputs.read(x, name=name)
+    if source.array.ndim == 0:
+        raise ValueError(f"`{name}` has to have at least one axis, but is a scalar")
+    return source
+
+
+def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """As `_check_temperature`, of shape () or `shape`, and without 0."""
+    t = _check_temperature(temperature, shape)
+    if not t.all():
+        raise ValueError("`temperature` has to be in (0, inf], but is 0, where nothing has a slope")
+    return t.reshape(shape) if t.size == math.prod(shape) else t[0]
+
+
+def _give(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
+    """A result in the caller's kind of container, in the precision of its values."""
+    result = np.asarray(result, source.result_dtype)
+    if source.torch is not None:
+        return source.torch.from_numpy(result)
+    return result if result.ndim else result[()]
+
+
+# -------------------------------------------------------------------------------- cross-entropy
+
+
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    temperature: float | None = 1.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """Return -sum(y * log_softmax(logits / temperature)), the loss of classifiers.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., K)
+        float16, bfloat16, float32 or float64; lists become float64.
+    targets : array_like
+        Integers in [0, K) of shape (...), the right classes; or floats of the shape of the logits,
+        probabilities that sum to 1 along the last axis.
+    temperature : float, in (0, inf], off at 1 or None
+    label_smoothing : float, in [0, 1], off at 0
+        The share of every target that is spread evenly over the K classes (Szegedy et al. 2016).
+    reduction : {"mean", "sum", "none"}
+        Over the rows; "none" returns the loss of each.
+
+    Returns
+    -------
+    array, tensor or scalar
+        In nats, of shape () or (...). float64 for float64, else float32; a tensor for a tensor.
+        inf where a target has a logit of -inf; what has target 0 never counts.
+
+    Raises
+    ------
+    TypeError
+        If `logits` or `targets` are no such arrays, or a parameter has the wrong type.
+    ValueError
+        If a parameter is out of its range, shapes do not fit, targets are outside or do not sum to
+        1 within 1e-3, or there is no row.
+
+    Examples
+    --------
+    >>> from sampler import cross_entropy, cross_entropy_grad
+    >>> cross_entropy([[2.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none").round(3)
+    array([0.127, 0.693])
+    >>> cross_entropy_grad([[2.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none").round(3)
+    array([[-0.119,  0.119],
+           [ 0.5  , -0.5  ]])
+    """
+    source, t, y = _check_loss(logits, targets, temperature, label_smoothing, reduction)
+    log_p = log_softmax(source.widened(), t).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # 0 * -inf
+        losses = -np.sum(np.where(y == 0.0, 0.0, y * log_p), axis=-1)
+    if reduction == "none":
+        return _give(losses, source)
+    return _give(losses.mean() if reduction == "mean" else losses.sum(), source)
+
+
+def cross_entropy_grad(
+    logits: Any,
+    targets: Any,
+    temperature: float | None = 1.0,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Any:
+    """Return the gradient of `cross_entropy` with respect to the logits: (p - y) / temperature.
+
+    Parameters and errors are those of `cross_entropy`; "mean" divides by the number of rows, and
+    "none" gives for each row the gradient of its own loss.
+
+    Returns
+    -------
+    array or tensor, of the shape of `logits`
+        float64 for float64, else float32; a tensor for a tensor. Rows sum to 0.
+    """
+    source, t, y = _check_loss(logits, targets, temperature, label_smoothing, reduction)
+    result = (softmax(source.widened(), t).astype(np.float64) - y) / t
+    return _give(result / (y[..., 0].size if reduction == "mean" else 1), source)
+
+
+def _check_loss(
+    logits: Any, targets: Any, temperature: Any, label_smoothing: Any, reduction: Any
+) -> tuple[_inputs.Logits, Any, npt.NDArray[np.float64]]:
+    """The logits, the temperature, and the targets as probabilities, smoothed."""
+    check_choice("reduction", reduction, ("mean", "sum", "none"))
+    share = check_real("label_smoothing", label_smoothing, 0.0, 1.0, "a float in [0, 1]")
+    if np.ndim(temperature):
+        raise TypeError(f"`temperature` has to be a float in (0, inf], but is {temperature!r}")
+    t = _check_positive(temperature, ())
+    source = _read_axes(logits, "logits")
+    shape = source.array.shape
+    if source.array.size == 0:
+        raise ValueError(f"`logits` have to hold at least one row of one class, but have {shape=}")
+    y = _check_targets(targets, shape)
+    return source, t, y if share == 0.0 else (1.0 - share) * y + share / shape[-1]
+
+
+def _check_targets(targets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    classes = shape[-1]
+    array = array_of(targets)
+    if array.dtype.kind in "iu":
+        if array.shape != shape[:-1]:
+            raise ValueError(
+                f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, "
+                f"but have shape {array.shape}"
+            )
+        outside = (array < 0) | (array >= classes)
+        if outside.any():
+            raise ValueError(
+                f"`targets` have to be in [0, {classes}), but one is {array[outside].flat[0]}"
+            )
+        y = np.zeros(shape)
+        np.put_along_axis(y, array[..., None].astype(np.int64), 1.0, axis=-1)
+        return y
+    y = _inputs.read(targets, name="targets").widened().astype(np.float64)
+    if y.shape != shape:
+        raise ValueError(
+            f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, but "
+            f"have shape {y.shape}"
+        )
+    if not (y >= 0.0).all() or not (np.abs(y.sum(axis=-1) - 1.0) <= 1e-3).all():
+        raise ValueError("`targets` have to be probabilities: at least 0, and 1 in sum")
+    return y

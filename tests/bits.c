@@ -105,6 +105,11 @@ static void work(int kind, int round)
         add(&kept, sizeof kept);
         add(out, (size_t)n * (kind == FLOAT64 ? 8 : 4));
 
+        for (int what = SOFTMAX; what <= LOGSUMEXP; what++) {
+            row.loops->softmax(&row, 0, 1, &law.temperature, 0, what, out, 0);
+            add(out, (size_t)(what == LOGSUMEXP ? 1 : n) * (kind == FLOAT64 ? 8 : 4));
+        }
+
         const Mass mass = row.loops->exact_mass(&row, &law, all, NULL);
         add(&mass, sizeof mass);
         if (row.loops->fast_masses) {

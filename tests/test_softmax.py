@@ -1,6 +1,7 @@
 """softmax, log_softmax, logsumexp: promise 4, measured against mpmath."""
 
 import math
+import re
 
 import ml_dtypes
 import mpmath
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sampler
-from sampler import log_softmax, logsumexp, softmax
+from sampler import log_softmax, logsumexp, sigmoid, softmax, softmax_dtemperature
 
 inf, nan = math.inf, math.nan
 FAMILY = (softmax, log_softmax, logsumexp)
@@ -223,6 +224,75 @@ def test_sums_of_flat_rows(vocab):
     assert np.all(single == np.float32(1 / vocab))
     assert abs(math.fsum(single.tolist()) - 1) <= 3e-7
     assert logsumexp(x) == pytest.approx(math.log(vocab) - 12, abs=1e-14)
+
+
+# What the float32 path rests on: every power of two that it can make, against the exact one. At
+# this temperature a logit is the exponent itself, so a row of them goes through the fractions.
+LOG2_E = 1.4426950408889634
+
+
+def fractions():
+    """All multiples of 2**-24 in (-1, 0], descending."""
+    return -(np.arange(2**24, dtype=np.int32) * 2.0**-24).astype(np.float32)
+
+
+@pytest.mark.slow
+def test_every_power_of_two():
+    x = fractions()
+    p = softmax(x, LOG2_E)
+    assert np.all(np.diff(p) <= 0)
+    exact = np.exp2(x.astype(np.float64))
+    exact /= exact.sum()
+    assert np.max(np.abs(p - exact) / np.spacing(exact.astype(np.float32))) <= 2.5
+
+
+def test_powers_whose_errors_add_up():
+    # The powers as softmax.h makes them, for every 16th fraction; a long double stands in for what
+    # a fused multiply-add does not round.
+    f = np.arange(-(2**23), 2**23 + 1, 16) * 2.0**-24
+    power = np.float32(float.fromhex("0x1.416b5ep-13"))
+    for text in ("0x1.5f082ep-10", "0x1.3b2de0p-7", "0x1.c6af7cp-5", "0x1.ebfbdcp-3",
+                 "0x1.62e430p-1", "0x1p0"):  # fmt: skip
+        power = (np.longdouble(power) * f + float.fromhex(text)).astype(np.float32)
+    error = power.astype(np.float64) / np.exp2(f) - 1
+    assert -6.5e-8 < error.min() < error.max() < 6.7e-8
+    # The largest error upward beside a mass whose error is the largest downward, and the reverse.
+    for one, all_else in ((error.argmax(), error.argmin()), (error.argmin(), error.argmax())):
+        for count in (*range(1, 70), 1000, 131_071):
+            for octave in (0, 1, 5):
+                row = np.full(count + 1, f[all_else]).astype(np.float32)
+                row[0] = f[one] - octave
+                weights = [mpmath.power(2, mpmath.mpf(float(v))) for v in (row[0], row[1])]
+                want = weights[0] / (weights[0] + count * weights[1])
+                assert error_in_ulp(softmax(row, LOG2_E)[:1], [want]) <= 3.4
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("temperature", [2.0**-60, 2.0**-61, 1e-3, 1.0, 2.0**60, 2.0**61, 1e30])
+def test_where_powers_give_way_to_canonical_arithmetic(dtype, temperature):
+    rng = np.random.default_rng(7)
+    for scale in (1.0, 2.0**19, 2.0**20, 2.0**21):
+        for shift in (0.0, 1.0, -1.0):
+            x = (rng.normal(shift, 0.1, 60) * scale * temperature).astype(dtype_of(dtype))
+            exact = Exact(x, temperature)
+            p = softmax(x, temperature)
+            assert error_in_ulp(p, exact.softmax) <= 4
+            order = np.argsort(x.astype(np.float32), kind="stable")
+            assert np.all(np.diff(p[order]) >= 0)
+            q = log_softmax(x, temperature)
+            fits = np.isfinite(q)
+            assert error_in_ulp(q[fits], np.array(exact.log_softmax)[fits], 1) <= 4
+
+
+def test_probabilities_that_underflow():
+    for temperature in (1.0, LOG2_E):
+        x = np.linspace(-160, 0, 4001).astype(np.float32)
+        exact = Exact(x, temperature)
+        p = softmax(x, temperature)
+        assert error_in_ulp(p, exact.softmax) <= 4
+        assert p[0] == 0
+        tiny = np.finfo(np.float32).smallest_subnormal
+        assert tiny in p
 
 
 # ------------------------------------------------------------------------------------- order
@@ -486,19 +556,141 @@ def test_a_batch_of_any_size_is_its_rows():
             assert np.array_equal(function(row, 0.7), got)
 
 
+# ------------------------------------------------------------------- temperatures, masks, in place
+
+
+@pytest.mark.parametrize("function", FAMILY)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_temperature_for_each_slice(dtype, function):
+    x = np.random.default_rng(0).normal(0, 3, (3, 4, 70)).astype(dtype_of(dtype))
+    temperatures = np.array([[0.5, 1.0, 0.0, inf], [2.0, 1e-3, 1e30, 0.7], [1.0, 3.0, 0.1, 5.0]])
+    got = function(x, temperatures)
+    for i in range(3):
+        for j in range(4):
+            assert np.array_equal(got[i, j], function(x[i, j], temperatures[i, j]))
+    for some, whole in ((temperatures[0], np.tile(temperatures[0], (3, 1))),
+                         (temperatures[:, :1], np.tile(temperatures[:, :1], (1, 4))),
+                         ([[2], [1], [3]], [[2.0] * 4, [1.0] * 4, [3.0] * 4])):  # fmt: skip
+        assert np.array_equal(function(x, some), function(x, np.array(whole)))
+    moved = np.moveaxis(x, -1, 0)
+    want = got if function is logsumexp else np.moveaxis(got, -1, 0)
+    assert np.array_equal(function(moved, temperatures, axis=0), want)
+    for number in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), np.int64(2), 2):
+        assert np.array_equal(function(x, number), function(x, float(number)))
+    assert np.array_equal(function(x, torch.tensor(temperatures)), function(x, temperatures))
+
+
+@pytest.mark.parametrize("function", FAMILY)
+@pytest.mark.parametrize("dtype", [*FLOATS, ">f4", "torch.bfloat16"])
+def test_masks(dtype, function):
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 3, (5, 90)).astype(dtype_of("bfloat16" if "bf" in dtype else dtype))
+    given = x
+    if dtype == "torch.bfloat16":
+        given = torch.tensor(x.astype(np.float32)).to(torch.bfloat16)
+    before = np.array(x)
+    where = rng.random((5, 90)) < 0.6
+    where[2] = False
+    filled = np.where(where, x.astype(np.float64 if dtype == "float64" else np.float32), -inf)
+    want = function(filled, 0.8)
+    for mask in (where, where.tolist(), torch.tensor(where)):
+        got = function(given, 0.8, where=mask)
+        assert np.array_equal(np.asarray(got), want, equal_nan=True)
+    assert np.array_equal(x, before)
+    assert np.array_equal(
+        np.asarray(function(given, where=where[0])),
+        function(np.where(where[0], x.astype(filled.dtype), -inf)),
+    )
+    # A mask that removes all of a slice leaves what a slice of -inf does.
+    empty = np.asarray(function(given, where=where))[2]
+    assert np.all(empty == -inf) if function is logsumexp else np.all(np.isnan(empty))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_in_place(dtype):
+    rng = np.random.default_rng(1)
+    for shape in ((100,), (3, 64), (4, 65), (3, 1000), (2, 3, 513), (1, 4097)):
+        x = rng.normal(0, 3, shape).astype(dtype)
+        for function in (softmax, log_softmax):
+            want = function(x, 0.9)
+            y = x.copy()
+            assert function(y, 0.9, out=y) is y
+            assert np.array_equal(y, want)
+            tensor = torch.tensor(x)
+            function(tensor, 0.9, out=tensor)
+            assert np.array_equal(tensor.numpy(), want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_out_that_overlaps(dtype):
+    memory = np.random.default_rng(2).normal(0, 3, 3000).astype(dtype)
+    for function in (softmax, log_softmax):
+        for shift in (-700, -64, -16, -1, 1, 3, 16, 64, 700):
+            y = memory.copy()
+            x = y[1000:2000]
+            want = function(x)
+            function(x, out=y[1000 + shift : 2000 + shift])
+            assert np.array_equal(y[1000 + shift : 2000 + shift], want)
+            rows = memory.copy()
+            want = function(rows[:2000].reshape(20, 100))
+            function(rows[:2000].reshape(20, 100), out=rows[800:2800].reshape(20, 100))
+            assert np.array_equal(rows[800:2800].reshape(20, 100), want)
+
+
+def test_rows_that_start_anywhere():
+    for dtype in ("float32", "float64"):
+        size = np.dtype(dtype).itemsize
+        x = np.random.default_rng(3).normal(0, 3, (5, 200)).astype(dtype)
+        memory = np.zeros(5 * (200 * size + 1) + 8, np.uint8)
+        for offset in (0, 1, 3):
+            rows = np.ndarray((5, 200), dtype, memory.data, offset, (200 * size + 1, size))
+            rows[...] = x
+            for function in FAMILY:
+                assert np.array_equal(function(rows), function(x))
+
+
 # ----------------------------------------------------------------------------------- refused
 
 
 @pytest.mark.parametrize(
     ("value", "error"),
     [(-0.1, ValueError), (nan, ValueError), (-inf, ValueError), (True, TypeError), ("1", TypeError),
-     ([1.0], TypeError), (np.array(1.0), TypeError), (np.ones(2), TypeError),
-     (1j, TypeError), (torch.tensor(1.0), TypeError)],
+     ([1.0], ValueError), (np.array(-1.0), ValueError), (np.ones(2), ValueError),
+     (np.array("1"), TypeError), (np.array([True]), TypeError), ([1.0, [2.0]], TypeError),
+     (1j, TypeError), (torch.tensor(nan), ValueError)],
 )  # fmt: skip
 def test_bad_temperature(value, error):
     for function in FAMILY:
-        with pytest.raises(error, match=r"^`temperature` has to be a float in \[0, inf\], but is "):
+        with pytest.raises(error, match=r"^`temperature` has to (be|broadcast) "):
             function(np.zeros(3), temperature=value)
+    with pytest.raises(error, match=r"^`temperature` has to (be|broadcast) "):
+        sigmoid(np.zeros(3), temperature=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.ones((4, 5)), "has to broadcast to shape (4,), but has shape (4, 5)"),
+        ([1.0, 2.0], "has to broadcast to shape (4,), but has shape (2,)"),
+        ([1.0, -1.0, 2.0, 3.0], "has to be floats in [0, inf], but one is -1.0"),
+        ([1.0, nan, 2.0, 3.0], "has to be floats in [0, inf], but one is nan"),
+    ],
+)
+def test_bad_temperatures(value, message):
+    for function in (*FAMILY, softmax_dtemperature):
+        with pytest.raises(ValueError, match=re.escape(f"`temperature` {message}")):
+            function(np.zeros((4, 5)), temperature=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [([1, 0, 1], TypeError), (np.ones(3), TypeError), ("yes", TypeError), (1, TypeError),
+     ([[True], [False]], ValueError), ([True, False], ValueError)],
+)  # fmt: skip
+def test_bad_where(value, error):
+    for function in FAMILY:
+        with pytest.raises(error, match=r"^`where` has to (be an array of bool|broadcast)"):
+            function(np.zeros(3), where=value)
 
 
 @pytest.mark.parametrize(

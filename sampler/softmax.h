@@ -1,0 +1,289 @@
+/* The softmax family over whole rows, for one element type and one instruction set: `level.h`
+ * includes this file after `loops.h`, with the same names defined.
+ *
+ * For float rows, probabilities come from powers of two in float32 whose exponents are exact to
+ * 2**-25, and their sum in double: within 3.4 ULP, in the order of the logits, and the same bits at
+ * every level, since what is fused here is fused everywhere (`FUSED`). docs/softmax.md has the
+ * derivation. What they cannot do, and double rows, is canonical arithmetic.
+ */
+
+/* `count` <= BLOCK logits from `start` on, padded with -inf to whole LANES; in place where that can
+ * be. */
+INLINE const REAL *FN(chunk)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    if (row->in_place && count % LANES == 0)
+        return (const REAL *)row->data + start;
+    return FN(copy)(row, start, count, buffer);
+}
+
+INLINE void FN(enlarge)(const REAL *x, int64_t n, REAL *largest, REAL *taint)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l) {
+            largest[l] = x[i + l] > largest[l] ? x[i + l] : largest[l];
+            taint[l] = x[i + l] != x[i + l] ? (REAL)NAN : taint[l];
+        }
+}
+
+/* The largest logit of a row; NaN if any is. */
+INLINE double FN(maximum)(const Row *row)
+{
+    REAL largest[LANES], taint[LANES], buffer[BLOCK];
+    EACH_LANE (l) {
+        largest[l] = -(REAL)INFINITY;
+        taint[l] = 0;
+    }
+    for (int64_t start = 0; start < row->n; start += BLOCK) {
+        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
+        const REAL *x = FN(chunk)(row, start, count, buffer);
+        if (count == BLOCK)
+            FN(enlarge)(x, BLOCK, largest, taint);
+        else
+            FN(enlarge)(x, whole_lanes(count), largest, taint);
+    }
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++) {
+            largest[l] = largest[l + half] > largest[l] ? largest[l + half] : largest[l];
+            taint[l] += taint[l + half];
+        }
+    return (double)(largest[0] + taint[0]);
+}
+
+#ifdef REAL_IS_FLOAT
+/* How the logits of a row become powers of two: the exponent of x is x * slope + shift, in units of
+ * 2**-24, and POWER_HIGH at the maximum. Where it would be below POWER_LOW the power is 0, and so is
+ * the probability when it is rounded. The powers themselves are 2**POWER_SCALE times as large, so
+ * that the polynomial's coefficients are normal floats. */
+#define POWER_HIGH 26
+#define POWER_LOW (-127)
+#define POWER_SCALE 31
+
+/* Whether a row can be treated so; if so, how. */
+INLINE int FN(powers_of)(double max, double temperature, double *slope, double *shift)
+{
+    const double log2e_over_t = 1.4426950408889634 / temperature;
+    *slope = log2e_over_t * 0x1p24;
+    *shift = POWER_HIGH * 0x1p24 - nearest(max * *slope);
+    return temperature >= 0x1p-60 && temperature <= 0x1p60 && fabs(max) * log2e_over_t <= 0x1p20;
+}
+
+/* powers[0..n) of x[0..n), whole LANES up to BLOCK, added to sums, LANES doubles. */
+INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, float *powers,
+                      double *sums)
+{
+    int32_t exponents[BLOCK];
+    const double to_integer = 0x1.8p52 + shift; /* exact */
+    const double lowest = 0x1.8p52 + POWER_LOW * 0x1p24;
+#if defined(SAMPLER_X86) && LEVEL == 2
+    /* Compilers convert 16 floats at once, and take them apart first. */
+    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    for (int64_t i = 0; i < n; i += LANES) {
+        __m512d y[2];
+        for (int half = 0; half < 2; half++) {
+            y[half] = _mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * half));
+            y[half] = _mm512_add_pd(_mm512_mul_pd(y[half], _mm512_set1_pd(slope)),
+                                    _mm512_set1_pd(to_integer));
+            y[half] = _mm512_max_pd(y[half], _mm512_set1_pd(lowest));
+        }
+        _mm512_storeu_si512(exponents + i, _mm512_permutex2var_epi32(_mm512_castpd_si512(y[0]), evens,
+                                                                     _mm512_castpd_si512(y[1])));
+    }
+#else
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l) {
+            const double exact = (double)x[i + l] * slope + to_integer;
+            const double y = exact > lowest ? exact : lowest;
+            uint64_t bits;
+            memcpy(&bits, &y, sizeof bits);
+            exponents[i + l] = (int32_t)(uint32_t)bits;
+        }
+#endif
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l) {
+            /* The nearest whole exponent, and 2**24 times the rest. */
+            const int32_t rest = (int32_t)((uint32_t)exponents[i + l] << 8) >> 8;
+            const int32_t whole = (exponents[i + l] - rest) >> 1;
+            const float f = (float)rest;
+            float p = 0x1.416b5ep-126f;
+            p = FUSED(p, f, 0x1.5f082ep-99f);
+            p = FUSED(p, f, 0x1.3b2de0p-72f);
+            p = FUSED(p, f, 0x1.c6af7cp-46f);
+            p = FUSED(p, f, 0x1.ebfbdcp-20f);
+            p = FUSED(p, f, 0x1.62e430p+6f);
+            p = FUSED(p, f, 0x1p+31f);
+            uint32_t bits;
+            memcpy(&bits, &p, sizeof bits);
+            powers[i + l] = float_of_bits(bits + (uint32_t)whole) - 0x1p-96f; /* the lowest power */
+        }
+    for (int64_t i = 0; i < n; i += LANES) {
+        for (int l = 0; l < LANES / 2; l++)
+            sums[l] += (double)powers[i + l];
+        for (int l = LANES / 2; l < LANES; l++)
+            sums[l] += (double)powers[i + l];
+    }
+}
+
+/* values[i] *= high + low, as if rounded once where that is a normal number. Done at a scale of
+ * 2**24, since processors take long over subnormal numbers, as `values[i] * low` would be. */
+INLINE void FN(scale)(float *values, int64_t n, float high, float low)
+{
+    high *= 0x1p24f;
+    low *= 0x1p24f;
+    for (int64_t i = 0; i < n; i++)
+        values[i] = FUSED(values[i], high, values[i] * low) * 0x1p-24f;
+}
+
+/* out[i] = x[i] * (slope_high + slope_low) - (shift_high + shift_low), and -inf where x[i] is. */
+INLINE void FN(slant)(const float *x, int64_t n, float slope_high, float slope_low,
+                      float shift_high, float shift_low, float *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float z = FUSED(x[i], slope_high, -shift_high);
+        const float rest = FUSED(x[i], slope_low, -shift_low);
+        out[i] = x[i] > -INFINITY ? z + rest : -INFINITY;
+    }
+}
+#endif
+
+/* ------------------------------------------------------------------------------ canonical rows */
+
+/* w[0..n) = the weights of x[0..n), n a whole number of LANES; at temperature 0 (`hard`) the maxima
+ * weigh 1 and all else 0. */
+INLINE void FN(weigh_all)(const Law *law, const REAL *x, int64_t n, int hard, double *w)
+{
+    const double max = law->max, temperature = law->temperature, scale = law->scale;
+    if (hard)
+        for (int64_t i = 0; i < n; i++)
+            w[i] = (double)x[i] * scale == max ? 1.0 : 0.0;
+    else if (law->uniform)
+        for (int64_t i = 0; i < n; i++)
+            w[i] = x[i] > -(REAL)INFINITY ? 1.0 : 0.0;
+    else if (temperature == 1.0)
+        for (int64_t i = 0; i < n; i++)
+            w[i] = exp_canonical((double)x[i] * scale - max);
+    else
+        for (int64_t i = 0; i < n; i++)
+            w[i] = exp_canonical(((double)x[i] * scale - max) / temperature);
+}
+
+/* One row of finite maximum `top` by canonical arithmetic. */
+NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperature, int what,
+                                    REAL *out)
+{
+    /* The smallest positive temperature would do for 0, save where logits are subnormal. */
+    const int hard = temperature == 0.0;
+    const Law law = make_law(top, hard ? 5e-324 : temperature);
+    Mass mass = {0.0, 0.0};
+    REAL buffer[BLOCK];
+    double w[BLOCK + WORD];
+    for (int64_t start = 0; start < row->n; start += BLOCK) {
+        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
+        const REAL *x = FN(chunk)(row, start, count, buffer);
+        FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
+        for (int64_t i = whole_lanes(count); i < whole_words(count); i++)
+            w[i] = 0.0;
+        const Mass part = LIST(sum)(w, count);
+        mass_add(&mass, part.high, part.low);
+    }
+    const double total = mass_value(mass), log_total = log_canonical(total);
+    if (what == LOGSUMEXP) {
+        const double first = !hard ? top / temperature : top == 0.0 ? 0.0 : top * INFINITY;
+        out[0] = (REAL)(first + log_total);
+        return;
+    }
+    for (int64_t start = 0; start < row->n; start += BLOCK) {
+        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
+        const REAL *x = FN(chunk)(row, start, count, buffer);
+        REAL *o = out + start;
+        FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
+        if (what == SOFTMAX)
+            for (int64_t i = 0; i < count; i++)
+                o[i] = (REAL)(w[i] / total);
+        else
+            for (int64_t i = 0; i < count; i++) {
+                const int none = x[i] == -(REAL)INFINITY || (hard && w[i] == 0.0);
+                o[i] = none ? -(REAL)INFINITY : (REAL)(tempered(&law, (double)x[i]) - log_total);
+            }
+    }
+}
+
+/* ------------------------------------------------------------------------------------- all rows */
+
+/* SOFTMAX or LOG_SOFTMAX of a row into as many values of out, or its LOGSUMEXP into one; out may be
+ * the row itself. */
+INLINE void FN(softmax_row)(const Row *row, double temperature, int what, REAL *out)
+{
+    const double top = FN(maximum)(row);
+    if (!(top > -INFINITY && top < INFINITY)) {
+        /* NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0. */
+        const REAL bad = what == LOGSUMEXP && top == -INFINITY ? -(REAL)INFINITY : (REAL)NAN;
+        for (int64_t i = 0; i < (what == LOGSUMEXP ? 1 : row->n); i++)
+            out[i] = bad;
+        return;
+    }
+#ifdef REAL_IS_FLOAT
+    double slope, shift;
+    float buffer[BLOCK], powers[BLOCK];
+    if (FN(powers_of)(top, temperature, &slope, &shift)) {
+        double sums[LANES] = {0};
+        for (int64_t start = 0; start < row->n; start += BLOCK) {
+            const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
+            const float *x = FN(chunk)(row, start, count, buffer);
+            const int direct = what == SOFTMAX && count % LANES == 0;
+            float *to = direct ? out + start : powers;
+            if (count == BLOCK)
+                FN(raise)(x, BLOCK, slope, shift, to, sums);
+            else
+                FN(raise)(x, whole_lanes(count), slope, shift, to, sums);
+            if (what == SOFTMAX && !direct)
+                memcpy(out + start, powers, (size_t)count * sizeof *out);
+        }
+        for (int half = LANES / 2; half > 0; half /= 2)
+            for (int l = 0; l < half; l++)
+                sums[l] += sums[l + half];
+        if (what == SOFTMAX) {
+            const double factor = 1.0 / sums[0];
+            const float high = (float)factor;
+            FN(scale)(out, row->n, high, (float)(factor - (double)high));
+            return;
+        }
+        const double log_total =
+            log_canonical(sums[0]) - (shift * 0x1p-24 + POWER_SCALE) * 0.6931471805599453;
+        if (what == LOGSUMEXP) {
+            out[0] = (float)log_total;
+            return;
+        }
+        const double factor = 1.0 / temperature;
+        const float factor_high = (float)factor, total_high = (float)log_total;
+        const float lower = (double)factor_high > factor ? -next_float(-factor_high) : factor_high;
+        for (int64_t start = 0; start < row->n; start += BLOCK) {
+            const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
+            const float *x = FN(chunk)(row, start, count, buffer);
+            FN(slant)(x, count, lower, (float)(factor - (double)lower), total_high,
+                      (float)(log_total - (double)total_high), out + start);
+        }
+        return;
+    }
+#endif
+    FN(softmax_canonical)(row, top, temperature, what, out);
+}
+
+/* The same for `rows` rows, `row_step` bytes apart, to out, `out_step` bytes apart, at temperatures
+ * `temperature_step` doubles apart. */
+static void FN(softmax)(const Row *first, ptrdiff_t row_step, int64_t rows,
+                        const double *temperatures, ptrdiff_t temperature_step, int what, char *out,
+                        ptrdiff_t out_step)
+{
+    Row row = *first;
+    for (int64_t r = 0; r < rows; r++) {
+        const double temperature = temperatures[r * temperature_step];
+        REAL *to = (REAL *)(out + r * out_step);
+        if (what == SOFTMAX)
+            FN(softmax_row)(&row, temperature, SOFTMAX, to);
+        else if (what == LOG_SOFTMAX)
+            FN(softmax_row)(&row, temperature, LOG_SOFTMAX, to);
+        else
+            FN(softmax_row)(&row, temperature, LOGSUMEXP, to);
+        row.data += row_step;
+    }
+}
