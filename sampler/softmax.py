@@ -228,7 +228,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
 
     Parameters
     ----------
-    x : array_like
+    x : array_like or float
         float16, bfloat16, float32 or float64, of any shape; lists become float64.
     temperature : float, in [0, inf], off at 1 or None
         0 is the limit: 0 below 0, 1 above, 1/2 at 0. inf gives 1/2 everywhere.
@@ -254,7 +254,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
     >>> softmax([5.0, 3.0]).round(3)
     array([0.881, 0.119])
     """
-    source = _inputs.read(x, name="x")
+    source = _inputs.read(np.float64(x) if type(x) is float else x, name="x")
     t = _check_temperature(temperature, ())[0]
     values = source.widened().astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

@@ -1,0 +1,317 @@
+"""Derivatives of the softmax, sigmoid and cross-entropy: against finite differences, torch's
+autograd and mpmath."""
+
+import math
+import re
+
+import mpmath
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sampler import (
+    cross_entropy,
+    cross_entropy_grad,
+    log_softmax,
+    sigmoid,
+    softmax,
+    softmax_dtemperature,
+    softmax_jacobian,
+    softmax_jvp,
+    softmax_vjp,
+)
+
+inf, nan = math.inf, math.nan
+mpmath.mp.prec = 200
+EXTREME = (
+    np.array([0.0, -1.0, 2.0, 0.5]),
+    np.array([1e4, 1e4 - 3, 1e4 + 2, -1e4]),
+    np.array([-800.0, 0.0, -20.0, -21.0]),
+    np.array([5.0, -inf, 4.0, -inf]),
+    np.array([1e300, 1e300, -1e300]),
+    np.full(5, -3.0),
+)
+
+
+def differences(f, x, step=1e-6):
+    """The derivatives of f at x by central differences, [..., j] with respect to x[j]."""
+    columns = []
+    for j in range(x.size):
+        to = np.zeros_like(x)
+        to[j] = step
+        columns.append((f(x + to) - f(x - to)) / (2 * step))
+    return np.stack(columns, axis=-1)
+
+
+def exact(x, temperature):
+    top = max(x)
+    weights = [mpmath.exp((mpmath.mpf(v) - top) / temperature) for v in map(float, x)]
+    total = mpmath.fsum(weights)
+    return [w / total for w in weights]
+
+
+# -------------------------------------------------------------------------------------- jacobian
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 7.0])
+def test_jacobian_is_the_derivative(temperature):
+    x = np.random.default_rng(0).normal(0, 2, 6)
+    p = softmax(x, temperature)
+    J = softmax_jacobian(p, temperature)
+    assert np.allclose(J, differences(lambda y: softmax(y, temperature), x), atol=1e-8)
+    assert np.array_equal(J, J.T)
+    assert np.allclose(J.sum(axis=-1), 0, atol=1e-15)
+    tensor = torch.tensor(x, requires_grad=True)
+    theirs = torch.autograd.functional.jacobian(
+        lambda t: torch.softmax(t / temperature, -1), tensor
+    )
+    assert np.allclose(J, theirs, atol=1e-15)
+    v = np.random.default_rng(1).normal(0, 1, 6)
+    assert np.allclose(softmax_jvp(p, v, temperature), J @ v, atol=1e-15)
+    assert np.allclose(softmax_vjp(p, v, temperature), v @ J, atol=1e-15)
+
+
+@pytest.mark.parametrize("x", EXTREME)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 100.0])
+def test_derivatives_of_extreme_logits(x, temperature):
+    p = softmax(x, temperature)
+    q = exact(x, temperature)
+    v = np.random.default_rng(2).normal(0, 1, x.size)
+    J = softmax_jacobian(p, temperature)
+    inner = mpmath.fsum(a * mpmath.mpf(float(b)) for a, b in zip(q, v, strict=True))
+    jvp = softmax_jvp(p, v, temperature)
+    for i in range(x.size):
+        want = q[i] * (mpmath.mpf(float(v[i])) - inner) / temperature
+        assert abs(jvp[i] - want) <= 1e-15 / temperature
+        for j in range(x.size):
+            want = q[i] * ((i == j) - q[j]) / temperature
+            assert abs(J[i, j] - want) <= 4e-13 * abs(want) + 1e-16 / temperature
+
+
+@pytest.mark.parametrize("x", EXTREME)
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 100.0])
+def test_derivative_with_respect_to_the_temperature(x, temperature):
+    q = exact(x, temperature)
+    finite = [i for i in range(x.size) if x[i] > -inf]
+    mean = mpmath.fsum(q[i] * mpmath.mpf(float(x[i])) for i in finite)
+    got = softmax_dtemperature(x, temperature)
+    for i in range(x.size):
+        want = q[i] * (mean - mpmath.mpf(float(x[i]))) / temperature**2 if i in finite else 0
+        assert abs(got[i] - want) <= 1e-12 * max(abs(want), 1e-3)
+    if np.abs(x).max() < 1e3:
+        h = 1e-6 * temperature
+        moved = (softmax(x, temperature + h) - softmax(x, temperature - h)) / (2 * h)
+        assert np.allclose(got, moved, atol=1e-7)
+
+
+def test_derivatives_along_any_axis_and_with_a_temperature_each():
+    rng = np.random.default_rng(3)
+    x, v = rng.normal(0, 2, (3, 4, 5)), rng.normal(0, 1, (3, 4, 5))
+    for axis in (0, 1, -1):
+        moved_x, moved_v = np.moveaxis(x, axis, -1), np.moveaxis(v, axis, -1)
+        t = rng.uniform(0.5, 2, moved_x.shape[:-1])
+        p = softmax(x, t, axis)
+        for function in (softmax_jvp, softmax_vjp):
+            got = np.moveaxis(function(p, v, t, axis), axis, -1)
+            for place in np.ndindex(t.shape):
+                J = softmax_jacobian(softmax(moved_x[place], t[place]), t[place])
+                assert np.allclose(got[place], J @ moved_v[place], atol=1e-14)
+        got = np.moveaxis(softmax_dtemperature(x, t, axis), axis, -1)
+        for place in np.ndindex(t.shape):
+            assert np.allclose(
+                got[place], softmax_dtemperature(moved_x[place], t[place]), atol=1e-15
+            )
+    # A vector for all slices; a batch of matrices.
+    p = softmax(x)
+    assert np.array_equal(
+        softmax_jvp(p, v[0, 0]), softmax_jvp(p, np.broadcast_to(v[0, 0], p.shape))
+    )
+    assert softmax_jacobian(p).shape == (3, 4, 5, 5)
+    assert np.array_equal(softmax_jacobian(p)[1, 2], softmax_jacobian(p[1, 2]))
+
+
+def test_derivatives_keep_container_and_precision():
+    for dtype, wide in (("float16", "float32"), ("float32", "float32"), ("float64", "float64")):
+        x = np.array([[1.0, 2.0, 0.0]], dtype)
+        for got in (softmax_jacobian(softmax(x)), softmax_jvp(softmax(x), x),
+                    softmax_dtemperature(x), sigmoid(x), cross_entropy_grad(x, [1])):  # fmt: skip
+            assert got.dtype == wide
+        assert cross_entropy(x, [1]).dtype == wide
+        tensor = torch.tensor(x)
+        for got in (softmax_jacobian(tensor), softmax_vjp(tensor, tensor), sigmoid(tensor),
+                    softmax_dtemperature(tensor), cross_entropy(tensor, torch.tensor([1])),
+                    cross_entropy_grad(tensor, torch.tensor([1]))):  # fmt: skip
+            assert isinstance(got, torch.Tensor)
+            assert got.dtype == getattr(torch, wide)
+    words = torch.tensor([1.0, 2.0, -3.0]).to(torch.bfloat16)
+    assert np.array_equal(
+        softmax_dtemperature(words).numpy(), softmax_dtemperature(np.float32([1, 2, -3]))
+    )
+
+
+def test_derivatives_where_the_softmax_is_flat():
+    assert softmax_dtemperature([1.0, 2.0], inf).tolist() == [0, 0]
+    assert softmax_jvp([0.5, 0.5], [1.0, 0.0], inf).tolist() == [0, 0]
+    assert np.all(np.isnan(softmax_dtemperature([1.0, nan])))
+    assert np.all(np.isnan(softmax_dtemperature([1.0, inf])))
+    assert np.all(np.isnan(softmax_dtemperature([-inf, -inf])))
+    assert np.all(np.isnan(softmax_jvp([0.5, nan], [1.0, 0.0])))
+    assert softmax_jacobian([1.0, 0.0]).tolist() == [[0, 0], [0, 0]]
+
+
+# --------------------------------------------------------------------------------------- sigmoid
+
+
+@given(st.floats(-800, 800), st.floats(-800, 800), st.sampled_from([0.5, 1.0, 3.0]))
+def test_two_entries_are_a_sigmoid(a, b, temperature):
+    pair = softmax([a, b], temperature)
+    want = 1 / (1 + mpmath.exp(-(mpmath.mpf(a) - mpmath.mpf(b)) / temperature))
+    assert abs(pair[0] - want) <= 2e-13 * want + mpmath.ldexp(1, -1074)
+    scale = max(1.0, abs(a - b) / temperature)  # of the rounding of a - b
+    assert abs(sigmoid(a - b, temperature) - want) <= 1e-15 * scale * want + 1e-323
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_sigmoid_is_within_4_ulp(dtype):
+    x = np.concatenate([np.linspace(-745, 40, 3000), np.linspace(-1, 1, 500)]).astype(dtype)
+    got = sigmoid(x)
+    for value, result in zip(x, got, strict=True):
+        want = 1 / (1 + mpmath.exp(-mpmath.mpf(float(value))))
+        assert abs(mpmath.mpf(float(result)) - want) <= 4 * float(np.spacing(got.dtype.type(want)))
+
+
+def test_sigmoid_of_limits():
+    x = np.array([-inf, -2.0, -0.0, 0.0, 2.0, inf, nan])
+    assert np.array_equal(sigmoid(x, 0), [0, 0, 0.5, 0.5, 1, 1, nan], equal_nan=True)
+    assert np.array_equal(sigmoid(x, inf), [0, 0.5, 0.5, 0.5, 0.5, 1, nan], equal_nan=True)
+    assert np.array_equal(sigmoid(x)[[0, 2, 3, 5, 6]], [0, 0.5, 0.5, 1, nan], equal_nan=True)
+    assert sigmoid(3.5e38) == 1
+    assert isinstance(sigmoid(1.0), np.float64)
+    with pytest.raises(TypeError, match=r"^`x` have to be an array of floats"):
+        sigmoid(1)
+    assert sigmoid(np.zeros((2, 0, 3))).shape == (2, 0, 3)
+    assert np.allclose(sigmoid([-3.0, 0.1, 700.0], None), scipy.special.expit([-3.0, 0.1, 700.0]))
+
+
+# --------------------------------------------------------------------------------- cross-entropy
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("soft", [False, True])
+def test_cross_entropy_is_torchs(soft, temperature, smoothing, reduction):
+    rng = np.random.default_rng(4)
+    x = rng.normal(0, 3, (6, 9))
+    y = softmax(rng.normal(0, 1, (6, 9))) if soft else rng.integers(0, 9, 6)
+    tensor = torch.tensor(x, requires_grad=True)
+    want = torch.nn.functional.cross_entropy(
+        tensor / temperature, torch.tensor(y), label_smoothing=smoothing, reduction=reduction
+    )
+    got = cross_entropy(x, y, temperature, smoothing, reduction)
+    assert np.allclose(got, want.detach(), rtol=1e-13)
+    want.sum().backward()
+    grad = cross_entropy_grad(x, y, temperature, smoothing, reduction)
+    assert np.allclose(grad, tensor.grad, atol=1e-14)
+    assert np.allclose(grad.sum(axis=-1), 0, atol=1e-14)
+
+
+def test_cross_entropy_gradient_is_the_derivative():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(0, 2, 7), softmax(rng.normal(0, 1, 7))
+    for targets in (y, 3):
+        slope = differences(lambda z: np.asarray(cross_entropy(z, targets, 0.7, 0.2)), x)  # noqa: B023
+        assert np.allclose(cross_entropy_grad(x, targets, 0.7, 0.2), slope, atol=1e-8)
+
+
+@pytest.mark.parametrize("x", EXTREME[:4])
+def test_cross_entropy_of_extreme_logits(x):
+    q = exact(x, 1)
+    for label in range(x.size):
+        got = cross_entropy(x, label)
+        if q[label] == 0:
+            assert got == inf
+        else:
+            want = -mpmath.log(q[label])
+            assert abs(got - want) <= 1e-15 * max(1, want)
+    y = np.where(x > -inf, 1.0, 0.0) / np.isfinite(x).sum()
+    assert np.isfinite(cross_entropy(x, y))  # 0 * -inf counts 0
+    assert np.all(np.isfinite(cross_entropy_grad(x, y)))
+
+
+def test_cross_entropy_of_any_number_of_axes():
+    rng = np.random.default_rng(6)
+    x, y = rng.normal(0, 2, (2, 3, 5)), rng.integers(0, 5, (2, 3))
+    losses = cross_entropy(x, y, reduction="none")
+    assert losses.shape == (2, 3)
+    assert losses[1, 2] == cross_entropy(x[1, 2], y[1, 2])
+    assert cross_entropy(x, y) == pytest.approx(losses.mean(), rel=1e-15)
+    assert losses[0, 0] == -log_softmax(x[0, 0])[y[0, 0]]
+    assert np.isnan(cross_entropy(np.array([[nan, 0.0]]), [1]))
+    assert np.isnan(cross_entropy(np.array([[inf, 0.0]]), [1]))
+
+
+# --------------------------------------------------------------------------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("targets", "error", "message"),
+    [
+        ([0, 3], ValueError, "`targets` have to be in [0, 3), but one is 3"),
+        ([-1, 0], ValueError, "`targets` have to be in [0, 3), but one is -1"),
+        ([0], ValueError, "`targets` have to be integers of shape (2,) or floats of shape (2, 3)"),
+        ([[0.5, 0.5]], ValueError, "`targets` have to be integers of shape (2,) or floats of"),
+        ([[0.5, 0.5, 0.5]] * 2, ValueError, "`targets` have to be probabilities"),
+        ([[1.5, -0.5, 0.0]] * 2, ValueError, "`targets` have to be probabilities"),
+        ([[nan, 0.5, 0.5]] * 2, ValueError, "`targets` have to be probabilities"),
+        (["a", "b"], TypeError, "`targets` have to be numbers"),
+        ([True, False], TypeError, "`targets` have to be numbers"),
+    ],
+)
+def test_bad_targets(targets, error, message):
+    for function in (cross_entropy, cross_entropy_grad):
+        with pytest.raises(error, match="^" + re.escape(message)):
+            function(np.zeros((2, 3)), targets)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"temperature": 0}, ValueError, "`temperature` has to be in (0, inf], but is 0"),
+        ({"temperature": -1.0}, ValueError, "`temperature` has to be a float in [0, inf]"),
+        ({"temperature": nan}, ValueError, "`temperature` has to be a float in [0, inf]"),
+        ({"temperature": [1.0, 2.0]}, TypeError, "`temperature` has to be a float in (0, inf]"),
+        ({"label_smoothing": 1.1}, ValueError, "`label_smoothing` has to be a float in [0, 1]"),
+        ({"label_smoothing": nan}, ValueError, "`label_smoothing` has to be a float in [0, 1]"),
+        ({"reduction": "avg"}, ValueError, "`reduction` has to be 'mean' or 'sum' or 'none'"),
+    ],
+)
+def test_bad_settings_of_cross_entropy(more, error, message):
+    for function in (cross_entropy, cross_entropy_grad):
+        with pytest.raises(error, match="^" + re.escape(message)):
+            function(np.zeros((2, 3)), [0, 1], **more)
+
+
+def test_bad_arrays():
+    for function in (softmax_jacobian, softmax_dtemperature, lambda p: softmax_jvp(p, 1.0)):
+        with pytest.raises(ValueError, match="has to have at least one axis, but is a scalar"):
+            function(np.float64(1.0))
+        with pytest.raises(TypeError, match="have to be float16, bfloat16, float32 or float64"):
+            function(np.arange(3))
+    with pytest.raises(ValueError, match=r"^`v` has to broadcast to shape \(3,\), but has shape"):
+        softmax_jvp(np.zeros(3), np.zeros(4))
+    with pytest.raises(ValueError, match=r"^`g` has to broadcast to shape \(3,\), but has shape"):
+        softmax_vjp(np.zeros(3), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"^`temperature` has to be in \(0, inf\], but is 0"):
+        softmax_jvp(np.zeros(3), np.zeros(3), 0)
+    with pytest.raises(ValueError, match=r"^`temperature` has to be in \(0, inf\], but is 0"):
+        softmax_dtemperature(np.zeros((2, 3)), [1.0, 0.0])
+    with pytest.raises(ValueError, match=r"^`logits` have to hold at least one row of one class"):
+        cross_entropy(np.zeros((0, 3)), np.zeros(0, int))
+    with pytest.raises(ValueError, match=r"^`logits` has to have at least one axis"):
+        cross_entropy(np.float64(1.0), 0)
+    with pytest.raises(TypeError, match=r"^`x` have to be float16"):
+        sigmoid(np.arange(3))
