@@ -96,7 +96,8 @@ def distribution_row(
 ) -> tuple[int, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,
-    temperatures: npt.NDArray[np.float64],
+    temperature: float,
+    temperatures: npt.NDArray[np.float64] | None,
     what: int,
     out: npt.NDArray[Any],
 ) -> None: ...

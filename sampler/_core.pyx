@@ -1982,9 +1982,9 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
 
 # ------------------------------------------------------------------------------ softmax family
 
-def softmax_rows(Rows rows, const double[::1] temperatures, int what, out):
+def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, int what, out):
     """SOFTMAX or LOG_SOFTMAX of every row into out of shape (batch, vocab), or LOGSUMEXP into out
-    of shape (batch, 1), at one temperature or one a row.
+    of shape (batch, 1), at one temperature, or at `temperatures`, one a row.
 
     out is float64 for float64 rows, else float32, contiguous along a row; it may be the rows
     themselves.
@@ -1994,10 +1994,14 @@ def softmax_rows(Rows rows, const double[::1] temperatures, int what, out):
     cdef Row row
     cdef int64_t first, count, most, done = 0, width = 1 if what == LOGSUMEXP else rows.vocab
     cdef ptrdiff_t size = sizeof(double) if rows._kind == FLOAT64 else sizeof(float)
-    cdef ptrdiff_t step = 0 if temperatures.shape[0] == 1 else 1
+    cdef const double *at = &temperature
+    cdef ptrdiff_t step = 0
     rows.enter(&job)
-    if step and temperatures.shape[0] != job.batch:
-        raise ValueError("there has to be one temperature, or one a row")
+    if temperatures is not None:
+        if temperatures.shape[0] != job.batch:
+            raise ValueError("there has to be one temperature a row")
+        at = &temperatures[0]
+        step = 1
     PyObject_GetBuffer(out, &target, PyBUF_STRIDES | PyBUF_WRITABLE)
     try:
         if (target.ndim != 2 or target.shape[0] != job.batch or target.shape[1] != width
@@ -2009,8 +2013,8 @@ def softmax_rows(Rows rows, const double[::1] temperatures, int what, out):
             with nogil:
                 row = make_row(job.data + first * job.row_stride, job.stride, job.vocab, job.kind,
                                job.swapped)
-                row.loops.softmax(&row, job.row_stride, count, &temperatures[first * step], step,
-                                  what, <char *> target.buf + first * target.strides[0],
+                row.loops.softmax(&row, job.row_stride, count, at + first * step, step, what,
+                                  <char *> target.buf + first * target.strides[0],
                                   target.strides[0])
                 look_at_signals(count * (job.vocab + BLOCK), &done)
     finally:

@@ -82,6 +82,15 @@ static inline void mass_add(Mass *mass, double high, double low)
     mass->low -= carry;
 }
 
+/* The sum of LANES values, always in the same order. */
+INLINE double add_lanes(double *lanes)
+{
+    for (int half = LANES / 2; half > 0; half /= 2)
+        for (int l = 0; l < half; l++)
+            lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
 /* The mass as one double: a single rounding of the exact sum, hence monotone in it. */
 static inline double mass_value(Mass mass) { return mass.high + mass.low; }
 
@@ -155,29 +164,20 @@ INLINE double exp_canonical(double z)
     return p * power * 0x1p-128;
 }
 
-/* log(x) for x >= 0, error below 3 ULP: x = 2**k m with m in [sqrt(1/2), sqrt(2)), and
- * log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.1716, by its series to s**21. */
-static inline double log_canonical(double x)
+/* log(2**extra x) for positive, normal x, error below 3 ULP, without a branch: x = 2**k m with m in
+ * [sqrt(1/2), sqrt(2)), and log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.1716, by its series
+ * to s**21. */
+INLINE double log_normal(double x, double extra)
 {
-    if (!(x > 0.0))
-        return x == 0.0 ? -INFINITY : NAN;
-    if (x > DBL_MAX)
-        return x;
-    int64_t k = 0;
-    if (x < DBL_MIN) {
-        x *= 0x1p54;
-        k = -54;
-    }
     uint64_t bits;
     memcpy(&bits, &x, sizeof bits);
-    k += (int64_t)(bits >> 52) - 1023;
-    bits = (bits & UINT64_C(0x000fffffffffffff)) | UINT64_C(0x3ff0000000000000);
-    double m;
+    bits += UINT64_C(0x00095f619980c433); /* carries into the exponent from sqrt(2) on */
+    const uint64_t exponent = (bits >> 52) + UINT64_C(0x4338000000000000); /* as 1.5 * 2**52 + */
+    double k, m;
+    memcpy(&k, &exponent, sizeof k);
+    k = k - (0x1.8p52 + 1023.0) + extra;
+    bits = (bits & UINT64_C(0x000fffffffffffff)) + UINT64_C(0x3fe6a09e667f3bcd);
     memcpy(&m, &bits, sizeof m);
-    if (m >= 0x1.6a09e667f3bcdp+0) {
-        m *= 0.5;
-        k += 1;
-    }
     const double s = (m - 1.0) / (m + 1.0), s2 = s * s;
     double p = 1.0 / 21.0;
     p = p * s2 + 1.0 / 19.0;
@@ -190,7 +190,17 @@ static inline double log_canonical(double x)
     p = p * s2 + 1.0 / 5.0;
     p = p * s2 + 1.0 / 3.0;
     p = p * s2 * (2.0 * s) + 2.0 * s;
-    return (double)k * 0x1.62e42feep-1 + ((double)k * 0x1.a39ef35793c76p-33 + p);
+    return k * 0x1.62e42feep-1 + (k * 0x1.a39ef35793c76p-33 + p);
+}
+
+/* log(x) for x >= 0. */
+static inline double log_canonical(double x)
+{
+    if (!(x > 0.0))
+        return x == 0.0 ? -INFINITY : NAN;
+    if (x > DBL_MAX)
+        return x;
+    return x >= DBL_MIN ? log_normal(x, 0.0) : log_normal(x * 0x1p54, -54.0);
 }
 
 /* How a row is tempered: z = (x - max) / temperature, halved throughout where x - max would

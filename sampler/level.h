@@ -30,12 +30,7 @@ static Mass LIST(sum)(const double *weights, int64_t n)
                 high[l] += part;
                 low[l] += low_part(weights[i + l], part);
             }
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++) {
-                high[l] += high[l + half];
-                low[l] += low[l + half];
-            }
-        mass_add(&mass, high[0], low[0]);
+        mass_add(&mass, add_lanes(high), add_lanes(low));
     }
     return mass;
 }
@@ -67,12 +62,7 @@ INLINE void LIST(split_with)(const double *values, const double *weights, int64_
                 }
             }
         if (weighed) {
-            for (int half = LANES / 2; half > 0; half /= 2)
-                for (int l = 0; l < half; l++) {
-                    high[l] += high[l + half];
-                    low[l] += low[l + half];
-                }
-            mass_add(&split->mass, high[0], low[0]);
+            mass_add(&split->mass, add_lanes(high), add_lanes(low));
         }
     }
     for (int half = LANES / 2; half > 0; half /= 2)

@@ -457,10 +457,7 @@ INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_ove
         sums[l] += sums[l + 2 * LANES];
     EACH_LANE (l)
         mass[l] = (double)sums[l] + (double)sums[l + LANES];
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++)
-            mass[l] += mass[l + half];
-    return mass[0];
+    return add_lanes(mass);
 }
 
 /* masses[b] = the mass of what the cut keeps of block b, and errors[b] a bound on its distance from
@@ -530,10 +527,7 @@ INLINE void FN(fine)(const Row *row, const Law *law, Cut cut, double *masses,
                     for (int j = 0; j < FLOORS; j++)
                         above[j][l] += value >= floors[j] ? w : 0.0;
             }
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++)
-                mass[l] += mass[l + half];
-        masses[b] = mass[0];
+        masses[b] = add_lanes(mass);
     }
     if (with_floors)
         for (int j = 0; j < FLOORS; j++) {

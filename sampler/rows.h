@@ -138,6 +138,15 @@ static inline int keeps(Cut cut, double x, int64_t id)
     return (x > cut.value) | ((x == cut.value) & (id <= cut.last)); /* without a branch */
 }
 
+/* lanes[l] = what was lanes[(l + by) % LANES], 0 <= by <= LANES. */
+static inline void turn_lanes(double *lanes, int64_t by)
+{
+    double twice[2 * LANES];
+    memcpy(twice, lanes, LANES * sizeof *lanes);
+    memcpy(twice + LANES, lanes, LANES * sizeof *lanes);
+    memcpy(lanes, twice + by, LANES * sizeof *lanes);
+}
+
 /* The place of the lowest set bit; there has to be one. */
 static inline int first_bit(uint64_t bits)
 {

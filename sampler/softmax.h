@@ -7,13 +7,28 @@
  * derivation. What they cannot do, and double rows, is canonical arithmetic.
  */
 
-/* `count` <= BLOCK logits from `start` on, padded with -inf to whole LANES; in place where that can
- * be. */
-INLINE const REAL *FN(chunk)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+/* Where the parts begin that a row is worked on in: at multiples of BLOCK, less `lead`, which lets
+ * whole parts be aligned in memory. A lane's sum takes its logits in the order of the row either way,
+ * so that nothing depends on it. */
+INLINE int64_t FN(part_end)(int64_t n, int64_t start, int64_t lead)
 {
-    if (row->in_place && count % LANES == 0)
+    const int64_t end = start == 0 && lead > 0 ? lead : start + BLOCK;
+    return end < n ? end : n;
+}
+
+INLINE int64_t FN(lead_of)(const void *data, int64_t n)
+{
+    const uintptr_t past = (uintptr_t)data % 64;
+    return n > BLOCK && past % sizeof(REAL) == 0 ? (int64_t)((64 - past) % 64 / sizeof(REAL)) : 0;
+}
+
+/* The logits of a row from start to end, padded with -inf to whole LANES; in place where that can
+ * be. */
+INLINE const REAL *FN(part)(const Row *row, int64_t start, int64_t end, REAL *buffer)
+{
+    if (row->in_place && (end - start) % LANES == 0)
         return (const REAL *)row->data + start;
-    return FN(copy)(row, start, count, buffer);
+    return FN(copy)(row, start, end - start, buffer);
 }
 
 INLINE void FN(enlarge)(const REAL *x, int64_t n, REAL *largest, REAL *taint)
@@ -26,20 +41,20 @@ INLINE void FN(enlarge)(const REAL *x, int64_t n, REAL *largest, REAL *taint)
 }
 
 /* The largest logit of a row; NaN if any is. */
-INLINE double FN(maximum)(const Row *row)
+INLINE double FN(maximum)(const Row *row, int64_t lead)
 {
     REAL largest[LANES], taint[LANES], buffer[BLOCK];
     EACH_LANE (l) {
         largest[l] = -(REAL)INFINITY;
         taint[l] = 0;
     }
-    for (int64_t start = 0; start < row->n; start += BLOCK) {
-        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
-        const REAL *x = FN(chunk)(row, start, count, buffer);
-        if (count == BLOCK)
+    for (int64_t start = 0, end; start < row->n; start = end) {
+        end = FN(part_end)(row->n, start, lead);
+        const REAL *x = FN(part)(row, start, end, buffer);
+        if (end - start == BLOCK)
             FN(enlarge)(x, BLOCK, largest, taint);
         else
-            FN(enlarge)(x, whole_lanes(count), largest, taint);
+            FN(enlarge)(x, whole_lanes(end - start), largest, taint);
     }
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int l = 0; l < half; l++) {
@@ -115,12 +130,19 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
             memcpy(&bits, &p, sizeof bits);
             powers[i + l] = float_of_bits(bits + (uint32_t)whole) - 0x1p-96f; /* the lowest power */
         }
+#if defined(SAMPLER_X86) && LEVEL == 2
+    __m512d low = _mm512_loadu_pd(sums), high = _mm512_loadu_pd(sums + 8);
     for (int64_t i = 0; i < n; i += LANES) {
-        for (int l = 0; l < LANES / 2; l++)
-            sums[l] += (double)powers[i + l];
-        for (int l = LANES / 2; l < LANES; l++)
-            sums[l] += (double)powers[i + l];
+        low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm256_loadu_ps(powers + i)));
+        high = _mm512_add_pd(high, _mm512_cvtps_pd(_mm256_loadu_ps(powers + i + 8)));
     }
+    _mm512_storeu_pd(sums, low);
+    _mm512_storeu_pd(sums + 8, high);
+#else
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_LANE (l)
+            sums[l] += (double)powers[i + l];
+#endif
 }
 
 /* values[i] *= high + low, as if rounded once where that is a normal number. Done at a scale of
@@ -175,115 +197,188 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
     const Law law = make_law(top, hard ? 5e-324 : temperature);
     Mass mass = {0.0, 0.0};
     REAL buffer[BLOCK];
-    double w[BLOCK + WORD];
-    for (int64_t start = 0; start < row->n; start += BLOCK) {
-        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
-        const REAL *x = FN(chunk)(row, start, count, buffer);
-        FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
-        for (int64_t i = whole_lanes(count); i < whole_words(count); i++)
+    double w[BLOCK];
+    for (int64_t start = 0, end; start < row->n; start = end) {
+        end = FN(part_end)(row->n, start, 0);
+        const REAL *x = FN(part)(row, start, end, buffer);
+        FN(weigh_all)(&law, x, whole_lanes(end - start), hard, w);
+        for (int64_t i = whole_lanes(end - start); i < whole_words(end - start); i++)
             w[i] = 0.0;
-        const Mass part = LIST(sum)(w, count);
+        const Mass part = LIST(sum)(w, end - start);
         mass_add(&mass, part.high, part.low);
+#ifndef REAL_IS_FLOAT
+        if (what == SOFTMAX)
+            memcpy(out + start, w, (size_t)(end - start) * sizeof *out);
+#endif
     }
-    const double total = mass_value(mass), log_total = log_canonical(total);
+    const double total = mass_value(mass), log_total = log_canonical(total), factor = 1.0 / total;
     if (what == LOGSUMEXP) {
         const double first = !hard ? top / temperature : top == 0.0 ? 0.0 : top * INFINITY;
         out[0] = (REAL)(first + log_total);
         return;
     }
-    for (int64_t start = 0; start < row->n; start += BLOCK) {
-        const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
-        const REAL *x = FN(chunk)(row, start, count, buffer);
+#ifndef REAL_IS_FLOAT
+    if (what == SOFTMAX) {
+        for (int64_t i = 0; i < row->n; i++)
+            out[i] *= factor;
+        return;
+    }
+#endif
+    const int plain = law.temperature == 1.0 && law.scale == 1.0 && !hard;
+    for (int64_t start = 0, end; start < row->n; start = end) {
+        end = FN(part_end)(row->n, start, 0);
+        const REAL *x = FN(part)(row, start, end, buffer);
+        const int64_t count = end - start;
         REAL *o = out + start;
-        FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
-        if (what == SOFTMAX)
+        if (what == SOFTMAX) {
+            FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
             for (int64_t i = 0; i < count; i++)
-                o[i] = (REAL)(w[i] / total);
-        else
+                o[i] = (REAL)(w[i] * factor);
+        } else if (plain) {
+            for (int64_t i = 0; i < count; i++)
+                o[i] = (REAL)(((double)x[i] - law.max) - log_total); /* of -inf, -inf */
+        } else {
             for (int64_t i = 0; i < count; i++) {
-                const int none = x[i] == -(REAL)INFINITY || (hard && w[i] == 0.0);
+                const int none = x[i] == -(REAL)INFINITY || (hard && (double)x[i] * law.scale != law.max);
                 o[i] = none ? -(REAL)INFINITY : (REAL)(tempered(&law, (double)x[i]) - log_total);
             }
+        }
     }
 }
 
 /* ------------------------------------------------------------------------------------- all rows */
 
-/* SOFTMAX or LOG_SOFTMAX of a row into as many values of out, or its LOGSUMEXP into one; out may be
- * the row itself. */
-INLINE void FN(softmax_row)(const Row *row, double temperature, int what, REAL *out)
+#define TOGETHER 16 /* rows, so that what each needs once is done for several at a time */
+
+/* What the loops know of a row. */
+typedef struct {
+    double slope[TOGETHER], shift[TOGETHER], sum[TOGETHER], log_sum[TOGETHER];
+    int done[TOGETHER];
+} FN(Group);
+
+/* Up to TOGETHER rows: SOFTMAX or LOG_SOFTMAX of each into as many values of out, or its LOGSUMEXP
+ * into one; out may be the rows themselves. */
+INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
+                              const double *temperatures, ptrdiff_t temperature_step, int what,
+                              char *out, ptrdiff_t out_step)
 {
-    const double top = FN(maximum)(row);
-    if (!(top > -INFINITY && top < INFINITY)) {
-        /* NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0. */
-        const REAL bad = what == LOGSUMEXP && top == -INFINITY ? -(REAL)INFINITY : (REAL)NAN;
-        for (int64_t i = 0; i < (what == LOGSUMEXP ? 1 : row->n); i++)
-            out[i] = bad;
-        return;
+#ifdef REAL_IS_FLOAT
+    FN(Group) group;
+    float buffer[BLOCK], powers[BLOCK];
+#endif
+    for (int r = 0; r < rows; r++) {
+        Row row = *first;
+        row.data += r * row_step;
+        REAL *to = (REAL *)(out + r * out_step);
+        const double temperature = temperatures[r * temperature_step];
+        const double top = FN(maximum)(&row, FN(lead_of)(row.data, row.n));
+#ifdef REAL_IS_FLOAT
+        group.sum[r] = 1.0;
+        group.done[r] = 0;
+        if (top > -INFINITY && top < INFINITY &&
+            FN(powers_of)(top, temperature, &group.slope[r], &group.shift[r]))
+            continue;
+        group.done[r] = 1;
+#endif
+        if (top > -INFINITY && top < INFINITY)
+            FN(softmax_canonical)(&row, top, temperature, what, to);
+        else {
+            /* NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0. */
+            const REAL bad = what == LOGSUMEXP && top == -INFINITY ? -(REAL)INFINITY : (REAL)NAN;
+            for (int64_t i = 0; i < (what == LOGSUMEXP ? 1 : row.n); i++)
+                to[i] = bad;
+        }
     }
 #ifdef REAL_IS_FLOAT
-    double slope, shift;
-    float buffer[BLOCK], powers[BLOCK];
-    if (FN(powers_of)(top, temperature, &slope, &shift)) {
+    for (int r = 0; r < rows; r++) {
+        if (group.done[r])
+            continue;
+        Row row = *first;
+        row.data += r * row_step;
+        float *to = (float *)(out + r * out_step);
+        const int64_t lead = FN(lead_of)(what == SOFTMAX ? (const char *)to : row.data, row.n);
         double sums[LANES] = {0};
-        for (int64_t start = 0; start < row->n; start += BLOCK) {
-            const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
-            const float *x = FN(chunk)(row, start, count, buffer);
-            const int direct = what == SOFTMAX && count % LANES == 0;
-            float *to = direct ? out + start : powers;
-            if (count == BLOCK)
-                FN(raise)(x, BLOCK, slope, shift, to, sums);
+        for (int64_t start = 0, end; start < row.n; start = end) {
+            end = FN(part_end)(row.n, start, lead);
+            const float *x = FN(part)(&row, start, end, buffer);
+            const int direct = what == SOFTMAX && (end - start) % LANES == 0;
+            float *p = direct ? to + start : powers;
+            if (end - start == BLOCK)
+                FN(raise)(x, BLOCK, group.slope[r], group.shift[r], p, sums);
             else
-                FN(raise)(x, whole_lanes(count), slope, shift, to, sums);
+                FN(raise)(x, whole_lanes(end - start), group.slope[r], group.shift[r], p, sums);
+            if (start == 0 && lead > 0)
+                turn_lanes(sums, lead);
             if (what == SOFTMAX && !direct)
-                memcpy(out + start, powers, (size_t)count * sizeof *out);
+                memcpy(to + start, powers, (size_t)(end - start) * sizeof *to);
         }
-        for (int half = LANES / 2; half > 0; half /= 2)
-            for (int l = 0; l < half; l++)
-                sums[l] += sums[l + half];
+        if (lead > 0)
+            turn_lanes(sums, LANES - lead);
+        group.sum[r] = add_lanes(sums);
+    }
+    if (what == SOFTMAX)
+        for (int r = 0; r < TOGETHER; r++)
+            group.sum[r] = 1.0 / group.sum[r];
+    else
+        for (int r = 0; r < TOGETHER; r++)
+            group.log_sum[r] = log_normal(group.sum[r], 0.0) -
+                               (group.shift[r] * 0x1p-24 + POWER_SCALE) * 0.6931471805599453;
+    for (int r = 0; r < rows; r++) {
+        if (group.done[r])
+            continue;
+        float *to = (float *)(out + r * out_step);
         if (what == SOFTMAX) {
-            const double factor = 1.0 / sums[0];
-            const float high = (float)factor;
-            FN(scale)(out, row->n, high, (float)(factor - (double)high));
-            return;
+            const float high = (float)group.sum[r];
+            FN(scale)(to, first->n, high, (float)(group.sum[r] - (double)high));
+            continue;
         }
-        const double log_total =
-            log_canonical(sums[0]) - (shift * 0x1p-24 + POWER_SCALE) * 0.6931471805599453;
+        const double log_sum = group.log_sum[r];
         if (what == LOGSUMEXP) {
-            out[0] = (float)log_total;
-            return;
+            to[0] = (float)log_sum;
+            continue;
         }
-        const double factor = 1.0 / temperature;
-        const float factor_high = (float)factor, total_high = (float)log_total;
-        const float lower = (double)factor_high > factor ? -next_float(-factor_high) : factor_high;
-        for (int64_t start = 0; start < row->n; start += BLOCK) {
-            const int64_t count = row->n - start < BLOCK ? row->n - start : BLOCK;
-            const float *x = FN(chunk)(row, start, count, buffer);
-            FN(slant)(x, count, lower, (float)(factor - (double)lower), total_high,
-                      (float)(log_total - (double)total_high), out + start);
+        Row row = *first;
+        row.data += r * row_step;
+        const double slope = 1.0 / temperatures[r * temperature_step];
+        /* Rounded down, so that what is left over is not negative: see docs/softmax.md. */
+        const float nearest_slope = (float)slope, sum_high = (float)log_sum;
+        const float slope_high =
+            (double)nearest_slope > slope ? -next_float(-nearest_slope) : nearest_slope;
+        const int64_t lead = FN(lead_of)(to, row.n);
+        for (int64_t start = 0, end; start < row.n; start = end) {
+            end = FN(part_end)(row.n, start, lead);
+            const float *x = FN(part)(&row, start, end, buffer);
+            FN(slant)(x, end - start, slope_high, (float)(slope - (double)slope_high), sum_high,
+                      (float)(log_sum - (double)sum_high), to + start);
         }
-        return;
     }
 #endif
-    FN(softmax_canonical)(row, top, temperature, what, out);
 }
 
-/* The same for `rows` rows, `row_step` bytes apart, to out, `out_step` bytes apart, at temperatures
- * `temperature_step` doubles apart. */
+/* The same for any number of rows, row_step bytes apart, to out, out_step bytes apart, at
+ * temperatures temperature_step doubles apart. */
 static void FN(softmax)(const Row *first, ptrdiff_t row_step, int64_t rows,
                         const double *temperatures, ptrdiff_t temperature_step, int what, char *out,
                         ptrdiff_t out_step)
 {
     Row row = *first;
-    for (int64_t r = 0; r < rows; r++) {
-        const double temperature = temperatures[r * temperature_step];
-        REAL *to = (REAL *)(out + r * out_step);
+    if (row_step % (ptrdiff_t)sizeof(REAL) != 0)
+        row.direct = row.in_place = 0;
+    /* As many as stay in the first cache meanwhile. */
+    const int64_t most = row.n > 4096 / 2 ? 1 : row.n > 4096 / TOGETHER ? 4096 / row.n : TOGETHER;
+    for (int64_t r = 0, count; r < rows; r += count) {
+        count = rows - r < most ? rows - r : most;
         if (what == SOFTMAX)
-            FN(softmax_row)(&row, temperature, SOFTMAX, to);
+            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step, SOFTMAX,
+                              out, out_step);
         else if (what == LOG_SOFTMAX)
-            FN(softmax_row)(&row, temperature, LOG_SOFTMAX, to);
+            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
+                              LOG_SOFTMAX, out, out_step);
         else
-            FN(softmax_row)(&row, temperature, LOGSUMEXP, to);
-        row.data += row_step;
+            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
+                              LOGSUMEXP, out, out_step);
+        row.data += count * row_step;
+        temperatures += count * temperature_step;
+        out += count * out_step;
     }
 }

@@ -119,37 +119,34 @@ def logsumexp(
 
 
 def _apply(x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str) -> Any:
-    source = _inputs.read(x, name="x")
+    source = _read_axes(x, "x")
     shape = source.array.shape
-    if not shape:
-        raise ValueError("`x` has to have at least one axis, but is a scalar")
-    axis = _check_axis(axis, len(shape))
+    last = len(shape) - 1
+    axis = last if axis == -1 else _check_axis(axis, len(shape))
     rest = shape[:axis] + shape[axis + 1 :]
-    temperatures = _check_temperature(temperature, rest)
+    t, temperatures = _check_temperature(temperature, rest)
     if where is not None:
         source = source.without(~_check_where(where, shape))
-    result_shape = rest if what == "logsumexp" else shape
+    is_sum = what == "logsumexp"
     dtype = source.result_dtype
-    target = None if out is None else _inputs.check_out(out, result_shape, dtype)
+    if out is None:
+        result = np.empty(rest if is_sum else shape, dtype)
+    else:
+        result = _inputs.check_out(out, rest if is_sum else shape, dtype)
     if source.array.size == 0:
-        # The sum over nothing is exp(-inf).
-        result = np.full(result_shape, -np.inf, dtype)
+        result[...] = -np.inf  # the sum over nothing is exp(-inf)
     else:
         rows = _rows(source.array, axis)
-        result = np.empty(result_shape, dtype) if target is None else target
-        is_sum = what == "logsumexp"
-        into = _rows(result[..., None], -1) if is_sum else _rows(result, axis)
-        if not np.may_share_memory(into, result) or _is_in_the_way(into, rows):
+        into = result.reshape(-1, 1) if is_sum else _rows(result, axis)
+        indirect = (out is not None or axis != last) and _is_in_the_way(into, rows, result)
+        if indirect:
             into = np.empty(into.shape, dtype)
-        _core.softmax_rows(
-            source._replace(array=rows).rows(), temperatures, _core.FAMILY[what], into
-        )
-        if not np.may_share_memory(into, result):
+        words = source if rows is source.array else source._replace(array=rows)
+        _core.softmax_rows(words.rows(), t, temperatures, _core.FAMILY[what], into)
+        if indirect:
             moved = result if is_sum else np.moveaxis(result, axis, -1)
             moved[...] = into.reshape(moved.shape)
-    if target is not None:
-        if result is not target:
-            target[...] = result
+    if out is not None:
         return out
     if source.torch is not None:
         return source.torch.from_numpy(result)
@@ -163,33 +160,40 @@ def _rows(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
     return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
 
 
-def _is_in_the_way(into: npt.NDArray[Any], rows: npt.NDArray[Any]) -> bool:
-    """Whether rows cannot be written there: not contiguous, or over others yet to be read."""
+def _is_in_the_way(
+    into: npt.NDArray[Any], rows: npt.NDArray[Any], result: npt.NDArray[Any]
+) -> bool:
+    """Whether rows cannot be written there: into a copy, with gaps, or over some yet to be read."""
+    if not np.may_share_memory(into, result):
+        return True
     if into.shape[1] > 1 and into.strides[1] != into.itemsize:
         return True
-    same = (
+    in_place = (
         into.__array_interface__["data"] == rows.__array_interface__["data"]
         and into.shape == rows.shape
         and into.strides == rows.strides
         and into.dtype == rows.dtype
     )
-    return not same and np.may_share_memory(into, rows)
+    return not in_place and np.may_share_memory(into, rows)
 
 
 def _check_axis(axis: Any, ndim: int) -> int:
     return check_integer("axis", axis, -ndim, ndim, f"an integer in [{-ndim}, {ndim})") % ndim
 
 
-def _check_temperature(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """The temperature of all slices, or of each: of length 1, or as many as `shape` holds."""
+def _check_temperature(
+    temperature: Any, shape: tuple[int, ...]
+) -> tuple[float, npt.NDArray[np.float64] | None]:
+    """The temperature of all slices, or those of each, as many as `shape` holds."""
     if temperature is None:
-        temperature = 1.0
-    if isinstance(temperature, (list, tuple)) or (
-        hasattr(temperature, "__array__") and not isinstance(temperature, np.generic)
+        return 1.0, None
+    if type(temperature) is float and temperature >= 0.0:  # quicker
+        return temperature, None
+    if not isinstance(temperature, (list, tuple)) and (
+        not hasattr(temperature, "__array__") or isinstance(temperature, np.generic)
     ):
-        array = array_of(temperature)
-    else:
-        return np.array([check_real("temperature", temperature, 0.0, math.inf, _TEMPERATURE)])
+        return check_real("temperature", temperature, 0.0, math.inf, _TEMPERATURE), None
+    array = array_of(temperature)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"`temperature` has to be floats in [0, inf], but is {temperature!r}")
     array = array.astype(np.float64)
@@ -198,8 +202,10 @@ def _check_temperature(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[
         raise ValueError(
             f"`temperature` has to be floats in [0, inf], but one is {array[~good].flat[0]}"
         )
-    array = _broadcast("temperature", array, shape if array.ndim else (1,))
-    return np.ascontiguousarray(array).reshape(-1)
+    if array.ndim == 0:
+        return float(array), None
+    array = _broadcast("temperature", array, shape)
+    return 1.0, np.ascontiguousarray(array).reshape(-1)
 
 
 def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
@@ -255,7 +261,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
     array([0.881, 0.119])
     """
     source = _inputs.read(np.float64(x) if type(x) is float else x, name="x")
-    t = _check_temperature(temperature, ())[0]
+    t = np.float64(_check_temperature(temperature, ())[0])
     values = source.widened().astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         z = values / t
@@ -425,11 +431,12 @@ def _read_axes(x: Any, name: str) -> _inputs.Logits:
 
 
 def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """As `_check_temperature`, of shape () or `shape`, and without 0."""
-    t = _check_temperature(temperature, shape)
+    """The temperatures as an array of shape () or `shape`; 0 is refused."""
+    number, array = _check_temperature(temperature, shape)
+    t = np.array(number) if array is None else array.reshape(shape)
     if not t.all():
         raise ValueError("`temperature` has to be in (0, inf], but is 0, where nothing has a slope")
-    return t.reshape(shape) if t.size == math.prod(shape) else t[0]
+    return t
 
 
 def _give(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
