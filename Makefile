@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions accuracy lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -27,6 +27,7 @@ help:
 	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
 	@echo 'make bench-report  the tables and plots of the last run once more'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
+	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -156,6 +157,9 @@ bench-check: $(VENV)/.has-bench $(VENV)/.built
 
 bench-report: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/report.py $(ARGS)
+
+accuracy: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/accuracy.py $(ARGS)
 
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)

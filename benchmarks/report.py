@@ -107,6 +107,7 @@ def tables(info: dict[str, Any], records: list[Record], console: Console) -> Non
     dtypes_table(where(records, benchmark="bench_dtype"), console)
     threads_table(where(records, benchmark="bench_threads"), info, console)
     generation_table([r for r in records if "ms_per_token" in r], console)
+    softmax_table([r for r in records if "softmax_us" in r], console)
     settled_table(where(warm, peer=OURS), console)
     overview_to_read(where(warm, peer=OURS), where(cold, peer=OURS), console)
     overview_to_peers(where(warm, vocab=VOCAB), console)
@@ -208,6 +209,31 @@ def generation_table(records: list[Record], console: Console) -> None:
                 "" if way == "greedy" else f"{1 - 1 / ratio:.1%}",
             )
         table.add_section()
+    console.print(table)
+
+
+def softmax_table(records: list[Record], console: Console) -> None:
+    if not records:
+        return
+    table = new_table(
+        "The softmax family; / torch: of the calls of one round, the median",
+        "function", "dtype", "rows", right=("sampler us", "torch us", "/ torch", "SciPy us"),
+    )  # fmt: skip
+    before: tuple[str, str] | None = None
+    for r in records:
+        us, name = r["softmax_us"], (r["function"], r["dtype"])
+        if name != before:
+            table.add_section()
+        ratio = median(t / theirs for t, theirs in zip(us[OURS], us["torch"], strict=True))
+        table.add_row(
+            *(name if name != before else ("", "")),
+            f"{r['shape'][0]:,} x {r['shape'][1]:,}",
+            number(median(us[OURS])),
+            number(median(us["torch"])),
+            f"{ratio:.2f}",
+            number(median(us["SciPy"])),
+        )
+        before = name
     console.print(table)
 
 
