@@ -164,17 +164,19 @@ def _is_in_the_way(
     into: npt.NDArray[Any], rows: npt.NDArray[Any], result: npt.NDArray[Any]
 ) -> bool:
     """Whether rows cannot be written there: into a copy, with gaps, or over some yet to be read."""
-    if not np.may_share_memory(into, result):
+    if into is not result and not np.may_share_memory(into, result):
         return True
     if into.shape[1] > 1 and into.strides[1] != into.itemsize:
         return True
+    if into is rows or not np.may_share_memory(into, rows):
+        return False
     in_place = (
         into.__array_interface__["data"] == rows.__array_interface__["data"]
         and into.shape == rows.shape
         and into.strides == rows.strides
         and into.dtype == rows.dtype
     )
-    return not in_place and np.may_share_memory(into, rows)
+    return not in_place
 
 
 def _check_axis(axis: Any, ndim: int) -> int:
