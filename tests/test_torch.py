@@ -1,0 +1,650 @@
+"""sampler.torch: the core's values, torch's gradients."""
+
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, jacrev, jvp, vmap
+
+import sampler
+import sampler.torch as st
+
+F = torch.nn.functional
+
+inf, nan = math.inf, math.nan
+PAIR = (st.softmax, st.log_softmax)
+TORCHS = {st.softmax: torch.softmax, st.log_softmax: torch.log_softmax}
+CORES = {st.softmax: sampler.softmax, st.log_softmax: sampler.log_softmax}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def normal(*shape, dtype=torch.float64, seed=0, scale=2.0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
+
+
+def leaf(*shape, **options):
+    return normal(*shape, **options).requires_grad_()
+
+
+def gradient(function, x):
+    """Of a weighted sum of the results, the weights all different."""
+    x = x.detach().requires_grad_()
+    y = function(x)
+    return torch.autograd.grad(y, x, weights(y))[0]
+
+
+def weights(y):
+    """The same numbers whatever the dtype."""
+    return normal(*y.shape, dtype=torch.bfloat16, seed=9).to(y.dtype)
+
+
+def views(x):
+    """The same values under other strides."""
+    wide = torch.full((*x.shape, 2), 99.0, dtype=x.dtype)
+    wide[..., 0] = x
+    yield wide[..., 0]
+    yield x.movedim(0, -1).contiguous().movedim(-1, 0)
+    yield x[:1].expand(x.shape) if x[:1].expand(x.shape).equal(x) else x
+
+
+def close(got, want, ulp=8):
+    epsilon = torch.finfo(want.dtype).eps
+    torch.testing.assert_close(got, want, rtol=ulp * epsilon, atol=ulp * epsilon)
+
+
+# ---------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-3, 0.7, 1, 30.0, inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_are_those_of_the_core(dtype, temperature):
+    x = normal(3, 4, 5, dtype=dtype)
+    x[0, 1, 2] = -inf
+    for function in PAIR:
+        for dim in range(-3, 3):
+            got = function(x, temperature, dim)
+            want = CORES[function](x, temperature, dim)
+            assert got.dtype == dtype
+            assert torch.equal(got, want.to(dtype))
+            for view in views(x):
+                assert torch.equal(function(view, temperature, dim), got)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 4), (2, 3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 5.0])
+def test_values_and_gradients_are_those_of_torch(shape, temperature):
+    x = normal(*shape)
+    for function in PAIR:
+        for dim in range(-len(shape), len(shape)):
+
+            def peer(z, function=function, dim=dim):
+                return TORCHS[function](z / temperature, dim)
+
+            def ours(z, function=function, dim=dim):
+                return function(z, temperature, dim)
+
+            close(ours(x), peer(x), 32)
+            for view in (x, *views(x)):
+                close(gradient(ours, view), gradient(peer, x), 64)
+
+
+def test_defaults():
+    x = normal(3, 4)
+    assert torch.equal(st.softmax(x), st.softmax(x, 1.0, -1))
+    assert torch.equal(st.log_softmax(x), st.log_softmax(x, temperature=1, dim=1))
+    target = torch.tensor([0, 3, 1])
+    want = st.cross_entropy(x, target, temperature=1, label_smoothing=0, reduction="mean")
+    assert torch.equal(st.cross_entropy(x, target), want)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_narrow_gradients_are_rounded_once(dtype):
+    x = normal(5, 300, dtype=dtype)
+    wide = x.double() if dtype == torch.float64 else x.float()
+    for function in PAIR:
+
+        def ours(z, function=function):
+            return function(z, 0.7)
+
+        got = gradient(ours, x)
+        assert got.dtype == dtype
+        assert torch.equal(got, gradient(ours, wide).to(dtype))
+    loss = st.cross_entropy(x, torch.arange(5), 0.7, 0.1)
+    assert loss.dtype == dtype
+    assert torch.equal(loss, st.cross_entropy(wide, torch.arange(5), 0.7, 0.1).to(dtype))
+
+
+def test_float32_gradients_are_as_near_as_those_of_torch():
+    x = normal(20, 1000, dtype=torch.float32, scale=4.0)
+    for function in PAIR:
+
+        def peer(z, function=function):
+            return TORCHS[function](z / 0.7, -1)
+
+        def ours(z, function=function):
+            return function(z, 0.7)
+
+        exact = gradient(peer, x.double())
+        error, theirs = ((gradient(f, x) - exact).abs().max() for f in (ours, peer))
+        assert error <= 1.5 * theirs
+
+
+def test_the_input_is_left_alone():
+    x = normal(4, 5)
+    before = x.clone()
+    gradient(st.softmax, x)
+    gradient(st.log_softmax, x)
+    assert torch.equal(x, before)
+
+
+# ------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("shape, dim", [((5,), 0), ((2, 3), 0), ((2, 3, 2), 1), ((2, 3, 2), -1)])
+def test_gradcheck(shape, dim, temperature):
+    x = leaf(*shape)
+    for function in PAIR:
+
+        def ours(z, function=function):
+            return function(z, temperature, dim)
+
+        assert gradcheck(ours, x, check_batched_grad=len(shape) == 2)
+        assert gradgradcheck(ours, x, check_batched_grad=len(shape) == 2)
+        assert gradcheck(lambda z, f=ours: f(z.transpose(0, -1).flip(0)), leaf(*shape[::-1]))
+
+
+@pytest.mark.parametrize("target", [torch.tensor([2, 0]), normal(2, 3, seed=3).softmax(1)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_gradcheck_of_cross_entropy(reduction, smoothing, target):
+    x = leaf(2, 3)
+
+    def ours(z, y=target):
+        return st.cross_entropy(z, y, 0.7, smoothing, reduction)
+
+    assert gradcheck(ours, x)
+    assert gradgradcheck(ours, x)
+    if target.is_floating_point():
+        y = target.clone().requires_grad_()
+        assert gradcheck(ours, (x, y))
+        assert gradgradcheck(ours, (x, y))
+
+
+def test_double_backward_is_that_of_torch():
+    x = normal(3, 5)
+    for function in PAIR:
+
+        def penalty(f):
+            z = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad((f(z) * x).square().sum(), z, create_graph=True)
+            return torch.autograd.grad(g.pow(3).sum(), z)[0]
+
+        got = penalty(lambda z, f=function: f(z, 0.7))
+        want = penalty(lambda z, f=function: TORCHS[f](z / 0.7, -1))
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11 * want.abs().max().item())
+        assert want.abs().min() > 0
+
+
+def test_entries_at_minus_inf_have_gradient_0():
+    # As without these entries; and finite differences agree.
+    keep = torch.tensor([True, False, True, True])
+    x = normal(2, 4)
+    for function in PAIR:
+        masked = x.masked_fill(~keep, -inf).requires_grad_()
+        y = function(masked, 0.7)
+        (got,) = torch.autograd.grad(y, masked, weights(y))
+        short = x[:, keep].requires_grad_()
+        (want,) = torch.autograd.grad(function(short, 0.7), short, weights(y)[:, keep])
+        assert torch.all(got[:, ~keep] == 0)
+        close(got[:, keep], want)
+
+        def kept(z, function=function):
+            return function(torch.where(keep, z, -inf), 0.7)[:, keep]
+
+        assert gradcheck(kept, x.clone().requires_grad_())
+        assert gradgradcheck(kept, x.clone().requires_grad_())
+
+
+def test_cross_entropy_at_minus_inf():
+    x = torch.tensor([[1.0, -inf, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
+    soft = torch.tensor([[0.25, 0.0, 0.75, 0.0]], dtype=torch.float64)
+    keep = [0, 2, 3]
+    for target, short in ((torch.tensor([2]), torch.tensor([1])), (soft, soft[:, keep])):
+        loss = st.cross_entropy(x, target, 0.5)
+        close(loss, F.cross_entropy(x[:, keep] / 0.5, short))
+        (g,) = torch.autograd.grad(loss, x)
+        y = soft if target is soft else F.one_hot(target, 4)
+        close(g, (st.softmax(x, 0.5) - y).detach() / 0.5)
+        assert g[0, 1] == 0
+    for arguments in (
+        (torch.tensor([1]),),
+        (torch.full((1, 4), 0.25),),
+        (torch.tensor([0]), 1, 0.1),
+    ):
+        loss = st.cross_entropy(x, *arguments)
+        assert loss == inf
+        (g,) = torch.autograd.grad(loss, x)
+        assert g[0, 1] == 0
+        assert torch.all(g.isfinite())
+    # A target that is learnt: the class that is not there is no part of the loss.
+    soft.requires_grad_()
+    (g,) = torch.autograd.grad(st.cross_entropy(x, soft, 0.5), soft)
+    assert torch.equal(g[0, keep], -st.log_softmax(x, 0.5)[0, keep])
+    assert g[0, 1] == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [0.0, inf])
+def test_gradients_at_the_limits_are_0(temperature, dtype):
+    x = torch.tensor([[1.0, -2.0, 3.0, 3.0, -inf]]).to(dtype)
+    for function in PAIR:
+        assert gradient(lambda z, f=function: f(z, temperature), x).tolist() == [[0.0] * 5]
+    for target in (torch.tensor([2]), torch.tensor([0]), torch.full((1, 5), 0.2)):
+        ours = lambda z, y=target: st.cross_entropy(z, y, temperature)  # noqa: E731
+        assert gradient(ours, x).tolist() == [[0.0] * 5]
+    x.requires_grad_()
+    (g,) = torch.autograd.grad(st.softmax(x, temperature)[0, 2], x, create_graph=True)
+    assert torch.autograd.grad(g.sum(), x)[0].tolist() == [[0.0] * 5]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 5e-324])
+def test_gradients_at_tiny_temperatures(temperature, dtype):
+    # The temperature may be 0 in the dtype; the gradient is 0 all the same, not 0 / 0.
+    x = torch.tensor([[1.0, -2.0, 3.0, -inf]]).to(dtype)
+    assert gradient(lambda z: st.softmax(z, temperature), x).tolist() == [[0.0] * 4]
+    ours = lambda z: st.cross_entropy(z, torch.tensor([2]), temperature)  # noqa: E731
+    assert gradient(ours, x).tolist() == [[0.0] * 4]
+
+
+def test_bad_values_stay_in_their_row():
+    for bad in (nan, inf):
+        x = normal(3, 4)
+        x[1, 2] = bad
+        for function in PAIR:
+            assert torch.all(function(x)[1].isnan())
+            g = gradient(function, x)
+            assert torch.all(g[1].isnan())
+            assert torch.equal(g[[0, 2]].isfinite(), torch.ones(2, 4, dtype=torch.bool))
+        losses = st.cross_entropy(x, torch.tensor([0, 1, 2]), reduction="none")
+        assert losses.isnan().tolist() == [False, True, False]
+
+
+def test_a_learnt_temperature_divides_the_input():
+    x, target = normal(6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    t = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    (got,) = torch.autograd.grad(st.cross_entropy(x / t, target), t)
+    p = st.softmax(x, 0.8)
+    want = ((x.gather(1, target[:, None])[:, 0] - (p * x).sum(1)) / 0.8**2).mean()
+    close(got, want, 64)
+    for function in PAIR:
+        with pytest.raises(TypeError, match=r"but is a tensor: divide `input` by it$"):
+            function(x, t)
+
+
+def test_without_gradients():
+    x = leaf(3, 4)
+    with torch.no_grad():
+        assert not st.softmax(x).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(st.softmax(x), sampler.softmax(x))
+    assert not st.softmax(x.detach()).requires_grad
+    assert st.softmax(x).requires_grad
+
+
+# --------------------------------------------------------------------------------- cross entropy
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 4, 3), (2, 4, 3, 2), (0, 4), (2, 4, 0)])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cross_entropy_is_that_of_torch(dtype, smoothing, reduction, shape):
+    x = normal(*shape, dtype=dtype)
+    dim = 0 if len(shape) == 1 else 1
+    places = shape[:dim] + shape[dim + 1 :]
+    index = torch.arange(math.prod(places)).reshape(places) * 7 % 4
+    soft = normal(*shape, seed=3, dtype=dtype).softmax(dim)
+    for target in (index, soft):
+        for temperature in (0.5, 1.0, 4.0):
+
+            def ours(z, target=target, temperature=temperature):
+                return st.cross_entropy(z, target, temperature, smoothing, reduction)
+
+            def peer(z, target=target, temperature=temperature):
+                return F.cross_entropy(
+                    z / temperature, target, label_smoothing=smoothing, reduction=reduction
+                )
+
+            got, want = ours(x), peer(x.clone())
+            assert got.dtype == dtype
+            torch.testing.assert_close(
+                got, want, rtol=8 * torch.finfo(dtype).eps, atol=32 * torch.finfo(dtype).eps,
+                equal_nan=True,
+            )  # fmt: skip
+            close(gradient(ours, x), gradient(peer, x), 64)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_gradient_of_cross_entropy_is_p_less_y(temperature):
+    x, index = normal(5, 7), torch.tensor([0, 6, 3, 3, 1])
+    z = x.clone().requires_grad_()
+    (got,) = torch.autograd.grad(st.cross_entropy(z, index, temperature, 0.2, "sum"), z)
+    y = 0.8 * F.one_hot(index, 7).double() + 0.2 / 7
+    close(got, (sampler.softmax(x, temperature) - y) / temperature)
+
+
+def test_cross_entropy_at_temperature_0():
+    x = torch.tensor([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]])
+    losses = st.cross_entropy(x, torch.tensor([1, 1]), 0, reduction="none")
+    assert losses.tolist() == [pytest.approx(math.log(2)), inf]
+    soft = torch.tensor([[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]])
+    losses = st.cross_entropy(x, soft, 0, reduction="none")
+    assert losses.tolist() == [pytest.approx(math.log(2)), 0]
+
+
+def test_targets_of_another_float():
+    x = normal(3, 4, dtype=torch.float32)
+    soft = normal(3, 4, seed=3).softmax(1)
+    for dtype in DTYPES:
+        loss = st.cross_entropy(x, soft.to(dtype))
+        assert loss.dtype == torch.float32
+        close(loss, F.cross_entropy(x.double(), soft.to(dtype).double()).float())
+
+
+def test_a_big_vocabulary_of_real_logits(real_logits):
+    x = torch.from_numpy(real_logits[:4].copy())
+    target = torch.tensor([11, 0, 49151, 28])
+    got = st.cross_entropy(x, target, 0.7, reduction="none")
+    want = F.cross_entropy(x.double() / 0.7, target, reduction="none").half()
+    assert torch.equal(got, want)
+
+
+# ---------------------------------------------------------------------------------- other devices
+
+
+def test_tensors_elsewhere_go_through_torch(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("the core was called")
+
+    monkeypatch.setattr(st, "_through_core", refuse)
+    for dtype in DTYPES:
+        x = torch.zeros(2, 3, dtype=dtype, device="meta", requires_grad=True)
+        for function in PAIR:
+            y = function(x, 0.5, 0)
+            assert (y.device.type, y.dtype, y.shape) == ("meta", dtype, x.shape)
+            (g,) = torch.autograd.grad(y.sum(), x)
+            assert g.device.type == "meta"
+            with pytest.raises(AssertionError, match="the core was called"):
+                function(torch.zeros(3))
+        index = torch.zeros(2, dtype=torch.int64, device="meta")
+        for target in (index, torch.zeros(2, 3, dtype=dtype, device="meta")):
+            loss = st.cross_entropy(x, target, 0.5, 0.1, "none")
+            assert (loss.device.type, loss.dtype, loss.shape) == ("meta", dtype, (2,))
+
+
+def test_the_formula_elsewhere(monkeypatch):
+    # On the meta device there are no values: have a CPU tensor take that way.
+    class Elsewhere(torch.Tensor):
+        is_cpu = False
+
+    x = normal(3, 4)
+    there = x.as_subclass(Elsewhere)
+    for function in PAIR:
+        for dim in (0, 1):
+            got = function(there, 0.5, dim).as_subclass(torch.Tensor)
+            close(got, function(x, 0.5, dim), 32)
+    for target in (torch.tensor([0, 3, 1]), normal(3, 4, seed=3).softmax(1)):
+        for reduction in REDUCTIONS:
+            got = st.cross_entropy(there, target, 0.5, 0.1, reduction)
+            want = st.cross_entropy(x, target, 0.5, 0.1, reduction)
+            close(got.as_subclass(torch.Tensor), want, 32)
+
+
+@pytest.mark.parametrize("temperature", [0, inf])
+def test_the_limits_are_refused_elsewhere(temperature):
+    x = torch.zeros(2, 3, device="meta")
+    text = r"^`temperature` has to be a float in \(0, inf\) for a tensor on meta, but is "
+    for function in PAIR:
+        with pytest.raises(ValueError, match=text):
+            function(x, temperature)
+    with pytest.raises(ValueError, match=text):
+        st.cross_entropy(x, torch.zeros(2, dtype=torch.int64, device="meta"), temperature)
+
+
+# ------------------------------------------------------------------------- compile and torch.func
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype, log):
+    for x in (normal(3, 4, dtype=dtype), normal(4, 3, dtype=dtype).T, normal(0, 4, dtype=dtype)):
+        torch.library.opcheck(st._operator, (x, 0.7, 0, log))
+
+
+def compiled(function, backend):
+    torch._dynamo.reset()
+    return torch.compile(function, backend=backend, fullgraph=True)
+
+
+def losses(x, index, soft, temperature):
+    return (
+        st.softmax(x, temperature, 0).square().sum()
+        + st.log_softmax(x, temperature).square().sum()
+        + st.cross_entropy(x, index, temperature, 0.1)
+        + st.cross_entropy(x, soft, temperature)
+    )
+
+
+def check_compiled(backend):
+    function = compiled(losses, backend)
+    # Other shapes and temperatures: compiled anew, or with what varies left open.
+    for rows, temperature in ((3, 1.0), (5, 0.7), (6, 2)):
+        x, index = normal(rows, 4), torch.arange(rows) % 4
+        soft = normal(rows, 4, seed=3).softmax(1)
+        got, want = (
+            torch.autograd.grad(f(z, index, soft, temperature), z)[0]
+            for f, z in (
+                (function, x.clone().requires_grad_()),
+                (losses, x.clone().requires_grad_()),
+            )
+        )
+        close(got, want, 64)
+        close(function(x, index, soft, temperature), losses(x, index, soft, temperature), 64)
+
+
+# Dynamo makes an instance of every autograd.Function, against which torch warns.
+of_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+@of_dynamo
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile(backend):
+    check_compiled(backend)
+
+
+@of_dynamo
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor compiles C++")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_compile_with_inductor():
+    check_compiled("inductor")
+
+
+@of_dynamo
+def test_compile_of_narrow_dtypes():
+    def both(x):
+        return st.softmax(x, 0.7), st.log_softmax(x, 0.7)
+
+    function = compiled(both, "aot_eager")
+    for dtype in DTYPES:
+        x = normal(3, 4, dtype=dtype)
+        for got, want in zip(function(x), both(x), strict=True):
+            assert got.dtype == dtype
+            assert torch.equal(got, want)
+
+
+@of_dynamo
+def test_errors_inside_compile():
+    function = compiled(st.cross_entropy, "eager")
+    with pytest.raises((RuntimeError, IndexError), match=r"out of bounds"):
+        function(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+def test_torch_func():
+    x = normal(3, 4, 5)
+    for function in PAIR:
+
+        def ours(z, dim=-1, function=function):
+            return function(z, 0.7, dim)
+
+        def peer(z, dim=-1, function=function):
+            return TORCHS[function](z / 0.7, dim)
+
+        for dim in (0, 1, -1):
+            for where in (0, 1, 2):
+                got = vmap(lambda z, d=dim, f=ours: f(z, min(d, 1)), where, where)(x)
+                want = vmap(lambda z, d=dim, f=peer: f(z, min(d, 1)), where, where)(x)
+                close(got, want, 32)
+        for f in (
+            grad(lambda z, f=ours: f(z, 0).square().sum()),
+            jacrev(ours),
+            jacrev(jacrev(ours)),
+        ):
+            row = f(x[0, 0])
+            assert row.shape[-1] == 5
+            torch.testing.assert_close(vmap(vmap(f))(x)[0, 0], row)
+        close(jacrev(ours)(x[0, 0]), jacrev(peer)(x[0, 0]), 64)
+        close(jacrev(jacrev(ours))(x[0, 0]), jacrev(jacrev(peer))(x[0, 0]), 64)
+    index = torch.tensor([0, 3, 1])
+    per_row = vmap(grad(lambda z, i: st.cross_entropy(z, i, 0.7)))(x[0, :, :].T[:3], index)
+    assert per_row.shape == (3, 4)
+    close(per_row, vmap(grad(lambda z, i: F.cross_entropy(z / 0.7, i)))(x[0].T[:3], index), 64)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_forward_mode_is_refused():
+    x = normal(3, 4)
+    for function in (*PAIR, lambda z: st.cross_entropy(z, torch.tensor([0, 1, 2]))):
+        with pytest.raises(NotImplementedError, match="jvp"):
+            jvp(function, (x,), (x,))
+
+
+def test_torch_in_the_package_is_torch():
+    assert st.torch is torch
+    code = (
+        "import sys, sampler; assert 'torch' not in sys.modules, 'imported'; import sampler.torch"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# ------------------------------------------------------------------------------- shapes, refusals
+
+
+@pytest.mark.parametrize("shape, dim", [((0,), 0), ((0, 3), 1), ((3, 0), -1), ((2, 0, 3), 0)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_empty(dtype, shape, dim):
+    x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    for function in PAIR:
+        y = function(x, 0.7, dim)
+        assert (y.shape, y.dtype) == (x.shape, dtype)
+        (g,) = torch.autograd.grad(y.sum(), x)
+        assert (g.shape, g.dtype) == (x.shape, dtype)
+
+
+X = torch.zeros(2, 3)
+INDEX = torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "text"),
+    [
+        (np.zeros((2, 3)), TypeError, "a tensor, but is a numpy.ndarray"),
+        ([[0.0]], TypeError, "a tensor, but is a list"),
+        (torch.zeros(2, 3, dtype=torch.int64), TypeError, "float64, but is torch.int64"),
+        (torch.zeros(2, 3, dtype=torch.complex64), TypeError, "float64, but is torch.complex64"),
+        (torch.zeros(2, 3, dtype=torch.bool), TypeError, "float64, but is torch.bool"),
+        (X.to_sparse(), TypeError, "a dense tensor, but has layout torch.sparse_coo"),
+        (torch.tensor(1.0), ValueError, "at least one dimension, but is a scalar"),
+    ],
+)
+def test_bad_input(x, error, text):
+    for function in (*PAIR, lambda x: st.cross_entropy(x, INDEX)):
+        with pytest.raises(error, match=rf"^`input` has to .*{text}$"):
+            function(x)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-0.1, ValueError), (nan, ValueError), (-inf, ValueError), (True, TypeError), ("1", TypeError),
+     (None, TypeError), (torch.tensor(1.0), TypeError), (np.array(1.0), TypeError)],
+)  # fmt: skip
+def test_bad_temperature(value, error):
+    for function in (*PAIR, lambda x, temperature: st.cross_entropy(x, INDEX, temperature)):
+        for x in (X, X.to("meta")):
+            if x.is_cpu or function in PAIR:
+                with pytest.raises(
+                    error, match=r"^`temperature` has to be a float in \[0, inf\], but is "
+                ):
+                    function(x, temperature=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(2, ValueError), (-3, ValueError), (0.0, TypeError), (None, TypeError), (True, TypeError)],
+)
+def test_bad_dim(value, error):
+    for function in PAIR:
+        for x in (X, X.to("meta")):
+            with pytest.raises(error, match=r"^`dim` has to be an integer in \[-2, 2\), but is "):
+                function(x, dim=value)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "text"),
+    [
+        ([0, 1], TypeError, "be a tensor of int64 class indices or floats, but is a list"),
+        (INDEX.int(), TypeError, "be int64 class indices or floats, but is torch.int32"),
+        (INDEX.bool(), TypeError, "be int64 class indices or floats, but is torch.bool"),
+        (INDEX[:1], ValueError, r"have shape \(2,\) for class indices, but has shape \(1,\)"),
+        (
+            INDEX[:, None],
+            ValueError,
+            r"have shape \(2,\) for class indices, but has shape \(2, 1\)",
+        ),
+        (X[0], ValueError, r"have shape \(2, 3\) for probabilities, but has shape \(3,\)"),
+        (INDEX.to("meta"), ValueError, "be on cpu, as `input`, but is on meta"),
+        (INDEX + 3, ValueError, r"hold class indices in \[0, 3\), but one is 3"),
+        (INDEX - 1, ValueError, r"hold class indices in \[0, 3\), but one is -1"),
+        (torch.tensor([0, -100]), ValueError, r"hold class indices in \[0, 3\), but one is -100"),
+    ],
+)
+def test_bad_target(target, error, text):
+    for x in (X, X.clone().requires_grad_()):
+        with pytest.raises(error, match=rf"^`target` has to {text}$"):
+            st.cross_entropy(x, target)
+
+
+def test_bad_options_of_cross_entropy():
+    for value, error in (
+        (-0.1, ValueError),
+        (1.1, ValueError),
+        (nan, ValueError),
+        ("0", TypeError),
+    ):
+        text = r"^`label_smoothing` has to be a float in \[0, 1\], but is "
+        with pytest.raises(error, match=text):
+            st.cross_entropy(X, INDEX, label_smoothing=value)
+    for value, error in (("max", ValueError), (None, TypeError)):
+        with pytest.raises(error, match=r"^`reduction` has to be 'mean' or 'sum' or 'none', but "):
+            st.cross_entropy(X, INDEX, reduction=value)
+    with pytest.raises(ValueError, match=r"^`target` has to hold class indices in \[0, 0\), but "):
+        st.cross_entropy(torch.zeros(2, 0), INDEX)
