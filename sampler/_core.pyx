@@ -94,6 +94,7 @@ cdef extern from "canonical.h" nogil:
     Mass mass_times(double weight, int64_t times)
     double exp_canonical(double z)
     double log_canonical(double x)
+    float fused_emulated(float a, float b, float c)
     Law make_law(double max, double temperature)
     double tempered(const Law *law, double x)
 
@@ -2060,3 +2061,8 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
 def canonical(str function, double x):
     """exp or log in the canonical arithmetic; exp for x <= 0."""
     return exp_canonical(x) if function == "exp" else log_canonical(x)
+
+
+def fused(float a, float b, float c):
+    """a * b + c, rounded once, as the kernels do it where the processor cannot."""
+    return fused_emulated(a, b, c)

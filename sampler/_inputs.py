@@ -18,6 +18,7 @@ from sampler import _core
 
 _CPU = 1  # DLPack's device type
 _BFLOAT16_MAX = 3.3895313892515355e38
+_SINGLE, _DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
 # dtype -> (name, number in the core, whether the bytes are swapped)
 _KINDS: dict[np.dtype[Any], tuple[str, int, bool]] = {
@@ -69,7 +70,7 @@ class Logits(NamedTuple):
     @property
     def result_dtype(self) -> np.dtype[Any]:
         """The dtype the core writes for this kind: float64 for float64, else float32."""
-        return np.dtype(np.float64 if self.kind == "float64" else np.float32)
+        return _DOUBLE if self.kind == "float64" else _SINGLE
 
     def rows(self) -> _core.Rows:
         """Hand the core its view of the 1-D or 2-D array."""

@@ -82,13 +82,16 @@ static inline void mass_add(Mass *mass, double high, double low)
     mass->low -= carry;
 }
 
-/* The sum of LANES values, always in the same order. */
-INLINE double add_lanes(double *lanes)
+/* The sum of LANES values, always in the same order. Written out, since compilers do not unroll a
+ * loop over halves, and go through memory. */
+INLINE double add_lanes(const double *lanes)
 {
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++)
-            lanes[l] += lanes[l + half];
-    return lanes[0];
+    double eight[8], four[4];
+    for (int l = 0; l < 8; l++)
+        eight[l] = lanes[l] + lanes[l + 8];
+    for (int l = 0; l < 4; l++)
+        four[l] = eight[l] + eight[l + 4];
+    return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 /* The mass as one double: a single rounding of the exact sum, hence monotone in it. */

@@ -31,37 +31,40 @@ INLINE const REAL *FN(part)(const Row *row, int64_t start, int64_t end, REAL *bu
     return FN(copy)(row, start, end - start, buffer);
 }
 
-INLINE void FN(enlarge)(const REAL *x, int64_t n, REAL *largest, REAL *taint)
-{
-    for (int64_t i = 0; i < n; i += LANES)
-        EACH_LANE (l) {
-            largest[l] = x[i + l] > largest[l] ? x[i + l] : largest[l];
-            taint[l] = x[i + l] != x[i + l] ? (REAL)NAN : taint[l];
-        }
-}
-
 /* The largest logit of a row; NaN if any is. */
 INLINE double FN(maximum)(const Row *row, int64_t lead)
 {
-    REAL largest[LANES], taint[LANES], buffer[BLOCK];
+    REAL largest[LANES], taint[LANES], found[LANES], buffer[BLOCK];
     EACH_LANE (l) {
         largest[l] = -(REAL)INFINITY;
         taint[l] = 0;
     }
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, lead);
-        const REAL *x = FN(part)(row, start, end, buffer);
-        if (end - start == BLOCK)
-            FN(enlarge)(x, BLOCK, largest, taint);
+        const int64_t count = end - start;
+        const REAL *x = row->in_place && count % WORD == 0 ? (const REAL *)row->data + start
+                                                            : FN(copy)(row, start, count, buffer);
+        if (count == BLOCK)
+            FN(scan_block)(x, BLOCK, found);
         else
-            FN(enlarge)(x, whole_lanes(end - start), largest, taint);
-    }
-    for (int half = LANES / 2; half > 0; half /= 2)
-        for (int l = 0; l < half; l++) {
-            largest[l] = largest[l + half] > largest[l] ? largest[l + half] : largest[l];
-            taint[l] += taint[l + half];
+            FN(scan_block)(x, whole_words(count), found);
+        EACH_LANE (l) {
+            largest[l] = found[l] > largest[l] ? found[l] : largest[l];
+            taint[l] = found[l] != found[l] ? (REAL)NAN : taint[l];
         }
-    return (double)(largest[0] + taint[0]);
+    }
+    REAL eight[8], four[4], tainted[8];
+    for (int l = 0; l < 8; l++) {
+        eight[l] = largest[l] > largest[l + 8] ? largest[l] : largest[l + 8];
+        tainted[l] = taint[l] + taint[l + 8];
+    }
+    for (int l = 0; l < 4; l++) {
+        four[l] = eight[l] > eight[l + 4] ? eight[l] : eight[l + 4];
+        tainted[l] += tainted[l + 4];
+    }
+    const REAL even = four[0] > four[2] ? four[0] : four[2];
+    const REAL odd = four[1] > four[3] ? four[1] : four[3];
+    return (double)((even > odd ? even : odd) + (tainted[0] + tainted[2]) + (tainted[1] + tainted[3]));
 }
 
 #ifdef REAL_IS_FLOAT

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import mpmath
@@ -345,3 +346,33 @@ def test_idle_memory_is_given_back():
     before = resident()
     s.sample(row, n=4_000_000)  # 96 MB of scratch, for the ranks
     assert resident() - before < 48 << 20
+
+
+# ---------------------------------------------------------------------- fused without a fused adder
+
+
+def rounded(x):
+    """An exact fraction as the nearest float32, ties to even."""
+    low = np.float32(float(x))  # rounded twice, perhaps
+    around = [np.nextafter(low, np.float32(-np.inf)), low, np.nextafter(low, np.float32(np.inf))]
+    nearest = min(abs(Fraction(float(v)) - x) for v in around)
+    closest = [v for v in around if abs(Fraction(float(v)) - x) == nearest]
+    return min(closest, key=lambda v: int(v.view(np.int32)) & 1)
+
+
+def test_emulated_fused_multiply_adds_round_once():
+    rng = np.random.default_rng(0)
+    cases = [tuple(np.float32(v) for v in row) for row in rng.normal(0, 1, (3000, 3))]
+    # Sums a hair from the middle between two floats, where rounding to double first goes wrong.
+    for _ in range(3000):
+        c = np.float32(rng.integers(2**23, 2**24)) * np.float32(rng.choice([-1, 1]))
+        a = np.float32(1 + 2.0**-23 * rng.integers(0, 100))
+        b = np.float32(rng.choice([-0.5, 0.5, 1.5]) * (1 + 2.0**-23 * rng.integers(-3, 3)))
+        cases += [(a, b, c), (a, b * np.float32(2.0**-40), c), (a, -b, c)]
+    twice = 0
+    for a, b, c in cases:
+        exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        want = rounded(exact)
+        assert _core.fused(a, b, c) == want
+        twice += np.float32(float(a) * float(b) + float(c)) != want
+    assert twice >= 5  # or the cases show nothing
