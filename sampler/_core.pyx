@@ -1467,7 +1467,7 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
                 if getpid() != process:
                     helpers = 0  # nor are they this process's to leave
                     raise RuntimeError("a signal handler has forked during a call on several "
-                                       "threads: in the child, which lacks them, the call ends here")
+                                       "threads: the child lacks them, and the call ends there")
                 with nogil:
                     pool_wait(helpers)
         for i in range(ready):
