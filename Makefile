@@ -127,10 +127,12 @@ test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PY) -m pytest -m slow $(ARGS)
 
+# What these test is not the core.
+OTHER_LAYERS := tests/test_torch.py tests/test_temperature.py tests/test_testing.py sampler/testing
 test-isa: $(VENV)/.has-test $(VENV)/.built
 	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
 	  printf '\n== Running the tests on %s\n' $$isa; \
-	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(ARGS); done
+	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
 
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')

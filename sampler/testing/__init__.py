@@ -1,0 +1,38 @@
+"""Does a sampler follow its law? Checks for any sampler, not only ours.
+
+`check_draws` holds recorded tokens against their probabilities. `check_sampler` draws itself and
+looks at everything beside: neighbouring rows and calls, seeds, the far tail, shifted and permuted
+logits, dtypes, strides. `check_sequentially` stops as soon as a fault shows. `check_uniform`,
+`check_same`, `check_independent` and `check_streams` are for the uniforms below. Each gives a
+`Result`, which prints as a short report; `assert_draws` and `assert_sampler` raise it, and
+`sampler.testing.fixtures` has both as pytest fixtures.
+
+Two error rates are designed and in every result. A correct sampler fails with probability at most
+`alpha`; a fault of `detectable_bias` is seen with probability `power`. What was too little to tell
+has ``ok=None``, which no test takes for a pass.
+
+    pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm
+"""
+
+from sampler.testing._adapters import from_generate, from_processors
+from sampler.testing._asserts import assert_draws, assert_sampler
+from sampler.testing._draws import check_draws, check_sequentially, required_draws
+from sampler.testing._result import Result
+from sampler.testing._sampler import check_sampler
+from sampler.testing._streams import check_independent, check_same, check_streams, check_uniform
+
+__all__ = [
+    "Result",
+    "assert_draws",
+    "assert_sampler",
+    "check_draws",
+    "check_independent",
+    "check_same",
+    "check_sampler",
+    "check_sequentially",
+    "check_streams",
+    "check_uniform",
+    "from_generate",
+    "from_processors",
+    "required_draws",
+]

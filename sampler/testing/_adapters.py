@@ -1,0 +1,145 @@
+"""Hugging Face's ways to draw, as functions of logits. torch is imported by whoever calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler._checks import U64_END, U64_TEXT, check_integer
+
+
+def from_processors(
+    processors: Any, *, seed: int | None = None, input_ids: Any = None
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+    """Return the sampler that a list of logits processors and a multinomial draw make.
+
+    Parameters
+    ----------
+    processors : LogitsProcessorList, or sequence of callables
+        Each is called with ``(input_ids, scores)``, in order.
+    seed : int, in [0, 2**64), optional
+        Of a generator of its own. Without it, torch's global generator is used.
+    input_ids : array_like of int of shape (length,), optional
+        What comes before the token, the same for every row. One token 0 by default.
+
+    Returns
+    -------
+    callable
+        For `check_sampler`, or in ``lambda seed: from_processors(processors, seed=seed)`` for its
+        ``seeded=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `processors` are not callables, or the seed is outside [0, 2**64).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sampler import Sampler
+    >>> from sampler.testing import check_sampler, from_processors
+    >>> from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+    >>> draw = from_processors([TemperatureLogitsWarper(0.8), TopPLogitsWarper(0.9)], seed=1)
+    >>> logits = np.array([1.0, 3.0, 2.0, 0.0], dtype=np.float32)
+    >>> law = Sampler(temperature=0.8, top_p=0.9)
+    >>> check_sampler(draw, logits, law, draws=5000, tail=False).ok
+    True
+    """
+    import torch
+
+    steps = [processors] if callable(processors) and not _is_list(processors) else list(processors)
+    for step in steps:
+        if not callable(step):
+            raise TypeError(f"`processors` have to be callables, but one is {step!r}")
+    generator = None
+    if seed is not None:
+        number = check_integer("seed", seed, 0, U64_END, U64_TEXT)
+        generator = torch.Generator().manual_seed(number - (number >> 63 << 64))
+    before = torch.zeros(1, dtype=torch.long) if input_ids is None else torch.as_tensor(input_ids)
+
+    def draw(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        scores = _tensor(logits)
+        ids = before.expand(len(scores), -1)
+        for step in steps:
+            scores = step(ids, scores)
+        probs = torch.softmax(scores.float(), dim=-1)
+        tokens: npt.NDArray[np.int64] = torch.multinomial(probs, 1, generator=generator)[
+            :, 0
+        ].numpy()
+        return tokens
+
+    return draw
+
+
+def from_generate(
+    model: Any, kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, seed: int = 0
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+    """Return what ``model.generate(**kwargs)`` draws where the model gives the logits in question.
+
+    The model runs, and a logits processor ahead of all others replaces its scores. So everything
+    that `generate` does behind the model is what is checked.
+
+    Parameters
+    ----------
+    model : transformers.GenerationMixin
+        A small one will do, of the vocabulary of the logits.
+    kwargs : mapping, or function of nothing that gives one
+        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``. A function is
+        asked anew at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called,
+        and would repeat its draws with the same.
+    seed : int, in [0, 2**64)
+        Of torch's generator, which is put back after each call.
+
+    Returns
+    -------
+    callable
+        For `check_sampler`. Give the law of the settings: Hugging Face's defaults include a top_k
+        of 50.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the seed is outside [0, 2**64).
+    """
+    import torch
+    from transformers import LogitsProcessorList
+
+    number = check_integer("seed", seed, 0, U64_END, U64_TEXT)
+    state = torch.Generator().manual_seed(number - (number >> 63 << 64)).get_state()
+
+    def draw(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        nonlocal state
+        given = dict(kwargs() if callable(kwargs) else kwargs)
+        wanted = _tensor(logits)
+
+        def replaced(input_ids: Any, scores: Any) -> Any:
+            return wanted.float()
+
+        behind = given.pop("logits_processor", None) or []
+        prompt = torch.zeros((len(wanted), 1), dtype=torch.long)
+        arguments = {"attention_mask": torch.ones_like(prompt), **given, "max_new_tokens": 1}
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.set_rng_state(state)
+            output = model.generate(
+                prompt, logits_processor=LogitsProcessorList([replaced, *behind]), **arguments
+            )
+            state = torch.get_rng_state()
+        sequences = getattr(output, "sequences", output)
+        tokens: npt.NDArray[np.int64] = sequences[:, -1].numpy()
+        return tokens
+
+    return draw
+
+
+def _is_list(processors: Any) -> bool:
+    return isinstance(processors, (list, tuple))  # LogitsProcessorList is a callable list
+
+
+def _tensor(logits: npt.NDArray[Any]) -> Any:
+    import torch
+
+    # torch takes no negative strides.
+    return torch.from_numpy(np.ascontiguousarray(logits).copy())

@@ -1,0 +1,662 @@
+"""`check_sampler`: everything a sampler has to get right beside the probabilities of one row.
+
+Each part is a method of `_Check` that gives one `Result` at alpha / parts. Parts that draw from a
+changed row know how to map the tokens back, so that one law, the plain row's, judges them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler._checks import U64_END, U64_TEXT, array_of, check_integer
+from sampler.api import Distribution, Sampler
+from sampler.testing._draws import bar, check_probs, check_rate, impossible, judge, required_draws
+from sampler.testing._result import Result, combined, show_share
+from sampler.testing._statistics import (
+    LEAST,
+    Floats,
+    Ints,
+    contingency,
+    noncentrality,
+    two_samples,
+)
+
+Draw = Callable[[npt.NDArray[Any]], Any]
+
+EFFECT = 0.05  # what the default number of draws is planned for
+TAIL_TOKENS, TAIL_DEPTH = 2**18, 20.5  # deeper than float32 noise reaches: 16.6 above, 2.8 below
+SHIFT = 128.0  # beyond the range of a float32 exp, exact on a grid of 2**-10
+JOINT_BINS = 8  # a side of a table of pairs
+
+
+class _Layout(NamedTuple):
+    """A batch of one changed row, and what its tokens are in the plain row."""
+
+    batch: npt.NDArray[Any]
+    ids: Ints  # the plain row's vocab where there is no such token
+    rows: slice = slice(None)  # those that hold the row in question
+
+
+def check_sampler(
+    sampler: Any,
+    logits: Any,
+    law: Any = None,
+    alpha: float = 1e-6,
+    *,
+    power: float = 0.999,
+    draws: int | None = None,
+    batch: int | None = None,
+    seeded: bool = False,
+    seed: int = 0,
+    ties: bool = True,
+    tail: bool = True,
+    progress: bool | None = None,
+) -> Result:
+    """Tell whether a sampler draws by its law, from every row, in every batch, at every step.
+
+    Parameters
+    ----------
+    sampler : callable, or Sampler
+        ``sampler(logits)`` draws one token for each row of a NumPy array of shape (batch, vocab).
+        With ``seeded=True`` a function of a seed that makes such a callable.
+    logits : array_like of shape (vocab,) or (rows, vocab), float16, float32 or float64
+        What to draw from. All rows are drawn from; the first one is also changed in many ways.
+    law : Sampler, callable, Distribution, or array_like of the shape of logits, optional
+        What the probabilities should be. A callable gives those of any row. Without it, a `Sampler`
+        is its own law, and for others it is the softmax.
+    alpha, power : float, in (0, 1)
+        The two error rates of the whole: the parts share alpha equally (Bonferroni), each finds its
+        `detectable_bias` with this power.
+    draws : int, >= 1, optional
+        Draws of each part. By default what `required_draws` says for an effect of 0.05.
+    batch : int, >= 2, optional
+        Rows of a batch: up to 256 copies of one row, fewer of a large vocabulary. Copies are what
+        shows a leak from row to row.
+    seeded : bool
+        Whether `sampler` takes a seed. Only then can be checked that seeds repeat, and that
+        neighbouring seeds have nothing in common.
+    seed : int, in [0, 2**64)
+        The first seed; the next parts take the next ones. It also chooses the permutation.
+    ties : bool
+        Whether the law says which of equal logits a cut keeps. Hugging Face's top-p leaves it to
+        the sort: check it with ``ties=False``.
+    tail : bool
+        Whether to draw from a row of 2**18 tokens that lie 20.5 nats below the first: some 70,000
+        draws, seconds for a fast sampler, minutes for one that makes noise for every token.
+    progress : bool, optional
+        Show a bar; by default only on a terminal.
+
+    Returns
+    -------
+    Result
+        With a `Result` for each part in ``parts``:
+
+        - draws (draws[1] ... for further rows): the plain row, as `check_draws`;
+        - rows, steps: tokens of neighbouring rows and calls are independent;
+        - repeat, seeds (with ``seeded=True``): the same seed gives the same tokens, whatever is in
+          the other rows; neighbouring seeds give independent ones;
+        - neighbours: the law of a row is its own beside other rows;
+        - shift: adding 128, or taking it away, changes nothing;
+        - permutation: permuted logits give permuted tokens;
+        - padding: tokens of -inf, put in anywhere, change nothing and are never drawn;
+        - layout: strides change nothing; float64, float32, float16: neither do dtypes;
+        - ties: logits rounded to whole numbers, so that a cut falls between equals;
+        - tail: the far tail is drawn as often as it should be.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the sampler returns anything but one id in [0, vocab) a
+        row. What the sampler itself raises comes through, save where it refuses a dtype.
+
+    Notes
+    -----
+    Where neighbours are not independent, p-values of counts mean nothing, and only what is
+    impossible is reported of the counts. A changed row that misses the law is reported where it
+    also differs from the plain row: so each fault is named once.
+
+    ``repeat`` asks that what one row draws does not depend on the values of the others. A sampler
+    that draws by rejection from one common sequence is correct without that: check it unseeded.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sampler import Sampler
+    >>> from sampler.testing import check_sampler
+    >>> logits = np.array([1.0, 3.0, 2.0, 0.0], dtype=np.float32)
+    >>> check_sampler(Sampler(top_p=0.9, seed=7), logits, tail=False).ok
+    True
+    >>> def greedy(logits):
+    ...     return logits.argmax(axis=1)
+    >>> check_sampler(greedy, logits, draws=1000, tail=False).findings[0]
+    'draws: token 1 was drawn 1,024 times; of probability 0.6439, it is expected 659 times'
+    """
+    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    if not callable(sampler):
+        raise TypeError(f"`sampler` has to be a function of logits, but is {sampler!r}")
+    rows = _check_logits(logits)
+    if draws is not None:
+        draws = check_integer("draws", draws, 1, 2**40, "an integer >= 1")
+    if batch is None:
+        batch = min(256, max(2, 2**24 // rows.shape[1]))
+    batch = check_integer("batch", batch, 2, 2**31, "an integer >= 2")
+    seed = check_integer("seed", seed, 0, U64_END, U64_TEXT)
+    if law is None:
+        law = sampler if isinstance(sampler, Sampler) else softmax_law
+    check = _Check(sampler, rows, law, alpha, power, draws, batch, seeded, seed, ties, tail)
+    return check.run(progress)
+
+
+def softmax_law(row: npt.NDArray[Any]) -> Floats:
+    """Return the softmax in float64."""
+    x = row.astype(np.float64)
+    weights = np.exp(x - x.max())
+    result: Floats = weights / math.fsum(weights.tolist())
+    return result
+
+
+def _check_logits(logits: Any) -> npt.NDArray[Any]:
+    array = array_of(logits)
+    wanted = "floats of shape (vocab,) or (rows, vocab)"
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise TypeError(f"`logits` have to be {wanted}, but are {array.dtype}")
+    if array.ndim not in (1, 2) or not array.size:
+        raise ValueError(f"`logits` have to be {wanted}, but have shape {array.shape}")
+    rows = np.array(array, ndmin=2)
+    wrong = ~(rows < np.inf)
+    if wrong.any():
+        row, token = np.argwhere(wrong)[0].tolist()
+        raise ValueError(
+            f"`logits` have to be finite or -inf, but row {row} has {rows[row, token]} at token "
+            f"{token}"
+        )
+    empty = np.isneginf(rows).all(axis=1)
+    if empty.any():
+        raise ValueError(
+            f"`logits` have to hold a finite value in every row, but row {int(np.argmax(empty))} "
+            "is -inf throughout"
+        )
+    return rows
+
+
+class _Check:
+    def __init__(
+        self,
+        sampler: Any,
+        rows: npt.NDArray[Any],
+        law: Any,
+        alpha: float,
+        power: float,
+        draws: int | None,
+        batch: int,
+        seeded: bool,
+        seed: int,
+        ties: bool,
+        tail: bool,
+    ) -> None:
+        self.sampler, self.rows, self.row = sampler, rows, rows[0]
+        self.alpha, self.power, self.batch = alpha, power, batch
+        self.seeded, self.seed = seeded, seed
+        self.notes: list[str] = []
+        self.rng = np.random.default_rng(seed)
+        self.vocab = rows.shape[1]
+        self.law_of = self._law_function(law)
+        self.laws = self._laws(law)
+        self.law = self.laws[0]
+        self.plan = self._plan(ties, tail)
+        self.level = alpha / len(self.plan)
+        if draws is None:
+            bins = min(max(int(np.count_nonzero(self.law)), 2), 64)
+            draws = required_draws(EFFECT, bins, self.level, power)
+        self.calls = -(-draws // batch)
+        self.base: Result | None = None
+        self.dependent = False
+        self.writes = False
+
+    # --- what is planned ------------------------------------------------------------------------
+
+    def _law_function(self, law: Any) -> Callable[[npt.NDArray[Any]], Floats] | None:
+        if isinstance(law, Sampler):
+            return lambda row: check_probs("law", law.distribution(row))
+        if callable(law):
+            return lambda row: check_probs("law", law(row), len(row))
+        return None
+
+    def _laws(self, law: Any) -> list[Floats]:
+        if self.law_of is not None:
+            return [self.law_of(row) for row in self.rows]
+        if len(self.rows) == 1:
+            array = law if isinstance(law, Distribution) else array_of(law)
+            if not isinstance(array, Distribution) and array.shape == (1, self.vocab):
+                array = array[0]
+            return [check_probs("law", array, self.vocab)]
+        array = array_of(law)
+        if array.shape != self.rows.shape:
+            raise ValueError(
+                f"`law` has to be of the shape of logits, {self.rows.shape}, but has {array.shape}"
+            )
+        return [check_probs("law", probs, self.vocab) for probs in array]
+
+    def _plan(self, ties: bool, tail: bool) -> dict[str, Callable[[], Result]]:
+        """The parts, chosen before anything is drawn: their number shares alpha."""
+        plan: dict[str, Callable[[], Result]] = {"draws": self._draws}
+        for i in range(1, len(self.rows)):
+            plan[f"draws[{i}]"] = partial(self._row, i)
+        plan["rows"], plan["steps"] = self._rows, self._steps
+        if self.seeded:
+            plan["repeat"], plan["seeds"] = self._repeat, self._seeds
+        plan["neighbours"] = self._neighbours
+        if self._is_exact(self.row + self.row.dtype.type(SHIFT)):
+            plan["shift"] = self._shift
+        else:
+            self.notes.append(f"shift, since logits + {SHIFT:g} are not exact in {self.row.dtype}")
+        plan["permutation"] = self._permutation
+        plan["padding"], plan["layout"] = self._padding, self._layout
+        largest = float(np.abs(self.row[np.isfinite(self.row)]).max())
+        for dtype in ("float64", "float32", "float16"):
+            if largest > np.finfo(dtype).max:
+                self.notes.append(f"{dtype}, since these logits do not fit into it")
+            elif self.row.dtype != dtype:
+                exact = np.array_equal(self.row.astype(dtype).astype(np.float64), self.row)
+                if exact or self.law_of is not None:
+                    plan[dtype] = partial(self._dtype, dtype)
+                else:
+                    self.notes.append(f"{dtype}, since these logits are not exact in it")
+        if self.law_of is None:
+            self.notes.append("ties and tail, since the law of other rows is not known")
+            return plan
+        if ties:
+            plan["ties"] = self._ties
+        else:
+            self.notes.append("ties, by ties=False")
+        if tail:
+            plan["tail"] = self._tail
+        else:
+            self.notes.append("tail, by tail=False")
+        return plan
+
+    def _is_exact(self, shifted: npt.NDArray[Any]) -> bool:
+        """Whether the shift costs less than any check could see."""
+        finite = np.isfinite(self.row)
+        lost = shifted[finite].astype(np.float64) - SHIFT - self.row[finite].astype(np.float64)
+        return bool(np.all(np.abs(lost) < 1e-4))
+
+    def run(self, progress: bool | None) -> Result:
+        """All parts, and what they amount to."""
+        started = {"seed": self.seed}
+        own = getattr(self.sampler, "seed", None)
+        if not self.seeded and isinstance(own, int):
+            started |= {"sampler.seed": own}
+            step = getattr(self.sampler, "step", None)
+            if isinstance(step, int):
+                started["sampler.step"] = step
+        parts: dict[str, Result] = {}
+        with bar(len(self.plan), "parts", progress) as shown:
+            for name, part in self.plan.items():
+                shown.set_description(name)
+                parts[name] = replace(part(), check=name)
+                shown.update(1)
+        # A dependence explains odd counts, so it comes first.
+        first = [name for name in ("rows", "steps", "repeat", "seeds") if name in parts]
+        findings = ["it writes into its logits"] if self.writes else []
+        short: list[str] = []
+        for name in [*first, *(name for name in parts if name not in first)]:
+            told = [f"{name}: {finding}" for finding in parts[name].findings]
+            (short if parts[name].ok is None else findings).extend(told)
+        # Too few draws are too few for every part. It is said once, unless there is worse to say.
+        findings = findings or short[:1]
+        if self.dependent:
+            self.notes.append("the odds of the counts, since the draws are not independent")
+        result = combined(
+            "check_sampler", parts, alpha=self.alpha, power=self.power, findings=findings,
+            notes=self.notes, seeds=started,
+        )  # fmt: skip
+        if self.writes:
+            result = replace(result, ok=False, pvalue=0.0)
+        return result
+
+    # --- drawing --------------------------------------------------------------------------------
+
+    def _open(self, offset: int = 0) -> Draw:
+        if not self.seeded:
+            return self.sampler  # type: ignore[no-any-return]
+        draw = self.sampler((self.seed + offset) % U64_END)
+        if not callable(draw):
+            raise TypeError(f"`sampler` has to make a function of logits, but made {draw!r}")
+        return draw  # type: ignore[no-any-return]
+
+    def _call(self, draw: Draw, batch: npt.NDArray[Any]) -> Ints:
+        tokens = array_of(draw(batch))
+        wanted = f"integers of shape ({len(batch)},), one id a row"
+        if tokens.dtype.kind not in "iu":
+            raise TypeError(f"`sampler` has to return {wanted}, but returned {tokens.dtype}")
+        if tokens.shape != (len(batch),):
+            raise ValueError(f"`sampler` has to return {wanted}, but returned {tokens.shape}")
+        outside = (tokens < 0) | (tokens >= batch.shape[1])
+        if outside.any():
+            raise ValueError(
+                f"`sampler` has to return ids in [0, {batch.shape[1]}), but returned "
+                f"{tokens[outside][0]}"
+            )
+        return tokens.astype(np.int64)
+
+    def _collect(self, draw: Draw, batch: npt.NDArray[Any], calls: int) -> Ints:
+        """Tokens of shape (calls, batch), and a look at whether the logits were written to."""
+        before = batch.copy()
+        first = self._call(draw, batch)
+        if not np.array_equal(before, batch, equal_nan=True):
+            self.writes = True
+            batch[...] = before
+        rest = []
+        for _ in range(calls - 1):
+            rest.append(self._call(draw, batch))
+            if self.writes:
+                batch[...] = before
+        return np.stack([first, *rest])
+
+    def _copies(self, row: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.tile(row, (self.batch, 1))
+
+    # --- counts ---------------------------------------------------------------------------------
+
+    def _judge(self, tokens: Ints, law: Floats) -> Result:
+        counts = np.bincount(tokens.ravel(), minlength=len(law)).astype(np.int64)
+        result = judge("", law, counts, self.level, self.power)
+        if self.dependent and not result.ok:
+            # What cannot happen is a fault all the same; the odds mean nothing.
+            return replace(result, findings=impossible(law, counts))
+        return result
+
+    def _draws(self) -> Result:
+        draw = self._open()
+        tokens = self._collect(draw, self._copies(self.row), self.calls)
+        self.plain_tokens = tokens
+        plain = self._joint_bins(tokens)
+        # Before anything is said of counts, whether they are counts of independent draws.
+        self.pairs = {"rows": self._row_pairs(plain), "steps": self._step_pairs(plain)}
+        if all(part.ok is False for part in self.pairs.values()):
+            # Repeated pairs look like dependence of the other kind too: what repeats more?
+            repeats = {
+                "rows": float(np.mean(tokens[:, 1:] == tokens[:, :-1])),
+                "steps": float(np.mean(tokens[1:] == tokens[:-1])),
+            }
+            less = min(repeats, key=lambda name: repeats[name])
+            if repeats[less] < 0.5 * max(repeats.values()):
+                self.pairs[less] = replace(self.pairs[less], findings=[])
+        self.dependent = any(part.ok is False for part in self.pairs.values())
+        self.base = self._judge(tokens, self.law)
+        return self.base
+
+    def _row(self, i: int) -> Result:
+        tokens = self._collect(self._open(i), self._copies(self.rows[i]), self.calls)
+        return self._judge(tokens, self.laws[i])
+
+    def _relation(self, lead: str, layouts: list[_Layout], offset: int) -> Result:
+        """Judge a changed row by the plain row's law; put a fault down to the change if it is."""
+        draw = self._open(offset)
+        calls = -(-self.calls // len(layouts))
+        mapped = [x.ids[self._collect(draw, x.batch, calls)[:, x.rows]].ravel() for x in layouts]
+        tokens = np.concatenate(mapped)
+        strays = int(np.count_nonzero(tokens == self.vocab))
+        result = self._judge(tokens[tokens < self.vocab], self.law)
+        assert self.base is not None
+        if result.ok is False and self.base.ok is False:
+            counts = [
+                np.bincount(t.ravel(), minlength=self.vocab + 1).astype(np.int64)
+                for t in (tokens, self.plain_tokens)
+            ]
+            statistic, pvalue, bins = two_samples(counts[0], counts[1])
+            other = pvalue < self.level and not self.dependent
+            said = f"chi-square {statistic:,.0f} over {bins} bins (p = {pvalue:.2g})"
+            result = replace(result, findings=[f"{lead}: {said}"] if other else [])
+        elif result.ok is False and result.findings:
+            result = replace(result, findings=[f"{lead}: {f}" for f in result.findings])
+        if strays:
+            told = f"tokens put in at -inf were drawn {strays:,} times in {len(tokens):,}"
+            result = replace(result, ok=False, pvalue=0.0, findings=[told, *result.findings])
+        return result
+
+    def _neighbours(self) -> Result:
+        batch = self._copies(self.row)
+        # Others, and larger and smaller ones: a maximum or a sum over the batch would show.
+        other = self.row[self.rng.permutation(self.vocab)]
+        batch[1::2] = other + other.dtype.type(32)
+        batch[3::4] = other - other.dtype.type(32)
+        layout = _Layout(batch, self._same, slice(0, None, 2))
+        return self._relation("a row's law changes with the rows beside it", [layout], 1)
+
+    @property
+    def _same(self) -> Ints:
+        return np.arange(self.vocab)
+
+    def _shift(self) -> Result:
+        up, down = (self.row + self.row.dtype.type(c) for c in (SHIFT, -SHIFT))
+        layouts = [_Layout(self._copies(row), self._same) for row in (up, down)]
+        return self._relation(f"logits + {SHIFT:g} or - {SHIFT:g} have another law", layouts, 2)
+
+    def _permutation(self) -> Result:
+        order = self.rng.permutation(self.vocab)
+        if self.law_of is None or np.allclose(
+            self.law_of(self.row[order]), self.law[order], rtol=1e-9, atol=0
+        ):
+            layout = _Layout(self._copies(self.row[order]), order)
+            return self._relation("the law changes with the order of the vocabulary", [layout], 3)
+        # Ties at a cut go by id, so the permuted row has a law of its own.
+        row = self.row[order]
+        return self._other("the law changes with the order of the vocabulary", row, 3)
+
+    def _padding(self) -> Result:
+        extra = 7
+        places = np.sort(self.rng.integers(0, self.vocab + 1, 2 * extra))
+        places = np.concatenate([[0], places, [self.vocab] * extra])
+        row = np.insert(self.row, places, -np.inf)
+        ids = np.insert(self._same, places, self.vocab)
+        return self._relation(
+            "tokens put in at -inf change the law", [_Layout(self._copies(row), ids)], 4
+        )
+
+    def _layout(self) -> Result:
+        """Every second column, backwards; columns first; every third row."""
+        batch = self._copies(self.row)
+        wide = np.full((self.batch, 2 * self.vocab), 9.0, self.row.dtype)
+        backwards = wide[:, ::-2]
+        backwards[...] = batch
+        tall = np.full((3 * self.batch, self.vocab), 9.0, self.row.dtype)
+        apart = tall[::3]
+        apart[...] = batch
+        layouts = [_Layout(x, self._same) for x in (backwards, np.asfortranarray(batch), apart)]
+        return self._relation("the law changes with the strides", layouts, 5)
+
+    def _dtype(self, dtype: str) -> Result:
+        row = self.row.astype(dtype)
+        lead = f"{dtype} logits have another law"
+        try:
+            self._open(6)(self._copies(row))
+        except (TypeError, ValueError) as error:
+            self.notes.append(f"{dtype}, which the sampler refuses ({error})")
+            nothing = judge("", np.ones(1), np.ones(1, np.int64), self.level, self.power)
+            return replace(nothing, draws=0, bins=None, detectable_bias=0.0)
+        if np.array_equal(row.astype(np.float64), self.row):
+            return self._relation(lead, [_Layout(self._copies(row), self._same)], 6)
+        return self._other(lead, row, 6)
+
+    def _ties(self) -> Result:
+        row = np.round(self.row)
+        return self._other("of logits that are equal, others are kept than the law says", row, 7)
+
+    def _other(self, lead: str, row: npt.NDArray[Any], offset: int) -> Result:
+        """Judge a row by its own law; silent where the plain row is at fault already."""
+        assert self.law_of is not None and self.base is not None
+        tokens = self._collect(self._open(offset), self._copies(row), self.calls)
+        result = self._judge(tokens, self.law_of(row))
+        if self.base.ok is False and result.ok is False:
+            return replace(result, findings=[])
+        if result.ok is False:
+            return replace(result, findings=[f"{lead}: {f}" for f in result.findings])
+        return result
+
+    def _tail(self) -> Result:
+        assert self.law_of is not None
+        row, depth = self._tail_row(TAIL_DEPTH), TAIL_DEPTH
+        law = self.law_of(row)
+        # Of another temperature, the depth that it brings to the same mass: in sixteenths, which
+        # every dtype has.
+        wanted = TAIL_TOKENS * math.exp(-TAIL_DEPTH)
+        if law[1] > 0 or float(law[0]) == 1.0:
+            low, high = 0, 16 * 400
+            while high - low > 1:
+                middle = (low + high) // 2
+                enough = 1.0 - self.law_of(self._tail_row(middle / 16))[0] > 0.99 * wanted
+                low, high = (middle, high) if enough else (low, middle)
+            # A cut-off ends the tail abruptly. What lies at the cut is no matter of depth.
+            if 1.0 - self.law_of(self._tail_row(low / 16))[0] < 1.2 * wanted:
+                row, depth = self._tail_row(low / 16), low / 16
+                law = self.law_of(row)
+        mass = math.fsum(law[1:].tolist())
+        # No draw at all has to be odd enough for the share of alpha that the tails have: about a
+        # dozen of them, two-sided, of a quarter. The least mass judged is nine tenths of it all.
+        calls = self.calls
+        batch = min(self.batch, 64)
+        if mass > 0.5 * wanted:
+            calls = math.ceil(math.log(2 * 4 * 16 / self.level) / (0.9 * mass) / batch)
+        tokens = self._collect(self._open(8), np.tile(row, (batch, 1)), calls)
+        result = self._judge(tokens, law)
+        if result.ok is False and not np.any(tokens) and not self.dependent:
+            told = (
+                f"the {TAIL_TOKENS:,} tokens {depth:g} nats down, {show_share(mass)} together, "
+                f"were never drawn in {tokens.size:,}: they cannot be reached"
+            )
+            return replace(result, findings=[told])
+        return result
+
+    def _tail_row(self, depth: float) -> npt.NDArray[Any]:
+        row = np.full(TAIL_TOKENS + 1, -depth, self.row.dtype)
+        row[0] = 0
+        return row
+
+    # --- independence ---------------------------------------------------------------------------
+
+    def _joint_bins(self, tokens: Ints) -> Ints:
+        """Contiguous ids in bins of about equal mass: what is near in u is near here."""
+        counts = np.bincount(tokens.ravel(), minlength=self.vocab)
+        middle = (np.cumsum(counts) - 0.5 * counts) / counts.sum()
+        labels = np.minimum((middle * JOINT_BINS).astype(np.int64), JOINT_BINS - 1)
+        bins: Ints = labels[tokens]
+        return bins
+
+    def _rows(self) -> Result:
+        return self.pairs["rows"]
+
+    def _steps(self) -> Result:
+        return self.pairs["steps"]
+
+    def _row_pairs(self, bins: Ints) -> Result:
+        """Rows 1, 2, 4 ... apart; a row in one pair of each kind, so that pairs are independent."""
+        pairs = {}
+        lag = 1
+        while lag < self.batch:
+            left = np.arange(self.batch - lag)
+            left = left[(left // lag) % 2 == 0]
+            pairs[f"rows i and i + {lag} of a batch"] = (bins[:, left], bins[:, left + lag])
+            lag *= 2
+        same = list(pairs)
+        # The first row, the second, two more, four more ...; the same from the end.
+        places = np.minimum(np.ceil(np.log2(1 + np.arange(self.batch))), JOINT_BINS - 1)
+        for end, labels in (("first", places), ("last", places[::-1])):
+            name = f"a row's distance from the {end} of the batch and its tokens"
+            pairs[name] = (np.broadcast_to(labels.astype(np.int64), bins.shape), bins)
+        return self._independent(pairs, same=same)
+
+    def _step_pairs(self, bins: Ints) -> Result:
+        """Calls 1 and 2 apart; also one row further, where a seed is a sum of row and step."""
+        pairs = {}
+        for lag in (1, 2):
+            left = np.arange(len(bins) - lag)
+            left = left[(left // lag) % 2 == 0]
+            if len(left):
+                a, b = bins[left], bins[left + lag]
+                pairs[f"calls t and t + {lag}"] = (a, b)
+                pairs[f"row i + 1 of call t and row i of call t + {lag}"] = (a[:, 1:], b[:, :-1])
+                pairs[f"row i of call t and row i + 1 of call t + {lag}"] = (a[:, :-1], b[:, 1:])
+        return self._independent(pairs, same=list(pairs))
+
+    def _seeds(self) -> Result:
+        batch = self._copies(self.row)
+        a, b = (
+            self._joint_bins(self._collect(self._open(offset), batch, self.calls))
+            for offset in (10, 11)
+        )
+        pairs = {
+            "seeds s and s + 1": (a, b),
+            "row i + 1 under seed s and row i under seed s + 1": (a[:, 1:], b[:, :-1]),
+            "call t + 1 under seed s and call t under seed s + 1": (a[1:], b[:-1]),
+        }
+        return self._independent(pairs, same=list(pairs))
+
+    def _independent(self, pairs: dict[str, tuple[Ints, Ints]], same: list[str]) -> Result:
+        """Chi-square of every table of pairs, from their own margins: the law plays no part."""
+        pvalues, findings = [], []
+        count, enough = 0, False
+        for name, (a, b) in pairs.items():
+            key = a * JOINT_BINS + b
+            table = np.bincount(key.ravel(), minlength=JOINT_BINS**2).reshape(JOINT_BINS, -1)
+            _, pvalue, freedom = contingency(table)
+            pvalues.append(pvalue)
+            count += a.size
+            # Without freedom among many pairs, nearly all are of one bin: nothing to depend on.
+            enough = enough or freedom > 0 or a.size >= 4 * LEAST * JOINT_BINS
+            if pvalue < self.level / len(pairs):
+                shares = table / table.sum()
+                equal = float(np.trace(shares))
+                usual = float(np.sum(shares.sum(0) * shares.sum(1)))
+                told = (
+                    f"{show_share(equal)} of pairs agree, {show_share(usual)} are usual"
+                    if name in same
+                    else f"p = {pvalue:.2g}"
+                )
+                findings.append(f"{name} are not independent: {told}")
+        least = min([1.0, *(len(pairs) * p for p in pvalues)])
+        # How much likelier one joint bin of 64 would have to be, in the table of the fewest pairs.
+        fewest = min((a.size for a, _ in pairs.values()), default=0)
+        value = noncentrality((JOINT_BINS - 1) ** 2, self.level / len(pairs), self.power)
+        ok: bool | None = not findings
+        if not enough:
+            ok = None
+            findings = [f"too few draws for any conclusion: {count:,} pairs"]
+        return Result(
+            check="", ok=ok, pvalue=least, draws=count, findings=findings[:3],
+            detectable_bias=math.sqrt(value * (JOINT_BINS**2 - 1) / fewest) if fewest else math.inf,
+            alpha=self.level, power=self.power,
+        )  # fmt: skip
+
+    def _repeat(self) -> Result:
+        """Exact: the same seed twice, and with other neighbours."""
+        findings = []
+        batch = self._copies(self.row)
+        calls = min(self.calls, 8)
+        once, again = (self._collect(self._open(9), batch, calls) for _ in range(2))
+        if not np.array_equal(once, again):
+            findings.append(
+                f"the same seed gives other tokens the second time, from call "
+                f"{int(np.argmax((once != again).any(axis=1)))} on"
+            )
+        else:
+            batch[1::2] = self.row[self.rng.permutation(self.vocab)]
+            beside = self._collect(self._open(9), batch, calls)[:, ::2]
+            changed = int(np.count_nonzero(beside != once[:, ::2]))
+            if changed:
+                findings.append(
+                    f"under the same seed, {changed:,} of {beside.size:,} tokens change with the "
+                    "rows beside them"
+                )
+        return Result(
+            check="", ok=not findings, pvalue=0.0 if findings else 1.0, detectable_bias=0.0,
+            draws=once.size, findings=findings, alpha=self.level, power=self.power,
+        )  # fmt: skip

@@ -1,0 +1,630 @@
+"""Does the kit see wrong samplers, pass right ones, and say what it cannot tell?"""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import wrong_samplers
+from sampler import Sampler, reference
+from sampler.testing import (
+    assert_sampler,
+    check_draws,
+    check_independent,
+    check_same,
+    check_sampler,
+    check_sequentially,
+    check_streams,
+    check_uniform,
+    from_generate,
+    from_processors,
+    required_draws,
+)
+from sampler.testing._sampler import softmax_law
+from sampler.testing._statistics import Bins, chi_square
+from wrong_samplers import CASES, RIGHT, examine, named
+
+pytest_plugins = ["sampler.testing.fixtures"]
+
+LAW = np.array([0.4, 0.3, 0.2, 0.0, 0.1])
+
+
+def drawn(probs, n, seed=0):
+    return np.random.default_rng(seed).choice(len(probs), n, p=probs)
+
+
+def test_right_draws_pass():
+    result = check_draws(drawn(LAW, 20_000), LAW, seeds={"seed": 0})
+    assert result.ok is True and result.findings == []
+    assert result.draws == 20_000 and 1e-6 < result.pvalue <= 1
+    assert 0 < result.detectable_bias < 0.1
+    assert "seed=0" in str(result) and str(result).startswith("check_draws: ok")
+
+
+def test_a_token_of_probability_0_fails_on_one_draw():
+    tokens = np.append(drawn(LAW, 1000), 3)
+    result = check_draws(tokens, LAW)
+    assert result.ok is False and result.pvalue == 0
+    assert result.findings == ["token 3 was drawn 1 time; its probability is 0"]
+
+
+def test_many_tokens_of_probability_0_are_summed_up():
+    law = np.zeros(20)
+    law[0] = 1
+    result = check_draws(np.arange(20), law)
+    assert len(result.findings) == 4
+    assert result.findings[3] == "16 more tokens of probability 0 were drawn, 16 times in all"
+
+
+@pytest.mark.parametrize("size, head", [(5, 0.5), (1000, 0.5), (100_000, 0.9)])
+def test_a_tail_that_is_never_drawn_is_named(size, head):
+    law = np.full(size, (1 - head) / (size - 1))
+    law[0] = head
+    tokens = drawn(law, 40_000)
+    tokens[tokens >= size - size // 4] = 0
+    result = check_draws(tokens, law)
+    assert result.ok is False
+    assert any("last token ids" in f or "never drawn" in f for f in result.findings)
+
+
+def test_one_very_rare_token_drawn_too_often_is_named():
+    law = np.full(1001, 1e-12)
+    law[0] = 1 - 1e-9
+    tokens = np.zeros(10_000, int)
+    tokens[:4] = 77
+    result = check_draws(tokens, law)
+    assert any(f.startswith("token 77 was drawn 4 times") for f in result.findings)
+
+
+@pytest.mark.parametrize("n", [1, 5, 20])
+def test_too_few_draws_are_no_conclusion(n):
+    law = np.full(8, 1 / 8)
+    result = check_draws(drawn(law, n), law)
+    assert result.ok is None and not result.ok
+    assert result.findings[0].startswith(f"too few draws for any conclusion: {n}, where it takes")
+    needed = int(result.findings[0].split("it takes ")[1].split(" ")[0].replace(",", ""))
+    assert check_draws(drawn(law, needed), law).ok is True
+    assert check_draws(drawn(law, needed // 4), law).ok is None
+
+
+def test_a_lone_token_is_checked_exactly():
+    assert check_draws([0] * 100, [1.0, 0.0]).ok is True
+    assert check_draws([0] * 99 + [1], [1.0, 0.0]).ok is False
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("n", [2_000, 50_000])
+@pytest.mark.parametrize("size", [2, 40])
+def test_the_detectable_bias_is_seen_with_its_power(n, size, sign):
+    """200 runs at power 0.9: 162 or more alarms, but for 1 run in 10,000."""
+    law = np.full(size, 1 / size)
+    bias = check_draws(drawn(law, n), law, power=0.9).detectable_bias
+    bias *= sign
+    if bias < -1 or bias > size - 1:
+        pytest.skip("there is no such bias")
+    wrong = law * (1 - bias / (size - 1))
+    wrong[0] = law[0] * (1 + bias)
+    rng = np.random.default_rng(1)
+    alarms = sum(
+        check_draws(rng.choice(size, n, p=wrong / wrong.sum()), law, power=0.9).ok is False
+        for _ in range(200)
+    )
+    assert alarms >= 162
+
+
+def test_required_draws_see_the_effect():
+    """Half the tokens 5 % up, half 5 % down: w = 0.05. 100 runs at power 0.9."""
+    n = required_draws(0.05, bins=10, power=0.9)
+    law = np.full(10, 0.1)
+    wrong = law * np.where(np.arange(10) % 2, 1.05, 0.95)
+    rng = np.random.default_rng(2)
+    runs = [check_draws(rng.choice(10, n, p=wrong), law).ok is False for _ in range(100)]
+    assert 77 <= sum(runs) < 100
+    assert required_draws(10.0, bins=10) == 250
+
+
+def test_a_false_alarm_is_as_rare_as_alpha():
+    """800 runs at alpha = 0.1: 80 expected at most, 113 or more once in 10,000 runs."""
+    rng = np.random.default_rng(3)
+    law = np.array([0.9, 0.05, 0.025, 0.0125, 0.0125])
+    oks = [check_draws(rng.choice(5, 2000, p=law), law, 0.1).ok for _ in range(800)]
+    assert 20 < oks.count(False) < 113
+
+
+def test_the_sequential_form_stops_early_and_passes_late():
+    rng = np.random.default_rng(4)
+    right = check_sequentially(lambda n: rng.choice(5, n, p=LAW), LAW, bias=0.05, progress=False)
+    assert right.ok is True and right.detectable_bias <= 0.05
+    wrong = check_sequentially(lambda n: rng.integers(0, 5, n), LAW, bias=0.05)
+    assert wrong.ok is False and wrong.draws <= right.draws / 31
+    with pytest.raises(ValueError, match="`draw` has to return"):
+        check_sequentially(lambda n: [0], LAW)
+
+
+def test_a_sequential_false_alarm_is_as_rare_as_alpha():
+    """100 runs at alpha = 0.1: 10 expected at most, 23 or more once in 10,000 runs."""
+    rng = np.random.default_rng(5)
+    law = [0.5, 0.25, 0.25]
+    oks = [
+        check_sequentially(
+            lambda n: rng.choice(3, n, p=law), law, bias=0.3, alpha=0.1, progress=False
+        ).ok
+        for _ in range(100)
+    ]
+    assert oks.count(False) < 23
+
+
+@pytest.mark.parametrize(
+    "tokens, probs, settings, error, message",
+    [
+        ([], LAW, {}, ValueError, "`tokens` have to be at least one draw, but are none"),
+        ([0, 5], LAW, {}, ValueError, r"integers in \[0, 5\), but one is 5"),
+        ([0, -1], LAW, {}, ValueError, r"integers in \[0, 5\), but one is -1"),
+        ([0.5], LAW, {}, TypeError, "`tokens` have to be integers"),
+        ([True], LAW, {}, TypeError, "`tokens` have to be integers"),
+        ([[0], [1, 2]], LAW, {}, ValueError, "`tokens`"),
+        ([0], [0.5, 0.4], {}, ValueError, "`probs` have to sum to 1, but sum to 0.9"),
+        ([0], [1.5, -0.5], {}, ValueError, r"in \[0, 1\], but that of token 0 is 1.5"),
+        ([0], [0.5, 0.8, -0.3], {}, ValueError, "that of token 2 is -0.3"),
+        ([0], [0.5, float("nan")], {}, ValueError, "that of token 1 is nan"),
+        ([0], [[1.0]], {}, ValueError, "but have shape"),
+        ([0], "law", {}, TypeError, "`probs` have to be"),
+        ([0], LAW, {"alpha": 2}, ValueError, r"`alpha` has to be a float in \(0, 1\), but is 2"),
+        ([0], LAW, {"alpha": 0.0}, ValueError, "`alpha`"),
+        ([0], LAW, {"alpha": float("nan")}, ValueError, "`alpha`"),
+        ([0], LAW, {"alpha": "1"}, TypeError, "`alpha`"),
+        ([0], LAW, {"power": 1.0}, ValueError, "`power`"),
+    ],
+)
+def test_bad_input_is_refused(tokens, probs, settings, error, message):
+    with pytest.raises(error, match=message):
+        check_draws(tokens, probs, **settings)
+
+
+@pytest.mark.parametrize(
+    "values", [(0.0, 5), (-1, 5), (float("nan"), 5), (float("inf"), 5), (0.1, 1), (0.1, 2.5)]
+)
+def test_bad_plans_are_refused(values):
+    with pytest.raises((TypeError, ValueError), match=r"`effect`|`bins`"):
+        required_draws(*values)
+
+
+def test_a_distribution_is_a_law():
+    s = Sampler(top_k=3, seed=1)
+    row = [1.0, 3.0, 2.0, 0.0]
+    assert check_draws(s.sample(row, n=5000).tokens, s.distribution(row)).ok
+
+
+def test_plot(tmp_path):
+    tokens = drawn(LAW, 20_000)
+    check_draws(tokens, LAW).plot(tmp_path / "right.png")
+    law = np.full(50, 0.02)
+    figure = check_draws(drawn(law, 9000), law).plot()
+    assert len(figure.axes) == 1
+    assert (tmp_path / "right.png").stat().st_size > 5000
+
+
+# --- check_sampler ------------------------------------------------------------------------------
+
+ROW = np.random.default_rng(0).normal(0, 2, 50).astype(np.float32)
+
+
+def gumbel(seed):
+    rng = np.random.default_rng(seed)
+    return lambda logits: (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.8, "top_p": 0.9}, {"top_k": 7}, {"min_p": 0.1, "temperature": 2.0}],
+)
+def test_our_sampler_passes(settings):
+    tail = not settings
+    result = check_sampler(Sampler(**settings, seed=3), ROW, tail=tail)
+    assert result.ok is True, result
+    law = Sampler(**settings)
+    seeded = check_sampler(
+        lambda seed: Sampler(**settings, seed=seed), ROW, law, seeded=True, tail=False
+    )
+    assert seeded.ok is True, seeded
+    assert {"repeat", "seeds", "ties", "float64"} <= set(seeded.parts)
+    assert ("tail" in result.parts) == tail
+
+
+def test_a_plain_function_passes():
+    assert check_sampler(gumbel(1), ROW, tail=False).ok is True
+    assert check_sampler(gumbel, ROW, seeded=True, tail=False).ok is True
+
+
+def test_every_row_is_judged():
+    rows = np.stack([ROW, ROW[::-1]])
+    laws = np.stack([softmax_law(row) for row in rows])
+    assert check_sampler(gumbel(1), rows, laws, draws=5000).ok is True
+    wrong = check_sampler(gumbel(1), rows, laws[[0, 0]], draws=5000)
+    assert wrong.ok is False and all(f.startswith("draws[1]: ") for f in wrong.findings)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_dtypes_are_kept(dtype):
+    seen = set()
+
+    def draw(logits):
+        seen.add(logits.dtype.name)
+        return gumbel(len(seen))(logits)
+
+    check_sampler(draw, ROW.astype(dtype), draws=300, tail=False)
+    assert seen == {"float16", "float32", "float64"}
+
+
+def test_a_refused_dtype_is_no_fault_but_said():
+    draw = gumbel(1)
+
+    def only32(logits):
+        if logits.dtype != np.float32:
+            raise TypeError("only float32")
+        return draw(logits)
+
+    result = check_sampler(only32, ROW, tail=False)
+    assert result.ok is True
+    assert any(note.startswith("float64, which the sampler refuses") for note in result.notes)
+    assert "not checked: float64" in str(result)
+
+
+def test_too_few_draws_of_a_sampler_are_no_conclusion():
+    result = check_sampler(gumbel(1), ROW, draws=4, batch=2, tail=False)
+    assert result.ok is None
+    assert len(result.findings) == 1 and "too few draws" in result.findings[0]
+    with pytest.raises(AssertionError, match="no conclusion"):
+        assert_sampler(gumbel(1), ROW, draws=4, batch=2, tail=False)
+
+
+@pytest.mark.parametrize(
+    "draw, error, message",
+    [
+        (lambda x: 3, ValueError, r"integers of shape \(256,\), one id a row, but returned \(\)"),
+        (lambda x: x.argmax(1)[:, None], ValueError, r"returned \(256, 1\)"),
+        (lambda x: x.max(1), TypeError, "returned float32"),
+        (lambda x: None, TypeError, "returned object"),
+        (lambda x: x.argmax(1) + 50, ValueError, r"ids in \[0, 50\), but returned"),
+        (lambda x: x.argmax(1) - 51, ValueError, r"ids in \[0, 50\), but returned -"),
+    ],
+)
+def test_what_is_no_token_is_refused(draw, error, message):
+    with pytest.raises(error, match=message):
+        check_sampler(draw, ROW)
+
+
+@pytest.mark.parametrize(
+    "logits, settings, error, message",
+    [
+        (ROW, {"law": [0.5, 0.5]}, ValueError, r"`law` have to be probabilities of shape \(50,\)"),
+        (ROW, {"law": lambda x: [1.0]}, ValueError, "`law` have to be"),
+        (ROW, {"law": "softmax"}, TypeError, "`law` have to be"),
+        (np.stack([ROW, ROW]), {"law": softmax_law(ROW)}, ValueError, "`law` has to be of the"),
+        (ROW, {"alpha": 1.0}, ValueError, "`alpha`"),
+        (ROW, {"power": 0}, ValueError, "`power`"),
+        (ROW, {"draws": 0}, ValueError, "`draws` has to be an integer >= 1, but is 0"),
+        (ROW, {"batch": 1}, ValueError, "`batch` has to be an integer >= 2, but is 1"),
+        (ROW, {"seed": -1}, ValueError, "`seed`"),
+        ([1, 2], {}, TypeError, "`logits` have to be floats"),
+        ([[[1.0]]], {}, ValueError, "`logits` have to be floats of shape"),
+        ([1.0, float("nan")], {}, ValueError, "row 0 has nan at token 1"),
+        ([-np.inf, -np.inf], {}, ValueError, "row 0 is -inf throughout"),
+        (ROW, {"seeded": True}, TypeError, "`sampler` has to make a function of logits"),
+    ],
+)
+def test_bad_arguments_are_refused(logits, settings, error, message):
+    with pytest.raises(error, match=message):
+        check_sampler(lambda x: 0, logits, **settings)
+    with pytest.raises(TypeError, match="`sampler` has to be a function of logits, but is 3"):
+        check_sampler(3, ROW)
+
+
+def test_the_picture_of_a_sampler_has_a_panel_a_part(tmp_path):
+    result = check_sampler(gumbel(1), ROW, tail=False)
+    figure = result.plot(tmp_path / "parts.png")
+    counted = [part for part in result.parts.values() if part.bins is not None]
+    assert len(figure.axes) >= len(counted) == 9
+    with pytest.raises(ValueError, match="`plot` has to have bins"):
+        result.parts["rows"].plot()
+
+
+# --- adapters, assertions, fixtures -------------------------------------------------------------
+
+
+def test_processors_are_a_sampler():
+    from transformers import LogitsProcessorList, TopKLogitsWarper
+
+    processors = LogitsProcessorList([TopKLogitsWarper(5)])
+    law = Sampler(top_k=5, ties="all")
+    settings = {"draws": 5000, "tail": False}
+    assert_sampler(from_processors(processors, seed=1), ROW, law, **settings)
+    assert_sampler(
+        lambda seed: from_processors(processors, seed=seed), ROW, law, seeded=True, **settings
+    )
+    wrong = check_sampler(from_processors([], seed=1), ROW, law, **settings)
+    assert "its probability is 0" in wrong.findings[0]
+    with pytest.raises(TypeError, match="`processors` have to be callables"):
+        from_processors([3])
+
+
+def test_generate_is_a_sampler(model):
+    from sampler.hf import generate_kwargs
+
+    row = np.random.default_rng(1).normal(0, 2, 199).astype(np.float32)
+    rows = np.tile(row, (4000, 1))
+    law = Sampler(top_p=0.9).distribution(row)
+    theirs = from_generate(model, {"do_sample": True, "top_k": 0, "top_p": 0.9}, seed=1)
+    assert check_draws(theirs(rows), law).ok is True
+    # Ours takes a fresh seed with each call of generate_kwargs.
+    ours = from_generate(model, lambda: generate_kwargs(Sampler(top_p=0.9), streams=range(4000)))
+    assert check_draws(ours(rows), law).ok is True
+    # top_k=50 is on unless it is switched off.
+    hidden = check_draws(from_generate(model, {"do_sample": True})(rows), softmax_law(row))
+    assert hidden.ok is False
+    assert any("least likely tokens" in f and "never drawn" in f for f in hidden.findings)
+
+
+@pytest.mark.slow
+def test_all_of_generate_is_a_sampler(model):
+    row = np.random.default_rng(1).normal(0, 2, 199).astype(np.float32)
+    theirs = from_generate(model, {"do_sample": True, "top_k": 0, "top_p": 0.9}, seed=1)
+    settings = {"draws": 5000, "ties": False, "tail": False}
+    assert_sampler(theirs, row, Sampler(top_p=0.9), **settings)
+
+
+def test_assertions_read_well(assert_draws, assert_sampler):
+    assert assert_draws(drawn(LAW, 5000), LAW).ok
+    with pytest.raises(AssertionError) as caught:
+        assert_draws([3, 3, 1], LAW, seeds={"seed": 7})
+    text = str(caught.value)
+    assert text.startswith("check_draws: NOT ok\n- token 3 was drawn 2 times; its probability is 0")
+    assert "repeat it with seed=7" in text
+    assert_sampler(gumbel(5), ROW, draws=2000, tail=False)
+
+
+# --- it sees ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.wrong.__name__)
+def test_a_wrong_sampler_is_named(case):
+    """Wrong samplers are seen at the planned draws; the seeds are fixed, so always or never."""
+    result = examine(case)
+    assert named(case, result), str(result)
+
+
+@pytest.mark.parametrize("right, law", RIGHT)
+@pytest.mark.parametrize("seeded", [False, True])
+def test_the_right_samplers_beside_them_pass(right, law, seeded):
+    sampler = right if seeded else right(1)
+    assert_sampler(sampler, wrong_samplers.ROW, law, seeded=seeded, tail=False)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_tail_is_as_deep_as_the_temperature_makes_it(temperature):
+    """Float32 noise does not reach it at any temperature."""
+
+    noise = wrong_samplers.Float32Noise(1)
+    noise.temperature = temperature
+    law = Sampler(temperature=temperature)
+    result = check_sampler(noise, ROW[:9], law, draws=3000)
+    assert [f.split(":")[0] for f in result.findings] == ["tail"], result
+    assert f"{20.5 * temperature:g} nats down" in result.findings[0]
+
+
+# --- uniforms and streams -----------------------------------------------------------------------
+
+U = np.random.default_rng(11).random((2, 200_000))
+
+
+@pytest.mark.parametrize(
+    "u, says",
+    [
+        (0.9998 * U[0], r"numbers in \[0\.99.*, 1\)"),
+        (np.clip(U[0], 3e-4, None), r"numbers in \[0, .*\)"),
+        (np.floor(U[0] * 2**20) / 2**20, r"multiple of 2\*\*-20: they have 20 bits of 53"),
+        (np.append(U[0], 1.0), r"1 numbers are outside \[0, 1\), such as 1.0"),
+        (np.append(U[0], np.nan), "such as nan"),
+        (U[0] ** 1.05, "the counts do not fit"),
+        (np.full(5, 2.0), r"5 numbers are outside \[0, 1\)"),
+    ],
+)
+def test_uniforms_that_are_not(u, says):
+    result = check_uniform(u)
+    assert result.ok is False and any(re.search(says, f) for f in result.findings), result
+
+
+def test_uniforms_that_are():
+    assert check_uniform(U, seeds={"seed": 11}).ok is True
+    float32 = np.random.default_rng(1).random(50_000, dtype=np.float32)
+    assert check_uniform(float32, bits=24).ok is True
+    assert check_uniform(U[0, :10]).ok is None
+
+
+def test_two_samples():
+    a, b = drawn(LAW, 20_000, 1), drawn(LAW, 10_000, 2)
+    assert check_same(a, b).ok is True
+    assert check_same(a, drawn(LAW[::-1], 10_000)).ok is False
+    assert check_same(U[0], U[1]).ok is True
+    assert check_same(U[0], U[1] ** 1.1).ok is False
+    assert check_same(a[:5], b[:5]).ok is None
+    assert check_same(U[0, :5], U[1, :5]).ok is None
+
+
+def test_the_detectable_bias_of_two_samples_is_seen():
+    """100 runs at power 0.9: 77 or more, but for 1 run in 10,000."""
+    law = np.full(10, 0.1)
+    rng = np.random.default_rng(0)
+    a = rng.choice(10, 20_000, p=law)
+    bias = check_same(a, rng.choice(10, 20_000, p=law), power=0.9).detectable_bias
+    wrong = np.append(0.1 * (1 + bias), np.full(9, 0.1 * (1 - bias / 9)))
+    runs = [
+        check_same(rng.choice(10, 20_000, p=law), rng.choice(10, 20_000, p=wrong)).ok is False
+        for _ in range(100)
+    ]
+    assert sum(runs) >= 77
+
+
+@pytest.mark.parametrize(
+    "b, says",
+    [
+        (lambda a, b: a, "100 % of pairs are equal"),
+        (lambda a, b: np.where(b < 0.001, a, b), "of pairs are equal"),
+        (lambda a, b: 0.98 * b + 0.02 * a, "the correlation is 0.0"),
+        (lambda a, b: np.abs(2 * a - 1) % 1, "256 joint bins"),
+    ],
+)
+def test_pairs_that_are_not_independent(b, says):
+    result = check_independent(U[0], b(*U))
+    assert result.ok is False and any(says in f for f in result.findings), result
+
+
+def test_pairs_that_are():
+    result = check_independent(*U)
+    assert result.ok is True and result.detectable_bias < 0.02
+    assert check_independent(U[0, :9], U[1, :9]).ok is None
+
+
+def test_our_keyed_uniforms_pass():
+    assert check_streams(reference.uniform, draws=4000, seed=2**63).ok is True
+
+
+@pytest.mark.parametrize(
+    "uniform, says",
+    [
+        (
+            lambda seed, stream, step: np.random.default_rng(seed + stream + step).random(),
+            r"neighbours \(stream \+ 1, step \+ 1\): 100 % of pairs are equal",
+        ),
+        (
+            lambda seed, stream, step: np.random.default_rng([seed, stream // 2, step]).random(),
+            r"neighbours \(stream \+ 1\): 100 % of pairs are equal",
+        ),
+        (
+            lambda seed, stream, step: np.random.default_rng([seed, stream]).random(),
+            "along step: ",
+        ),
+        (
+            lambda seed, stream, step: float(
+                np.random.default_rng([seed, stream, step]).random(dtype=np.float32)
+            ),
+            r"along seed: every number is a multiple of 2\*\*-24",
+        ),
+        (
+            lambda seed, stream, step: (step * 0.6180339887498949 + seed / 3 + stream / 7) % 1,
+            r"neighbours \(step \+ 1\)",
+        ),
+    ],
+)
+def test_streams_that_overlap(uniform, says):
+    result = check_streams(uniform, draws=3000, axes=("seed", "stream", "step"))
+    assert result.ok is False and any(re.search(says, f) for f in result.findings), result
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: check_uniform([]), ValueError, "`u` have to be at least one number"),
+        (lambda: check_uniform([1, 2]), TypeError, "`u` have to be floats"),
+        (lambda: check_uniform(U, bits=54), ValueError, "`bits`"),
+        (lambda: check_uniform(U, alpha=0), ValueError, "`alpha`"),
+        (lambda: check_same([1, 2], [0.5]), TypeError, "`a` and `b` have to be integers or floats"),
+        (lambda: check_same([], [1]), ValueError, "`a` have to be at least one"),
+        (lambda: check_same([1], [-1]), ValueError, "one is -1"),
+        (lambda: check_same(["a"], ["b"]), TypeError, "`a` and `b` have to be"),
+        (lambda: check_independent([0.5], [0.5, 0.1]), ValueError, "of one shape"),
+        (lambda: check_independent([0.5], [1.0]), ValueError, r"`b` has to be in \[0, 1\)"),
+        (lambda: check_streams(reference.uniform, draws=0), ValueError, "`draws`"),
+        (lambda: check_streams(reference.uniform, axes=()), ValueError, "`axes`"),
+        (lambda: check_streams(lambda **k: 1), TypeError, "`uniform` have to be floats"),
+    ],
+)
+def test_bad_uniforms_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+# --- both error rates, over many runs -----------------------------------------------------------
+
+LAWS = {
+    "equal": np.full(40, 1 / 40),
+    "one rare": np.array([0.975, 0.0125, 0.0125]),
+    "geometric": 0.7 ** np.arange(30) / np.sum(0.7 ** np.arange(30)),
+    "a long tail": np.append(0.5, np.full(1000, 0.0005)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAWS)
+def test_10_000_right_samples_pass(name):
+    """At alpha = 1e-4 one alarm is expected at most; 7 or more come once in 10,000 times. The same
+    runs at 1e-2: 100 at most; 139 or more once in 10,000 times."""
+    law = LAWS[name]
+    s, row = Sampler(seed=1), np.log(law)
+    runs = [check_draws(s.sample(row, n=2000).tokens, law, 1e-4) for _ in range(10_000)]
+    alarms = sum(run.ok is False for run in runs)
+    at_1_percent = sum(run.pvalue < 1e-2 for run in runs)
+    print(f"{name}: {alarms} alarms at 1e-4, {at_1_percent} at 1e-2, of 10,000")
+    assert alarms < 7 and at_1_percent < 139
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda seed: Sampler(seed=seed), wrong_samplers.Right])
+def test_10_000_right_samplers_pass(make):
+    """`check_sampler`, without the tail row, as above."""
+    row = wrong_samplers.ROW[:12]
+    runs = [
+        check_sampler(
+            make, row, alpha=1e-4, draws=1000, batch=100, seeded=True, seed=100 * i, tail=False,
+            progress=False,
+        )
+        for i in range(10_000)
+    ]  # fmt: skip
+    alarms = sum(run.ok is False for run in runs)
+    at_1_percent = sum(run.pvalue < 1e-2 for run in runs)
+    print(f"{alarms} alarms at 1e-4, {at_1_percent} at 1e-2, of 10,000")
+    assert alarms < 7 and at_1_percent < 139
+
+
+@pytest.mark.slow
+def test_g_and_small_bins_give_false_alarms():
+    """Why Pearson's statistic, why 25 a bin, why Lancaster's decomposition.
+
+    A million samples of each law at alpha = 1e-4: 100 alarms are expected, 140 or more come once
+    in 25,000 times.
+    """
+    runs, alpha = 1_000_000, 1e-4
+    rng = np.random.default_rng(0)
+
+    def alarms(statistic, bins):
+        return int(np.sum(stats.chi2.sf(statistic, bins - 1) < alpha))
+
+    def both(law, draws):
+        counts = rng.multinomial(draws, law, runs)
+        expected = draws * np.asarray(law)
+        pearson = np.sum((counts - expected) ** 2 / expected, axis=1)
+        terms = np.where(counts > 0, counts * np.log(np.maximum(counts, 1) / expected), 0)
+        return counts, alarms(pearson, len(law)), alarms(2 * np.sum(terms, axis=1), len(law))
+
+    # Two draws a bin: G alarms five times as often as it should, Pearson twice.
+    _, pearson, g = both([1 / 50] * 50, 100)
+    print(f"50 bins of 2 draws: Pearson {pearson}, G {g} where 100 are expected")
+    assert g > 400 and pearson > 140
+    # A quarter of a draw in most bins: so does Pearson.
+    _, pearson, g = both([0.9] + [0.1 / 40] * 40, 100)
+    print(f"40 bins of 1/4 draw: Pearson {pearson}, G {g}")
+    assert pearson > 400
+    # 25 draws in small bins beside a large one: Pearson alone is still off; ours is not.
+    law = [0.9, 0.025, 0.025, 0.025, 0.025]
+    counts, pearson, _ = both(law, 1000)
+    different, times = np.unique(counts, axis=0, return_counts=True)
+    law = np.array(law)
+    likely = np.sum((different - 1000 * law) ** 2 / (1000 * law), axis=1) > 15
+    ours = sum(
+        int(n)
+        for row, n in zip(different[likely], times[likely], strict=True)
+        if chi_square(Bins(law, row, np.ones(5, int)))[1] < alpha
+    )
+    print(f"4 bins of 25 draws beside one of 900: Pearson {pearson}, Lancaster {ours}")
+    assert pearson > 140 > ours
