@@ -75,6 +75,9 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
 
 def array_of(value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
+    if hasattr(value, "detach"):  # a tensor, of which NumPy takes neither gradients nor bfloat16
+        value = value.detach()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
         return np.asarray(value)
     except ValueError:

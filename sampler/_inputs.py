@@ -262,6 +262,10 @@ def check_out(
     out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
 ) -> npt.NDArray[Any]:
     """Return the memory of `out`, an array or a tensor to write a result into."""
+    if _is_tensor(out) and out.is_neg():
+        raise ValueError(
+            "`out` has to be plain memory, but is a view that negates what it shows: pass another"
+        )
     target = read(out, dtype, name="out")
     if not isinstance(out, np.ndarray) and target.torch is None:
         raise TypeError(f"`out` has to be an array or a tensor, but is a {kind_of(out)}")

@@ -268,6 +268,11 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
 #ifdef REAL_IS_FLOAT
     FN(Group) group;
     float buffer[BLOCK], powers[BLOCK];
+    for (int r = 0; r < TOGETHER; r++) { /* also of rows that there are not */
+        group.sum[r] = 1.0;
+        group.shift[r] = 0.0;
+        group.done[r] = 0;
+    }
 #endif
     for (int r = 0; r < rows; r++) {
         Row row = *first;
@@ -276,8 +281,6 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
         const double temperature = temperatures[r * temperature_step];
         const double top = FN(maximum)(&row, FN(lead_of)(row.data, row.n));
 #ifdef REAL_IS_FLOAT
-        group.sum[r] = 1.0;
-        group.done[r] = 0;
         if (top > -INFINITY && top < INFINITY &&
             FN(powers_of)(top, temperature, &group.slope[r], &group.shift[r]))
             continue;
@@ -310,6 +313,7 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
                 FN(raise)(x, BLOCK, group.slope[r], group.shift[r], p, sums);
             else
                 FN(raise)(x, whole_lanes(end - start), group.slope[r], group.shift[r], p, sums);
+            /* The part behind the first begins at logit `lead`: so does lane 0, until the end. */
             if (start == 0 && lead > 0)
                 turn_lanes(sums, lead);
             if (what == SOFTMAX && !direct)

@@ -51,6 +51,7 @@ _NO_WEIGHT = -1000.0
 # than float32's sums are good for, and 1e-14.
 _LAST_STEP = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 _SAMPLE = 16  # one row in so many tells where to start
+_NEAR_OVERFLOW = 2.0**969  # from here on the difference of two doubles may overflow
 _CLOSE = 0.25  # |log(q / p)| below which a series is more accurate than a difference
 
 
@@ -110,10 +111,11 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     )  # fmt: skip
     result = np.empty(len(rows))
     for chunk in _chunks(*rows.shape):
-        gaps, ties, finite = _gaps(_widen(rows[chunk], source.kind))
+        gaps, ties, finite, scale = _gaps(_widen(rows[chunk], source.kind))
         t = temperatures[chunk]
         # The limits are put in afterwards: 1 is any temperature that can be divided by.
-        excess, _ = _excess(gaps, ties, np.where((t > 0) & (t < math.inf), t, 1.0))
+        scaled = np.maximum(t * scale, _SMALLEST)
+        excess, _ = _excess(gaps, ties, np.where((t > 0) & (t < math.inf), scaled, 1.0))
         excess = np.where(t == 0, 0.0, excess)
         result[chunk] = np.where(t < math.inf, np.log(ties) + excess, np.log(finite))
     return _give(result.reshape(shape), source)
@@ -236,7 +238,7 @@ def _temperature_for(
     for chunk in _chunks(*rows.shape):
         x = _widen(rows[chunk], source.kind)
         _refuse_invalid(x, chunk.start, shape)
-        gaps, ties, finite = _gaps(x)
+        gaps, ties, finite, scale = _gaps(x)
         h, low, high = wanted[chunk], np.log(ties), np.log(finite)
         slack = 4 * _EPS  # of what log(n) may be in the caller's arithmetic
         outside = ~((h >= low * (1 - slack)) & (h <= high * (1 + slack)))
@@ -252,7 +254,7 @@ def _temperature_for(
         t[at_low & at_high] = 1.0
         inner = np.flatnonzero(~(at_low | at_high))
         t[inner] = _solve(gaps[inner], ties[inner], finite[inner], h[inner])
-        result[chunk] = t
+        result[chunk] = t / scale
     return _give(result.reshape(shape), source)
 
 
@@ -300,18 +302,20 @@ def _solve(gaps: _Floats, ties: _Floats, finite: _Floats, wanted: _Floats) -> _F
     return t
 
 
-def _gaps(x: _Floats) -> tuple[_Floats, _Floats, _Floats]:
+def _gaps(x: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     """Distances from the largest logit (<= 0), how many are largest, and how many are finite.
 
-    Rows that are not valid get NaN throughout.
+    Rows that are not valid get NaN throughout. The distances of a row are multiplied by the last
+    of the results: 1, or 1/2 where they might overflow.
     """
     top = x.max(axis=1, keepdims=True)
     finite = np.sum(x > -math.inf, axis=1).astype(np.float64)
+    scale = np.where(top >= _NEAR_OVERFLOW, 0.5, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
-        gaps = x - top
+        gaps = x * scale - top * scale
     valid = np.isfinite(top[:, 0])
     ties = np.where(valid, np.sum(x == top, axis=1), math.nan)
-    return gaps, ties, np.where(valid, finite, math.nan)
+    return gaps, ties, np.where(valid, finite, math.nan), scale[:, 0]
 
 
 def _excess(gaps: _Floats, ties: _Floats, temperatures: _Floats) -> tuple[_Floats, _Floats]:
@@ -393,6 +397,10 @@ def fit_temperature(logits: Any, labels: Any) -> float:
             f"`logits` have to hold at least one row and one class, but have shape {shape}"
         )
     classes = _check_labels(labels, *shape)
+    if source.kind == "float64":
+        finite = source.array[np.isfinite(source.array)]
+        if np.max(np.abs(finite), initial=0.0) >= _NEAR_OVERFLOW:
+            return 2.0 * fit_temperature(source.array * 0.5, classes)
     data = _Calibration(source, classes)
     if not data.margin.any():
         return 0.0 if data.mean_gap() > 0 else 1.0
@@ -492,7 +500,7 @@ class _Calibration:
 
     def _moments(self, beta: float) -> tuple[float, float, np.dtype[Any]]:
         """The means over rows of the mean and the variance of b (x - max) under its softmax."""
-        narrow = self.kind != "float64" and 1e-30 < beta < 1e30
+        narrow = self.kind != "float64" and 1e-30 < beta < 1e30 and self.extreme < 1e38
         dtype = np.dtype(np.float32 if narrow else np.float64)
         batch, vocab = self.array.shape
         first, second = np.empty(batch), np.empty(batch)
@@ -768,7 +776,7 @@ def distillation_loss(
     s, v, source, t = _check_pair(student, teacher, temperature, reduction)
     losses = np.empty(len(s))
     for chunk in _chunks(*s.shape):
-        losses[chunk] = t * (t * _divergence(*_compare(s[chunk], v[chunk], t)))
+        losses[chunk] = _divergence(*_compare(s[chunk], v[chunk], t), t)
     if reduction == "none":
         return _give(losses.reshape(source.array.shape[:-1]), source)
     return _give(np.asarray(losses.mean() if reduction == "mean" else losses.sum()), source)
@@ -853,16 +861,18 @@ def _compare(student: _Floats, teacher: _Floats, t: float) -> tuple[_Floats, _Fl
     return log_q, log_p, r
 
 
-def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats) -> _Floats:
-    """The Kullback-Leibler divergence of q from p, a row each."""
+def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats, t: float) -> _Floats:
+    """t**2 times the Kullback-Leibler divergence of q from p, a row each."""
     p, q = np.exp(log_p), np.exp(log_q)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         # sum p (exp(r) - 1 - r) is sum p (-r), since p and q both sum to 1, in positive terms.
         series = np.ones_like(r)
         for k in range(14, 2, -1):
             series = 1 + np.clip(r, -_CLOSE, _CLOSE) / k * series
-        terms = np.where(np.abs(r) < _CLOSE, p * (0.5 * r * r * series), q - p - p * r)
-        terms = np.where(p == 0, q, terms)
+        apart = np.where(p == 0, q, q - p - p * r)
+        # t r, whose square is a number also where that of r is not.
+        close = (np.abs(r) < _CLOSE) & (p > 0)
+        terms = np.where(close, p * (0.5 * (t * r) ** 2 * series), t * (t * apart))
         # Also where the teacher's mass is too small for a float.
         terms[(log_q == -math.inf) & (r == -math.inf)] = math.inf
     divergence: _Floats = terms.sum(axis=1)

@@ -221,7 +221,9 @@ def cross_entropy(
         losses = -(target * logs.masked_fill(absent, 0.0)).sum(dim)
     else:
         losses = -_gather(logs, target, dim)
-        if smoothing:
+        if smoothing == 1.0:  # no 0 * inf
+            losses = -logs.mean(dim)
+        elif smoothing:
             losses = (1.0 - smoothing) * losses - smoothing * logs.mean(dim)
     if reduction == "mean":
         losses = losses.mean()
@@ -354,6 +356,8 @@ def _check_target(x: torch.Tensor, target: Any, dim: int) -> None:
         )
     if target.dtype is not torch.int64 and target.dtype not in _FLOATS:
         raise TypeError(f"`target` has to be {wanted}, but is {target.dtype}")
+    if x.shape[dim] == 0 and target.is_floating_point():
+        raise ValueError(f"`input` has to hold at least one class, but has shape {tuple(x.shape)}")
     if target.device != x.device:
         raise ValueError(f"`target` has to be on {x.device}, as `input`, but is on {target.device}")
     shape = tuple(x.shape)

@@ -152,6 +152,29 @@ def test_derivatives_keep_container_and_precision():
     )
 
 
+def test_what_all_entries_have_in_common_moves_nothing():
+    for size in (4095, 77):
+        p = softmax(np.zeros(size, np.float32))
+        assert np.abs(softmax_jvp(p, np.full(size, 1e6))).max() <= 1e-12
+        assert np.abs(softmax_vjp(p, np.full(size, -1e30))).max() <= 1e14
+
+
+def test_derivatives_near_the_largest_double():
+    slope = softmax_dtemperature([1e308, -1e308], 1e308)
+    want = 2 * math.exp(-2) / (1 + math.exp(-2)) ** 2 * 1e-308
+    assert slope == pytest.approx([-want, want], rel=1e-12)
+    assert np.all(softmax_dtemperature([1e308, -1e308], 5e-324) == 0)
+
+
+def test_parameters_that_are_tensors():
+    p = torch.softmax(torch.arange(6.0).reshape(2, 3), -1)
+    for kind in (torch.bfloat16, torch.float32, torch.float64):
+        targets = p.to(kind).requires_grad_()
+        assert cross_entropy(torch.zeros(2, 3), targets) == pytest.approx(math.log(3), rel=1e-3)
+        t = torch.tensor([1.0, 2.0], dtype=kind, requires_grad=True)
+        assert np.array_equal(softmax(np.eye(2), t), softmax(np.eye(2), [1.0, 2.0]))
+
+
 def test_derivatives_where_the_softmax_is_flat():
     assert softmax_dtemperature([1.0, 2.0], inf).tolist() == [0, 0]
     assert softmax_jvp([0.5, 0.5], [1.0, 0.0], inf).tolist() == [0, 0]
@@ -194,6 +217,20 @@ def test_sigmoid_of_limits():
         sigmoid(1)
     assert sigmoid(np.zeros((2, 0, 3))).shape == (2, 0, 3)
     assert np.allclose(sigmoid([-3.0, 0.1, 700.0], None), scipy.special.expit([-3.0, 0.1, 700.0]))
+
+
+def test_a_temperature_of_minus_0_is_0():
+    for x in ([1.0, -1.0, 0.0], [3.0, 3.0, 1.0]):
+        for function in (sigmoid, softmax, log_softmax):
+            assert function(x, -0.0).tolist() == function(x, 0.0).tolist()
+        assert softmax([x], [-0.0]).tolist() == softmax([x], 0.0).tolist()
+
+
+def test_sigmoid_at_a_temperature():
+    for temperature in (0.001, 0.3, 40.0):
+        for value in (-212.31449036551132 * temperature, -0.7, 0.1):
+            want = 1 / (1 + mpmath.exp(-mpmath.mpf(value) / mpmath.mpf(temperature)))
+            assert abs(sigmoid(value, temperature) - want) <= 2e-13 * want + 1e-323
 
 
 # --------------------------------------------------------------------------------- cross-entropy

@@ -674,6 +674,20 @@ def test_the_address_changes_no_bit():
         assert len(sums) == 1
 
 
+def test_out_at_an_odd_address():
+    x = np.random.default_rng(3).normal(0, 3, (5, 40)).astype(np.float32)
+    memory = np.zeros(5 * 161 + 8, np.uint8)
+    out = np.ndarray((5, 40), np.float32, memory.data, 1, (161, 4))
+    assert softmax(x, out=out) is out
+    assert np.array_equal(out, softmax(x))
+
+
+def test_out_that_negates_is_refused():
+    view = torch.zeros(4, dtype=torch.complex64).conj().imag
+    with pytest.raises(ValueError, match=r"^`out` has to be plain memory, but is a view that neg"):
+        softmax(torch.arange(4.0), out=view)
+
+
 def test_rows_that_start_anywhere():
     for dtype in ("float32", "float64"):
         size = np.dtype(dtype).itemsize

@@ -885,3 +885,27 @@ def test_errors_of_distillation(arguments, error, text):
     for function in (distillation_loss, distillation_loss_grad):
         with pytest.raises(error, match=f"^{re.escape(text)}$"):
             function(*arguments)
+
+
+# ------------------------------------------------------------------------ near the largest double
+
+
+def test_near_the_largest_double():
+    x = [1e308, -1e308]
+    near = [1.0, -1.0]
+    assert entropy(x, 1e308) == pytest.approx(entropy(near), rel=1e-12)
+    assert entropy(x, 5e-324) == 0
+    want = temperature_for_entropy(near, 0.5) * 1e308
+    assert temperature_for_entropy(x, 0.5) == pytest.approx(want, rel=1e-12)
+    labels = [0, 0, 1]
+    small = fit_temperature(np.array([near] * 3), labels)
+    assert fit_temperature(np.array([x] * 3) * 0.5, labels) == pytest.approx(small * 5e307)
+    for dtype, size in ((np.float32, 2e38), (np.float64, 2e38)):
+        logits = np.array([near] * 3, dtype) * dtype(size)
+        assert fit_temperature(logits, labels) == pytest.approx(small * size, rel=1e-6)
+
+
+def test_distillation_at_temperatures_whose_squares_are_no_doubles():
+    for temperature in (1e10, 1e150, 1e160, 1e200, 1e300):
+        loss = distillation_loss([1.0, 2.0], [2.0, 1.0], temperature)
+        assert loss == pytest.approx(0.5, rel=1e-9)

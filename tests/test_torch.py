@@ -648,3 +648,15 @@ def test_bad_options_of_cross_entropy():
             st.cross_entropy(X, INDEX, reduction=value)
     with pytest.raises(ValueError, match=r"^`target` has to hold class indices in \[0, 0\), but "):
         st.cross_entropy(torch.zeros(2, 0), INDEX)
+
+
+def test_smoothing_of_all_at_minus_inf_is_inf():
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]])
+    for label in (0, 1):
+        loss = st.cross_entropy(logits, torch.tensor([label]), label_smoothing=1.0)
+        assert loss == torch.inf
+
+
+def test_no_classes_are_refused():
+    with pytest.raises(ValueError, match="has to hold at least one class"):
+        st.cross_entropy(torch.zeros(2, 0), torch.zeros(2, 0), label_smoothing=0.1)
