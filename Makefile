@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions accuracy lint wheel check-wheel clean distclean FORCE
+.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions accuracy conformance lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -28,6 +28,7 @@ help:
 	@echo 'make bench-report  the tables and plots of the last run once more'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
+	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
 	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
@@ -163,13 +164,17 @@ bench-report: $(VENV)/.has-bench $(VENV)/.built
 accuracy: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/accuracy.py $(ARGS)
 
+conformance: $(VENV)/.has-bench $(VENV)/.has-testing $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
+	$(call say,'Checking samplers (some minutes)')
+	@$(PY) benchmarks/conformance.py $(ARGS)
+
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 
-# mypy sees torch and transformers as they are, so they have to be there.
-lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.built
+# mypy sees torch, transformers, click and rich as they are, so they have to be there.
+lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.has-testing $(VENV)/.built
 	$(call say,'ruff')
 	@$(PY) -m ruff check --quiet
 	@$(PY) -m ruff format --check --quiet || { echo 'not formatted: run ruff format' >&2; exit 1; }

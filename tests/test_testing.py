@@ -628,3 +628,14 @@ def test_g_and_small_bins_give_false_alarms():
     )
     print(f"4 bins of 25 draws beside one of 900: Pearson {pearson}, Lancaster {ours}")
     assert pearson > 140 > ours
+
+
+def test_a_single_call_is_no_conclusion():
+    """A regression: `check_sampler` broke where the draws fit one call, which has no next one."""
+    result = check_sampler(Sampler(seed=0), np.zeros(4, np.float32), draws=10, tail=False)
+    assert result.ok is None
+
+
+def test_streams_from_the_last_seed():
+    """A regression: the neighbour of the last seed was 2**64."""
+    assert check_streams(reference.uniform, draws=2000, seed=2**64 - 1).ok

@@ -11,7 +11,7 @@ Two error rates are designed and in every result. A correct sampler fails with p
 `alpha`; a fault of `detectable_bias` is seen with probability `power`. What was too little to tell
 has ``ok=None``, which no test takes for a pass.
 
-    pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm
+    pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm; click and rich
 """
 
 from sampler.testing._adapters import from_generate, from_processors

@@ -624,8 +624,8 @@ class _Check:
                 findings.append(f"{name} are not independent: {told}")
         least = min([1.0, *(len(pairs) * p for p in pvalues)])
         # How much likelier one joint bin of 64 would have to be, in the table of the fewest pairs.
-        fewest = min((a.size for a, _ in pairs.values()), default=0)
-        value = noncentrality((JOINT_BINS - 1) ** 2, self.level / len(pairs), self.power)
+        fewest = min((a.size for a, _ in pairs.values()), default=0)  # one call has no next
+        value = noncentrality((JOINT_BINS - 1) ** 2, self.level / max(len(pairs), 1), self.power)
         ok: bool | None = not findings
         if not enough:
             ok = None

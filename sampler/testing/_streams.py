@@ -384,7 +384,10 @@ def check_streams(
             # Every second number along an axis that neither steps: no number is in two pairs.
             third = next((axis for axis in axes if axis not in (one, other)), one)
             half = range(0, draws, 2)
-            pair = [along(third, half, {**plain, axis: plain[axis] + 1}) for axis in (one, other)]
+            pair = [
+                along(third, half, {**plain, axis: (plain[axis] + 1) % U64_END})
+                for axis in (one, other)
+            ]
             parts[f"{one} + 1, {other} + 1"] = check_independent(
                 pair[0], pair[1], level, power=power
             )

@@ -1,0 +1,104 @@
+"""Show what a test of a sampler can see, and what it cannot.
+
+    python demos/testing.py
+
+Above: a correct sampler and one whose probabilities are 1 % off, by the same number of draws.
+Below: the smallest bias that a number of draws shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from _model import require
+from _plot import BLUE, GREEN, GREY, ORANGE, dress, entitle, output_option, save
+from sampler import Sampler, softmax
+from sampler.testing import Result, check_draws, required_draws
+
+VOCAB = 60
+BIAS = 0.01
+BATCH = 100_000
+
+
+def draws_of(weights: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Draw from logits, in batches."""
+    s = Sampler(seed=seed)
+    logits = np.log(weights)
+    counts = [min(BATCH, n - start) for start in range(0, n, BATCH)]
+    return np.concatenate(
+        [s.sample(logits, n=count).tokens for count in tqdm(counts, "Drawing", leave=False)]
+    )
+
+
+def curve(probs: np.ndarray, draws: np.ndarray) -> list[float]:
+    """The smallest bias of a bin that `check_draws` sees, by how many draws it has."""
+    expected = [np.round(n * probs).astype(np.int64) for n in draws]
+    return [
+        check_draws(np.repeat(np.arange(len(probs)), counts), probs).detectable_bias
+        for counts in tqdm(expected, "Planning", leave=False)
+    ]
+
+
+def panel(ax, result: Result, title: str) -> None:
+    """The bins of one result, observed over expected, and the band of 99.9 %."""
+    bins = result.bins
+    expected = bins.probs * bins.observed.sum()
+    half = 3.29 * np.sqrt(expected * (1 - bins.probs)) / expected
+    x = np.arange(len(expected))
+    ax.fill_between(x, 1 - half, 1 + half, color=GREY, alpha=0.6, lw=0, label="99.9 % of counts")
+    ax.axhline(1, color="black", lw=0.8)
+    ax.plot(x, bins.observed / expected, "o", ms=4, color=BLUE if result.ok else ORANGE)
+    ax.set_title(f"{title}: p = {result.pvalue:.2g}", loc="left")
+    ax.set_xlabel("bin, the likeliest first")
+    ax.set_ylim(0.97, 1.03)
+    dress(ax)
+
+
+@click.command(help=__doc__.splitlines()[0])
+@output_option("testing.png")
+def main(output: Path) -> None:
+    require("matplotlib", "PIL", "scipy", remedy="pip install matplotlib pillow scipy")
+    from matplotlib.figure import Figure
+
+    rng = np.random.default_rng(0)
+    probs = np.asarray(softmax(rng.normal(0, 0.7, VOCAB)))
+    off = probs * np.where(np.arange(VOCAB) % 2, 1 - BIAS, 1 + BIAS)
+    n = required_draws(BIAS, VOCAB)
+    right = check_draws(draws_of(probs, n, seed=1), probs)
+    wrong = check_draws(draws_of(off, n, seed=1), probs)
+
+    figure = Figure(figsize=(10.5, 8), dpi=120, layout="constrained")
+    axes = figure.subplot_mosaic([["right", "wrong"], ["power", "power"]], height_ratios=[1, 1.15])
+    panel(axes["right"], right, "a correct sampler")
+    panel(axes["wrong"], wrong, f"every probability {BIAS:.0%} off")
+    axes["right"].set_ylabel("observed / expected")
+    axes["right"].legend(loc="lower left", frameon=False)
+
+    ax = axes["power"]
+    draws = np.geomspace(1000, 1e7, 13).astype(int)
+    for tokens, color in ((2, GREEN), (60, BLUE), (1000, ORANGE)):
+        label = f"{tokens:,} equal tokens"
+        ax.plot(draws, curve(np.full(tokens, 1 / tokens), draws), color=color, label=label)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-3, 1.5)
+    ax.set_xlabel("draws")
+    ax.set_ylabel("smallest bias of a token\nthat is seen in 99.9 % of runs")
+    ax.set_title("What check_draws sees at alpha = 1e-6", loc="left")
+    ax.legend(loc="lower left", frameon=False)
+    dress(ax)
+    entitle(
+        figure,
+        "A bias shows once its test has the draws for it",
+        f"{n:,} draws each, as many as required_draws({BIAS}, {VOCAB}) asks for; {VOCAB} tokens.",
+    )
+    save(figure, output)
+    click.echo(f"{right}\n{wrong}\nWrote {output}")
+
+
+if __name__ == "__main__":
+    main()
