@@ -321,22 +321,31 @@ def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
         part = found[name]["short row"].parts["draws"]
         assert part.bins is not None
         draws = int(part.bins.observed.sum())
-        expected = draws * part.bins.probs
-        law = stats.binom(draws, part.bins.probs)
+        order = np.argsort(part.bins.probs)  # the last bin is pooled, and may be larger
+        probs, observed = part.bins.probs[order], part.bins.observed[order]
+        expected, law = draws * probs, stats.binom(draws, probs)
         low, high = law.ppf(0.0005) - 0.5, law.isf(0.0005) + 0.5
         ax.fill_between(
             expected, low / expected, high / expected, color=GREY, alpha=0.6, lw=0,
             label="99.9 % of counts",
         )  # fmt: skip
-        ratio = part.bins.observed / expected
+        ratio = observed / expected
         ax.axhline(1, color="black", lw=0.8)
         ax.plot(expected, ratio, "o", ms=4, mew=0, color=BLUE, label="a token, or a few together")
         ax.set_xscale("log")
         ax.set_title(name, loc="left", fontweight="bold", fontsize=11)
+        told = f"{draws:,} draws, p = {part.pvalue:.2g}"
+        others = [
+            f"{other}: {result.findings[0]}"
+            for other, result in found[name].items()
+            if other != "short row" and result.ok is False
+        ]
+        if others:
+            told = "\n".join([f"short row: {told}", *others])
+        color = ORANGE if others else "black"
         ax.text(
-            0.98, 0.95, f"{draws:,} draws, p = {part.pvalue:.2g}", transform=ax.transAxes,
-            ha="right", va="top",
-        )  # fmt: skip
+            0.98, 0.95, told, transform=ax.transAxes, ha="right", va="top", fontsize=9, color=color
+        )
         ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(names) :]:
         ax.set_axis_off()
@@ -345,6 +354,7 @@ def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
     for ax in axes[::2]:
         ax.set_ylabel("observed / expected")
     axes[0].legend(frameon=False, loc="lower right")
+    figure.suptitle("Counts of the short row's tokens", fontweight="bold")
     figure.savefig(path)
 
 
