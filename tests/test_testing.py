@@ -88,6 +88,19 @@ def test_too_few_draws_are_no_conclusion(n):
     assert check_draws(drawn(law, needed // 4), law).ok is None
 
 
+def test_what_is_too_few_is_less_than_what_it_takes():
+    rng = np.random.default_rng(0)
+    probs = np.exp(rng.normal(0, 0.1, 400))
+    probs /= probs.sum()
+    result = check_draws(rng.choice(400, 300, p=probs), probs)
+    assert result.ok is None
+    needed = int(re.search(r"where it takes ([\d,]+) to", result.findings[0])[1].replace(",", ""))
+    assert needed > 300
+    enough = check_draws(rng.choice(400, needed, p=probs), probs)
+    assert enough.ok
+    assert enough.detectable_bias <= 1
+
+
 def test_a_lone_token_is_checked_exactly():
     assert check_draws([0] * 100, [1.0, 0.0]).ok is True
     assert check_draws([0] * 99 + [1], [1.0, 0.0]).ok is False

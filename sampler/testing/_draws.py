@@ -143,7 +143,7 @@ def judge(
     ok: bool | None = not findings
     if ok and bias > 1:
         ok = None
-        needed = draws_for_bias(law, 1.0, alpha, power)
+        needed = draws_for_bias(law, 1.0, alpha, power, above=draws)
         findings.append(
             f"too few draws for any conclusion: {draws:,}, where it takes {needed:,} to see even "
             f"a bin that is never drawn, or drawn twice as often"

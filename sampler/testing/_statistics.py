@@ -289,18 +289,20 @@ def _bias_alone(p: float, draws: int, level: float, power: float) -> float:
     return float(_of_either_sign(gain, loss))
 
 
-def draws_for_bias(probs: Floats, bias: float, alpha: float, power: float) -> int:
-    """About the fewest draws at which `detectable_bias` is no more than `bias`."""
+def draws_for_bias(probs: Floats, bias: float, alpha: float, power: float, above: int = 0) -> int:
+    """About the fewest draws at which `detectable_bias` is no more than `bias`.
+
+    More than `above`, since with more draws there are more bins, and for a while each shows less.
+    """
 
     def enough(draws: int) -> bool:
         return detectable_bias(probs, draws, alpha, power) <= bias
 
-    high = 1
+    low, high = above, max(2 * above, 1)
     while not enough(high):
-        high *= 2
+        low, high = high, 2 * high
         if high > 2**60:
             return high
-    low = high // 2
     while high - low > max(1, high // 1000):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
