@@ -1,6 +1,8 @@
 """Does the kit see wrong samplers, pass right ones, and say what it cannot tell?"""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -652,3 +654,20 @@ def test_a_single_call_is_no_conclusion():
 def test_streams_from_the_last_seed():
     """A regression: the neighbour of the last seed was 2**64."""
     assert check_streams(reference.uniform, draws=2000, seed=2**64 - 1).ok
+
+
+@pytest.mark.parametrize("package", ["scipy", "matplotlib", "tqdm"])
+def test_a_missing_package_is_named(package):
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from sampler import testing
+result = testing.check_draws([0, 1] * 500, [0.5, 0.5])
+result.plot()
+testing.check_sequentially(lambda n: [0] * n, [0.5, 0.5], progress=True)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert package in last
+    assert last.endswith('pip install "token-sampler[testing]"')

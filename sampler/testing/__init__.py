@@ -14,6 +14,13 @@ has ``ok=None``, which no test takes for a pass.
     pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm; click and rich
 """
 
+try:
+    import scipy  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f'sampler.testing needs scipy ({error}); it comes with pip install "token-sampler[testing]"'
+    ) from error
+
 from sampler.testing._adapters import from_generate, from_processors
 from sampler.testing._asserts import assert_draws, assert_sampler
 from sampler.testing._draws import check_draws, check_sequentially, required_draws

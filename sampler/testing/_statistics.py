@@ -8,13 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-
-try:
-    from scipy import optimize, special, stats
-except ImportError as error:
-    raise ImportError(
-        f'sampler.testing needs scipy ({error}); it comes with pip install "token-sampler[testing]"'
-    ) from error
+from scipy import optimize, special, stats
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
