@@ -1,5 +1,6 @@
 """Does the kit see wrong samplers, pass right ones, and say what it cannot tell?"""
 
+import math
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from sampler.testing import (
     required_draws,
 )
 from sampler.testing._sampler import softmax_law
-from sampler.testing._statistics import Bins, chi_square
+from sampler.testing._statistics import Bins, chi_square, contingency
 from wrong_samplers import CASES, RIGHT, examine, named
 
 pytest_plugins = ["sampler.testing.fixtures"]
@@ -284,6 +285,59 @@ def test_a_refused_dtype_is_no_fault_but_said():
     assert result.ok is True
     assert any(note.startswith("float64, which the sampler refuses") for note in result.notes)
     assert "not checked: float64" in str(result)
+
+
+def test_an_error_of_a_dtype_that_is_no_refusal_comes_through():
+    draw = gumbel(1)
+
+    def breaks(logits):
+        if logits.dtype != np.float32:
+            raise ValueError("probabilities do not sum to 1")
+        return draw(logits)
+
+    with pytest.raises(ValueError, match="do not sum to 1"):
+        check_sampler(breaks, ROW, tail=False)
+
+    def not_half(logits):
+        if logits.dtype == np.float16:
+            raise RuntimeError('"exp" not implemented for Half')
+        return draw(logits)
+
+    assert check_sampler(not_half, ROW, tail=False).ok is True
+
+
+@pytest.mark.parametrize("fault", ["rows", "steps"])
+def test_dependence_shows_where_one_token_has_nearly_all_mass(fault):
+    logits = np.log(np.float32([0.985, 0.015]))
+    right = wrong_samplers.Right(1)
+    before = []
+
+    def wrong(batch):
+        tokens = right(batch)
+        if fault == "rows" and np.array_equal(batch[0], batch[1]):
+            tokens[1::2] = tokens[::2]
+        if fault == "steps":
+            if len(before) % 2 and len(before[-1]) == len(tokens):
+                tokens = before[-1]
+            before.append(tokens)
+        return tokens
+
+    assert check_sampler(wrong_samplers.Right(2), logits, tail=False).ok is True
+    result = check_sampler(wrong, logits, tail=False)
+    assert result.ok is False
+    assert any(finding.startswith(fault) for finding in result.findings)
+
+
+@pytest.mark.parametrize("p", [[0.985, 0.015], [0.5, 0.5], [0.7, 0.1, 0.1, 0.05, 0.05]])
+def test_tables_of_pairs_alarm_as_often_as_they_should(p):
+    rng = np.random.default_rng(0)
+    pvalues = []
+    for _ in range(2000):
+        a, b = rng.choice(len(p), (2, 3000), p=p)
+        table = np.bincount(a * len(p) + b, minlength=len(p) ** 2).reshape(len(p), -1)
+        pvalues.append(contingency(table)[1])
+    for level in (0.1, 0.01):
+        assert np.mean(np.array(pvalues) < level) <= level + 4 * math.sqrt(level / 2000)
 
 
 def test_too_few_draws_of_a_sampler_are_no_conclusion():
@@ -671,3 +725,13 @@ testing.check_sequentially(lambda n: [0] * n, [0.5, 0.5], progress=True)
     assert last.startswith("ImportError: ")
     assert package in last
     assert last.endswith('pip install "token-sampler[testing]"')
+
+
+def test_samples_that_hold_nan_or_differ_in_shape_are_refused():
+    u = np.random.default_rng(0).random((100, 100))
+    with pytest.raises(ValueError, match="`b` has to be numbers, but holds nan"):
+        check_same(u, np.full(10_000, np.nan))
+    with pytest.raises(ValueError, match="have to be of one shape"):
+        check_independent(u, u.reshape(50, 200))
+    constant = check_independent(u, np.full((100, 100), 0.5))
+    assert constant.findings == ["all numbers of `b` are equal"]

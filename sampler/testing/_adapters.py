@@ -79,8 +79,9 @@ def from_generate(
 ) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.int64]]:
     """Return what ``model.generate(**kwargs)`` draws where the model gives the logits in question.
 
-    The model runs, and a logits processor ahead of all others replaces its scores. So everything
-    that `generate` does behind the model is what is checked.
+    The model runs, and a logits processor ahead of yours replaces its scores. So what is checked is
+    your own processors, Hugging Face's temperature and filters, and the draw; not what `generate`
+    puts before your processors: penalties, bad words, suppressed or forced tokens.
 
     Parameters
     ----------

@@ -114,7 +114,8 @@ def check_sampler(
     ------
     TypeError, ValueError
         If an argument is not as above, or the sampler returns anything but one id in [0, vocab) a
-        row. What the sampler itself raises comes through, save where it refuses a dtype.
+        row. What the sampler itself raises comes through, save where it refuses a dtype by a
+        TypeError, a NotImplementedError, or an error that says "not implemented".
 
     Notes
     -----
@@ -479,7 +480,10 @@ class _Check:
         lead = f"{dtype} logits have another law"
         try:
             self._open(6)(self._copies(row))
-        except (TypeError, ValueError) as error:
+        except (TypeError, RuntimeError) as error:  # as torch says it, too; not a ValueError
+            refused = isinstance(error, (TypeError, NotImplementedError))
+            if not refused and "not implemented" not in str(error):
+                raise
             self.notes.append(f"{dtype}, which the sampler refuses ({error})")
             nothing = judge("", np.ones(1), np.ones(1, np.int64), self.level, self.power)
             return replace(nothing, draws=0, bins=None, detectable_bias=0.0)

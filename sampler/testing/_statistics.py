@@ -156,29 +156,57 @@ def two_samples(a: Ints, b: Ints) -> tuple[float, float, int]:
     smaller = int(min(a.sum(), b.sum()))
     order, starts = pool(shares, smaller)
     table = np.array([np.add.reduceat(v[order], starts) for v in (a, b)])
-    expected = table.sum(1)[:, None] * (table.sum(0) / table.sum())[None, :]
-    statistic = float(np.sum((table - expected) ** 2 / expected))
-    pvalue = float(stats.chi2.sf(statistic, len(starts) - 1)) if len(starts) > 1 else 1.0
-    return statistic, pvalue, len(starts)
+    return (*_independence(table), len(starts))
 
 
 def contingency(table: Ints) -> tuple[float, float, int]:
     """Chi-square of independence of a two-way table of counts: statistic, p-value, freedom.
 
     Neighbouring columns, then rows, are joined until each cell expects `LEAST`; by the margins
-    alone, which tell nothing of dependence. Freedom 0: there are too few counts for any cells.
+    alone, which tell nothing of dependence. If that leaves one row or column, the likeliest and all
+    others remain, however little the rarest cell expects. Freedom 0: all counts are of one row, or
+    of one column.
     """
     total = int(table.sum())
     if not total:
         return 0.0, 1.0, 0
+    given = table
     table = _joined(table.T, math.sqrt(LEAST * total)).T
     table = _joined(table, LEAST * total / int(table.sum(0).min()))
+    if min(table.shape) < 2:
+        row, column = int(given.sum(1).argmax()), int(given.sum(0).argmax())
+        both = int(given[row, column])
+        table = np.array(
+            [[both, given[row].sum() - both], [given[:, column].sum() - both, 0]], np.int64
+        )
+        table[1, 1] = total - table.sum()
+        if not (table.sum(0).all() and table.sum(1).all()):
+            return 0.0, 1.0, 0
     freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    if not freedom:
-        return 0.0, 1.0, 0
-    expected = table.sum(1)[:, None] * (table.sum(0) / total)[None, :]
+    return (*_independence(table), freedom)
+
+
+def _independence(table: Ints) -> tuple[float, float]:
+    """Pearson's statistic of a two-way table without empty margins, and a p-value for its tail.
+
+    As in `chi_square` the p-value is of Lancaster's decomposition: given the margins, the tables of
+    what is above and left of a cell against the cell are hypergeometric and independent.
+    """
+    rows, columns = table.shape
+    if min(rows, columns) < 2:
+        return 0.0, 1.0
+    expected = table.sum(1)[:, None] * (table.sum(0) / table.sum())[None, :]
     statistic = float(np.sum((table - expected) ** 2 / expected))
-    return statistic, float(stats.chi2.sf(statistic, freedom)), freedom
+    corner = table.cumsum(0).cumsum(1)  # of all up to a cell
+    up_to, left_of, above = corner[1:, 1:], corner[1:, :-1], corner[:-1, 1:]
+    drawn = corner[:-1, :-1]  # of the `above`, those that are in the `left_of`
+    half = 0.5 * stats.hypergeom.pmf(drawn, up_to, left_of, above)
+    below = stats.hypergeom.cdf(drawn, up_to, left_of, above) - half
+    beyond = stats.hypergeom.sf(drawn, up_to, left_of, above) + half
+    # Where the margins leave no choice, scipy has no law.
+    tail = np.nan_to_num(np.minimum(below, beyond), nan=0.5)
+    score = special.ndtri(np.clip(tail, 1e-300, 0.5))
+    return statistic, float(stats.chi2.sf(np.sum(score**2), score.size))
 
 
 def _joined(table: Ints, least: float) -> Ints:
@@ -280,7 +308,7 @@ def _bias_alone(p: float, draws: int, level: float, power: float) -> float:
         loss = 1.0 - float(stats.beta.ppf(1.0 - power, low, draws - low + 1)) / p
     if high < draws:
         gain = float(stats.beta.ppf(power, high + 1, draws - high)) / p - 1.0
-    return float(_of_either_sign(gain, loss))
+    return max(0.0, float(_of_either_sign(gain, loss)))
 
 
 def draws_for_bias(probs: Floats, bias: float, alpha: float, power: float, above: int = 0) -> int:

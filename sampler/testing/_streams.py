@@ -201,6 +201,9 @@ def check_same(
     fewer = min(first.size, second.size)
     if kinds == {"f"}:
         x, y = _check_uniforms("a", first), _check_uniforms("b", second)
+        for name, v in (("a", x), ("b", y)):
+            if np.isnan(v).any():
+                raise ValueError(f"`{name}` has to be numbers, but holds nan")
         statistic, pvalue = stats.ks_2samp(x, y, method="asymp")
         pvalue = float(pvalue)
         told = f"their distribution functions differ by {statistic:.3g} (p = {pvalue:.2g})"
@@ -272,8 +275,10 @@ def check_independent(
     """
     alpha, power = check_rate("alpha", alpha), check_rate("power", power)
     x, y = _check_uniforms("a", a), _check_uniforms("b", b)
-    if x.size != y.size:
-        raise ValueError(f"`a` and `b` have to be of one shape, but have {x.size} and {y.size}")
+    if np.shape(a) != np.shape(b):
+        raise ValueError(
+            f"`a` and `b` have to be of one shape, but have {np.shape(a)} and {np.shape(b)}"
+        )
     for name, v in (("a", x), ("b", y)):
         wrong = ~((v >= 0.0) & (v < 1.0))
         if wrong.any():
@@ -286,7 +291,11 @@ def check_independent(
     if p_equal < level:
         findings.append(f"{show_share(equal / x.size)} of pairs are equal, {times(equal)}")
     least = stats.norm.isf(level / 2) / math.sqrt(x.size)
-    # Constants correlate with nothing; they are not uniform either.
+    # Constants correlate with nothing.
+    findings += [
+        f"all numbers of `{name}` are equal" for name, v in (("a", x), ("b", y))
+        if v.size > 1 and not v.std()
+    ]  # fmt: skip
     r = float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else 0.0
     p_trend = float(2 * stats.norm.sf(abs(r) * math.sqrt(x.size)))
     if p_trend < level:
@@ -425,7 +434,7 @@ def _concluded(
     seeds: Mapping[str, Any] | None,
 ) -> Result:
     """The result; no conclusion where not even a bias of 1 would have been seen."""
-    ok: bool | None = not findings
+    ok: bool | None = not findings and pvalue >= alpha
     if ok and not bias < 1:
         ok = None
         needed = 4 * LEAST if math.isinf(bias) else fewer * bias**2
