@@ -21,6 +21,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from _model import DEFAULT_NAME, load, require, token_text
+from _plot import BLUE, GREY, ORANGE, output_option
 from sampler import Sampler, reference
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ BATCH = 5_000
 COVERAGE = 0.999  # of the band
 SMALLEST_BIN = 25  # expected draws, below which chi-square is no good approximation
 DOUBT = 0.001  # p-values below this are called a misfit: one run in a thousand is, by chance
-# Of Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#BBBBBB"
 
 _Array = npt.NDArray[Any]
 
@@ -282,12 +281,7 @@ def plot(rates: Rates, draws: int, title: str, subtitle: str, tokenizer: Any, pa
 @click.option("--min-p", type=float, default=0.0, help="Keep tokens this likely; 0 is off.")
 @click.option("--seed", type=int, default=0)
 @click.option("--model", "name", default=None, help=f"Hub id or folder.  [default: {DEFAULT_NAME}]")
-@click.option(
-    "--output",
-    type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    default="sampling_rates.png",
-    help="A .png, .svg or .pdf.",
-)
+@output_option("sampling_rates.png")
 def main(
     prompt: str,
     draws: int,
@@ -308,10 +302,6 @@ def main(
     except (TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     require("matplotlib", "scipy", remedy="pip install matplotlib scipy")
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise click.UsageError(f"--output has to end in .png, .svg or .pdf, but is {output}")
-    if not output.absolute().parent.is_dir():
-        raise click.UsageError(f"there is no folder {output.absolute().parent}")
 
     settings = repr(s)  # before it has taken steps
     row, tokenizer = next_token_logits(name, prompt, console)

@@ -37,6 +37,11 @@ def check_integer(name: str, value: object, low: int, high: int | None, range_te
     return number
 
 
+def check_axis(axis: object, ndim: int) -> int:
+    """`axis` of an array of so many, as an int in [0, ndim)."""
+    return check_integer("axis", axis, -ndim, ndim, f"an integer in [{-ndim}, {ndim})") % ndim
+
+
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in choices:
         wanted = " or ".join(map(repr, choices))

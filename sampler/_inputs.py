@@ -81,10 +81,13 @@ class Logits(NamedTuple):
 
     def widened(self) -> npt.NDArray[Any]:
         """The values as float32, or float64 for float64, in native order."""
-        if self.kind == "bfloat16":
-            words = self.array.view(np.uint16).astype(np.uint32)
-            return (words << np.uint32(16)).view(np.float32)
-        return self.array.astype(self.result_dtype, copy=False)
+        return widen(self.array, self.kind).astype(self.result_dtype, copy=False)
+
+    def give(self, result: npt.NDArray[Any]) -> Any:
+        """New floats as the caller has them: a tensor for a tensor, a scalar for no axes."""
+        if self.torch is not None:
+            return self.torch.from_numpy(result)
+        return result if result.ndim else result[()]
 
     def without(self, removed: npt.NDArray[np.bool_]) -> Logits:
         """The same with -inf in some places."""
@@ -105,6 +108,13 @@ class Logits(NamedTuple):
             return result
         tensor = self.torch.from_numpy(result)
         return tensor.view(self.torch.bfloat16) if self.tensor_is_bfloat16 else tensor
+
+
+def widen(array: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+    """The values as NumPy calculates with them: bfloat16 as float32, others as they are."""
+    if kind != "bfloat16":
+        return array
+    return (array.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _round_to_bfloat16(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:

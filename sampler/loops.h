@@ -552,13 +552,18 @@ static void FN(fine_masses_above)(const Row *row, const Law *law, Cut cut, doubl
 /* ------------------------------------------------------------------------------- exact masses */
 
 /* w[0..n) = the canonical weights of those of x[0..n) that are >= floor, 0 for the others; n a whole
- * number of groups. */
+ * number of LANES. */
 INLINE void FN(weigh_kept)(const Law *law, const REAL *x, int64_t n, REAL floor, double *w)
 {
     const double max = law->max, temperature = law->temperature, scale = law->scale;
     if (law->uniform)
         for (int64_t i = 0; i < n; i++)
             w[i] = x[i] >= floor ? 1.0 : 0.0;
+    else if (temperature == 1.0) /* a quotient that is exact costs as much as any */
+        for (int64_t i = 0; i < n; i++) {
+            const double weight = exp_canonical((double)x[i] * scale - max);
+            w[i] = x[i] >= floor ? weight : 0.0;
+        }
     else
         for (int64_t i = 0; i < n; i++) {
             const double weight = exp_canonical(((double)x[i] * scale - max) / temperature);

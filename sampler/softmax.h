@@ -172,39 +172,21 @@ INLINE void FN(slant)(const float *x, int64_t n, float slope_high, float slope_l
 
 /* ------------------------------------------------------------------------------ canonical rows */
 
-/* w[0..n) = the weights of x[0..n), n a whole number of LANES; at temperature 0 (`hard`) the maxima
- * weigh 1 and all else 0. */
-INLINE void FN(weigh_all)(const Law *law, const REAL *x, int64_t n, int hard, double *w)
-{
-    const double max = law->max, temperature = law->temperature, scale = law->scale;
-    if (hard)
-        for (int64_t i = 0; i < n; i++)
-            w[i] = (double)x[i] * scale == max ? 1.0 : 0.0;
-    else if (law->uniform)
-        for (int64_t i = 0; i < n; i++)
-            w[i] = x[i] > -(REAL)INFINITY ? 1.0 : 0.0;
-    else if (temperature == 1.0)
-        for (int64_t i = 0; i < n; i++)
-            w[i] = exp_canonical((double)x[i] * scale - max);
-    else
-        for (int64_t i = 0; i < n; i++)
-            w[i] = exp_canonical(((double)x[i] * scale - max) / temperature);
-}
-
 /* One row of finite maximum `top` by canonical arithmetic. */
 NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperature, int what,
                                     REAL *out)
 {
-    /* The smallest positive temperature would do for 0, save where logits are subnormal. */
+    /* At temperature 0 the maxima share equally, as all do at inf. */
     const int hard = temperature == 0.0;
-    const Law law = make_law(top, hard ? 5e-324 : temperature);
+    const Law law = make_law(top, hard ? INFINITY : temperature);
+    const REAL floor = hard ? (REAL)top : LOWEST;
     Mass mass = {0.0, 0.0};
     REAL buffer[BLOCK];
     double w[BLOCK];
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, 0);
         const REAL *x = FN(part)(row, start, end, buffer);
-        FN(weigh_all)(&law, x, whole_lanes(end - start), hard, w);
+        FN(weigh_kept)(&law, x, whole_lanes(end - start), floor, w);
         for (int64_t i = whole_lanes(end - start); i < whole_words(end - start); i++)
             w[i] = 0.0;
         const Mass part = LIST(sum)(w, end - start);
@@ -227,14 +209,14 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
         return;
     }
 #endif
-    const int plain = law.temperature == 1.0 && law.scale == 1.0 && !hard;
+    const int plain = law.temperature == 1.0 && law.scale == 1.0;
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, 0);
         const REAL *x = FN(part)(row, start, end, buffer);
         const int64_t count = end - start;
         REAL *o = out + start;
         if (what == SOFTMAX) {
-            FN(weigh_all)(&law, x, whole_lanes(count), hard, w);
+            FN(weigh_kept)(&law, x, whole_lanes(count), floor, w);
             for (int64_t i = 0; i < count; i++)
                 o[i] = (REAL)(w[i] * factor);
         } else if (plain) {
@@ -242,8 +224,8 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
                 o[i] = (REAL)(((double)x[i] - law.max) - log_total); /* of -inf, -inf */
         } else {
             for (int64_t i = 0; i < count; i++) {
-                const int none = x[i] == -(REAL)INFINITY || (hard && (double)x[i] * law.scale != law.max);
-                o[i] = none ? -(REAL)INFINITY : (REAL)(tempered(&law, (double)x[i]) - log_total);
+                const REAL kept = (REAL)(tempered(&law, (double)x[i]) - log_total);
+                o[i] = x[i] >= floor ? kept : -(REAL)INFINITY;
             }
         }
     }

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _core, _inputs
-from sampler._checks import array_of, check_choice, check_integer, check_real
+from sampler._checks import array_of, check_axis, check_choice, check_real
 
 _TEMPERATURE = "a float in [0, inf]"
 
@@ -122,7 +122,7 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str)
     source = _read_axes(x, "x")
     shape = source.array.shape
     last = len(shape) - 1
-    axis = last if axis == -1 else _check_axis(axis, len(shape))
+    axis = last if axis == -1 else check_axis(axis, len(shape))
     rest = shape[:axis] + shape[axis + 1 :]
     t, temperatures = _check_temperature(temperature, rest)
     if where is not None:
@@ -148,9 +148,7 @@ def _apply(x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str)
             moved[...] = into.reshape(moved.shape)
     if out is not None:
         return out
-    if source.torch is not None:
-        return source.torch.from_numpy(result)
-    return result if result.ndim else result[()]
+    return source.give(result)
 
 
 def _rows(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
@@ -177,10 +175,6 @@ def _is_in_the_way(
         and into.dtype == rows.dtype
     )
     return not in_place
-
-
-def _check_axis(axis: Any, ndim: int) -> int:
-    return check_integer("axis", axis, -ndim, ndim, f"an integer in [{-ndim}, {ndim})") % ndim
 
 
 def _check_temperature(
@@ -376,7 +370,7 @@ def softmax_vjp(p: Any, g: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
 
 def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any) -> Any:
     source = _read_axes(p, "p")
-    axis = _check_axis(axis, source.array.ndim)
+    axis = check_axis(axis, source.array.ndim)
     q = source.widened().astype(np.float64)
     t = _check_positive(temperature, q.shape[:axis] + q.shape[axis + 1 :])
     v = _broadcast(name, _inputs.read(vector, name=name).widened(), q.shape)
@@ -417,7 +411,7 @@ def softmax_dtemperature(x: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     array([-0.1966,  0.1966])
     """
     source = _read_axes(x, "x")
-    axis = _check_axis(axis, source.array.ndim)
+    axis = check_axis(axis, source.array.ndim)
     values = source.widened().astype(np.float64)
     t = _check_positive(temperature, values.shape[:axis] + values.shape[axis + 1 :])
     p = softmax(values, t, axis)
@@ -452,10 +446,7 @@ def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.
 
 def _give(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
     """A result in the caller's kind of container, in the precision of its values."""
-    result = np.asarray(result, source.result_dtype)
-    if source.torch is not None:
-        return source.torch.from_numpy(result)
-    return result if result.ndim else result[()]
+    return source.give(np.asarray(result, source.result_dtype))
 
 
 # -------------------------------------------------------------------------------- cross-entropy

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _inputs
-from sampler._checks import array_of, check_choice, check_integer, check_real
+from sampler._checks import array_of, check_axis, check_choice, check_integer, check_real
 from sampler.softmax import log_softmax
 
 if TYPE_CHECKING:
@@ -111,14 +111,14 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     )  # fmt: skip
     result = np.empty(len(rows))
     for chunk in _chunks(*rows.shape):
-        gaps, ties, finite, scale = _gaps(_widen(rows[chunk], source.kind))
+        gaps, ties, finite, scale = _gaps(_doubles(rows[chunk], source.kind))
         t = temperatures[chunk]
         # The limits are put in afterwards: 1 is any temperature that can be divided by.
         scaled = np.maximum(t * scale, _SMALLEST)
         excess, _ = _excess(gaps, ties, np.where((t > 0) & (t < math.inf), scaled, 1.0))
         excess = np.where(t == 0, 0.0, excess)
         result[chunk] = np.where(t < math.inf, np.log(ties) + excess, np.log(finite))
-    return _give(result.reshape(shape), source)
+    return source.give(result.reshape(shape))
 
 
 def perplexity(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
@@ -236,7 +236,7 @@ def _temperature_for(
     wanted = to_entropy(values)
     result = np.empty(len(rows))
     for chunk in _chunks(*rows.shape):
-        x = _widen(rows[chunk], source.kind)
+        x = _doubles(rows[chunk], source.kind)
         _refuse_invalid(x, chunk.start, shape)
         gaps, ties, finite, scale = _gaps(x)
         h, low, high = wanted[chunk], np.log(ties), np.log(finite)
@@ -255,7 +255,7 @@ def _temperature_for(
         inner = np.flatnonzero(~(at_low | at_high))
         t[inner] = _solve(gaps[inner], ties[inner], finite[inner], h[inner])
         result[chunk] = t / scale
-    return _give(result.reshape(shape), source)
+    return source.give(result.reshape(shape))
 
 
 def _solve(gaps: _Floats, ties: _Floats, finite: _Floats, wanted: _Floats) -> _Floats:
@@ -417,11 +417,11 @@ class _Calibration:
     """Rows and their labels, and the derivatives of their mean negative log-likelihood."""
 
     def __init__(self, source: _inputs.Logits, labels: npt.NDArray[np.int64]):
-        self.array, self.kind, self.labels = source.array, source.kind, labels
+        self.source, self.labels = source, labels
         batch = len(labels)
         self.top, self.margin = np.empty((batch, 1)), np.empty(batch)
         self.extreme = 0.0  # the largest magnitude
-        for chunk in _chunks(*self.array.shape):
+        for chunk in _chunks(*self.source.array.shape):
             x = self._read(chunk)
             top, low = x.max(axis=1), x.min(axis=1)
             if not np.all(np.isfinite(top)):
@@ -439,22 +439,20 @@ class _Calibration:
             self.extreme = max(self.extreme, float(top.max()), -float(low.min()))
 
     def _read(self, chunk: slice) -> _Array:
-        return _widen(
-            self.array[chunk], self.kind, np.float64 if self.kind == "float64" else np.float32
-        )
+        return self.source._replace(array=self.source.array[chunk]).widened()
 
     def every(self, count: int) -> _Calibration:
         """One row in `count`."""
         part = object.__new__(_Calibration)
-        part.kind, part.extreme = self.kind, self.extreme
-        part.array, part.labels = self.array[::count], self.labels[::count]
+        part.source = self.source._replace(array=self.source.array[::count])
+        part.extreme, part.labels = self.extreme, self.labels[::count]
         part.top, part.margin = self.top[::count], self.margin[::count]
         return part
 
     def mean_gap(self) -> float:
         """The mean of max - x over the finite logits of a row, and over the rows."""
         total = 0.0
-        for chunk in _chunks(*self.array.shape):
+        for chunk in _chunks(*self.source.array.shape):
             x = self._read(chunk).astype(np.float64)
             finite = x > -math.inf
             count = finite.sum(axis=1, keepdims=True)
@@ -500,9 +498,9 @@ class _Calibration:
 
     def _moments(self, beta: float) -> tuple[float, float, np.dtype[Any]]:
         """The means over rows of the mean and the variance of b (x - max) under its softmax."""
-        narrow = self.kind != "float64" and 1e-30 < beta < 1e30 and self.extreme < 1e38
+        narrow = self.source.kind != "float64" and 1e-30 < beta < 1e30 and self.extreme < 1e38
         dtype = np.dtype(np.float32 if narrow else np.float64)
-        batch, vocab = self.array.shape
+        batch, vocab = self.source.array.shape
         first, second = np.empty(batch), np.empty(batch)
         rows = min(batch, max(1, _CHUNK // vocab))
         buffers = np.empty((2, rows, vocab), dtype)
@@ -652,7 +650,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
     classes = _check_labels(labels, *shape)
     confidences, right = np.empty(len(classes)), np.empty(len(classes))
     for chunk in _chunks(*shape):
-        p = _widen(source.array[chunk], source.kind)
+        p = _doubles(source.array[chunk], source.kind)
         outside = ~((p >= 0) & (p <= 1))
         if outside.any():
             row, column = np.argwhere(outside)[0]
@@ -778,8 +776,8 @@ def distillation_loss(
     for chunk in _chunks(*s.shape):
         losses[chunk] = _divergence(*_compare(s[chunk], v[chunk], t), t)
     if reduction == "none":
-        return _give(losses.reshape(source.array.shape[:-1]), source)
-    return _give(np.asarray(losses.mean() if reduction == "mean" else losses.sum()), source)
+        return source.give(losses.reshape(source.array.shape[:-1]))
+    return source.give(np.asarray(losses.mean() if reduction == "mean" else losses.sum()))
 
 
 def distillation_loss_grad(
@@ -818,7 +816,7 @@ def distillation_loss_grad(
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.where(np.abs(r) < _CLOSE, p * np.expm1(r), np.exp(log_q) - p)
         result[chunk] = scale * difference
-    return _give(result.reshape(source.array.shape), source)
+    return source.give(result.reshape(source.array.shape))
 
 
 def _check_pair(
@@ -838,7 +836,7 @@ def _check_pair(
             f"`student` has to hold at least one row of at least one token, but has shape {shape}"
         )
     rows, others = (
-        _widen(logits.array.reshape(-1, shape[-1]), logits.kind) for logits in (source, other)
+        _doubles(logits.array.reshape(-1, shape[-1]), logits.kind) for logits in (source, other)
     )
     return rows, others, source, t
 
@@ -888,10 +886,7 @@ def _rows_along(logits: Any, axis: Any) -> tuple[_inputs.Logits, _Array, tuple[i
     array = source.array
     if array.ndim == 0:
         raise ValueError("`logits` have to have at least one axis, but are a scalar")
-    axis = check_integer(
-        "axis", axis, -array.ndim, array.ndim, f"an integer in [{-array.ndim}, {array.ndim})"
-    )
-    last = np.moveaxis(array, axis, -1)
+    last = np.moveaxis(array, check_axis(axis, array.ndim), -1)
     vocab, shape = last.shape[-1], last.shape[:-1]
     if vocab == 0:
         raise ValueError(
@@ -900,12 +895,8 @@ def _rows_along(logits: Any, axis: Any) -> tuple[_inputs.Logits, _Array, tuple[i
     return source, last.reshape(math.prod(shape), vocab), shape
 
 
-def _widen(array: _Array, kind: str, dtype: Any = np.float64) -> _Array:
-    """Make floats that NumPy calculates with, without a copy where they are those already."""
-    if kind == "bfloat16":
-        words = array if array.dtype.kind == "u" else array.view(np.uint16)
-        array = (words.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(dtype, copy=False)
+def _doubles(array: _Array, kind: str) -> _Floats:
+    return _inputs.widen(array, kind).astype(np.float64, copy=False)
 
 
 def _chunks(batch: int, vocab: int) -> Iterator[slice]:
@@ -913,13 +904,6 @@ def _chunks(batch: int, vocab: int) -> Iterator[slice]:
     rows = max(1, _CHUNK // vocab)
     for start in range(0, batch, rows):
         yield slice(start, min(start + rows, batch))
-
-
-def _give(result: _Array, source: _inputs.Logits) -> Any:
-    """A tensor for a tensor, a scalar for no axes."""
-    if source.torch is not None:
-        return source.torch.from_numpy(result)
-    return result if result.ndim else result[()]
 
 
 def _one_a_row(

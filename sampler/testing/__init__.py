@@ -15,7 +15,7 @@ has ``ok=None``, which no test takes for a pass.
 """
 
 try:
-    import scipy  # noqa: F401
+    import scipy  # noqa: F401  (said here once, whichever module would miss it first)
 except ImportError as error:
     raise ImportError(
         f'sampler.testing needs scipy ({error}); it comes with pip install "token-sampler[testing]"'
