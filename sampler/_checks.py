@@ -99,12 +99,51 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
     """Ids in [0, vocab), of the shape of the batch or with one axis more."""
     *batch, vocab = shape
     wanted = f"integers in [0, {vocab}), of shape {(*batch,)} or {(*batch, 'n')}"
-    array = array_of(tokens)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` have to be {wanted}, but are {tokens!r}")
+    array = check_ids(name, tokens, vocab, wanted)
     if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != (*batch,):
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {array.shape}")
+    return array
+
+
+def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.int64]:
+    """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be."""
+    array = array_of(ids)
+    if array.dtype.kind not in "iu":
+        # A long one is told by its dtype. `array_of` makes nothing of a ragged list.
+        told = array.dtype if array.size > 1 else repr(ids)
+        raise TypeError(f"`{name}` have to be {wanted}, but are {told}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {array[outside].flat[0]}")
+        place = tuple(np.argwhere(outside)[0].tolist())
+        at = f", at index {place[0] if len(place) == 1 else place}" if place else ""
+        raise ValueError(f"`{name}` have to be {wanted}, but one is {array[place]}{at}")
     return array.astype(np.int64)
+
+
+def check_reals(
+    name: str, value: Any, low: float, range_text: str, shape: tuple[int, ...]
+) -> float | npt.NDArray[np.float64]:
+    """Floats of at least `low`: one for all, or an array that is broadcast to `shape`."""
+    if not isinstance(value, (list, tuple)) and (
+        not hasattr(value, "__array__") or isinstance(value, np.generic)
+    ):
+        return check_real(name, value, low, math.inf, range_text) + 0.0  # -0.0 is 0.0
+    wanted = f"{range_text}, or one a row"
+    array = array_of(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"`{name}` has to be {wanted}, but is {value!r}")
+    array = array.astype(np.float64) + 0.0
+    good = array >= low
+    if not good.all():
+        raise ValueError(f"`{name}` has to be {wanted}, but one is {array[~good].flat[0]}")
+    return float(array) if array.ndim == 0 else check_broadcast(name, array, shape)
+
+
+def check_broadcast(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A view of the array in that shape."""
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"`{name}` has to broadcast to shape {shape}, but has shape {array.shape}"
+        ) from None

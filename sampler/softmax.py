@@ -5,16 +5,21 @@ docs/softmax.md has the mathematics.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sampler import _core, _inputs
-from sampler._checks import array_of, check_axis, check_choice, check_real
-
-_TEMPERATURE = "a float in [0, inf]"
+from sampler._checks import (
+    array_of,
+    check_axis,
+    check_broadcast,
+    check_choice,
+    check_ids,
+    check_real,
+    check_reals,
+)
 
 
 def softmax(
@@ -185,39 +190,15 @@ def _check_temperature(
         return 1.0, None
     if type(temperature) is float and temperature >= 0.0:  # quicker
         return temperature + 0.0, None  # -0.0 is 0.0
-    if not isinstance(temperature, (list, tuple)) and (
-        not hasattr(temperature, "__array__") or isinstance(temperature, np.generic)
-    ):
-        return check_real("temperature", temperature, 0.0, math.inf, _TEMPERATURE) + 0.0, None
-    array = array_of(temperature)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"`temperature` has to be floats in [0, inf], but is {temperature!r}")
-    array = array.astype(np.float64) + 0.0
-    good = array >= 0.0
-    if not good.all():
-        raise ValueError(
-            f"`temperature` has to be floats in [0, inf], but one is {array[~good].flat[0]}"
-        )
-    if array.ndim == 0:
-        return float(array), None
-    array = _broadcast("temperature", array, shape)
-    return 1.0, np.ascontiguousarray(array).reshape(-1)
+    t = check_reals("temperature", temperature, 0.0, "a float in [0, inf]", shape)
+    return (t, None) if isinstance(t, float) else (1.0, np.ascontiguousarray(t).reshape(-1))
 
 
 def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
     array = array_of(where)
     if array.dtype.kind != "b":
         raise TypeError(f"`where` has to be an array of bool, but is {where!r}")
-    return _broadcast("where", array, shape)
-
-
-def _broadcast(name: str, array: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    try:
-        return np.broadcast_to(array, shape)
-    except ValueError:
-        raise ValueError(
-            f"`{name}` has to broadcast to shape {shape}, but has shape {array.shape}"
-        ) from None
+    return check_broadcast("where", array, shape)
 
 
 # -------------------------------------------------------------------------------------- sigmoid
@@ -373,7 +354,7 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
     axis = check_axis(axis, source.array.ndim)
     q = source.widened().astype(np.float64)
     t = _check_positive(temperature, q.shape[:axis] + q.shape[axis + 1 :])
-    v = _broadcast(name, _inputs.read(vector, name=name).widened(), q.shape)
+    v = check_broadcast(name, _inputs.read(vector, name=name).widened(), q.shape)
     # Over the sum of p, which float32 leaves a little off 1, so that what all have in common goes.
     with np.errstate(invalid="ignore"):
         mean = np.sum(q * v, axis=axis, keepdims=True) / np.sum(q, axis=axis, keepdims=True)
@@ -549,26 +530,18 @@ def _check_loss(
 def _check_targets(targets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     classes = shape[-1]
     array = array_of(targets)
-    if array.dtype.kind in "iu":
-        if array.shape != shape[:-1]:
-            raise ValueError(
-                f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, "
-                f"but have shape {array.shape}"
-            )
-        outside = (array < 0) | (array >= classes)
-        if outside.any():
-            raise ValueError(
-                f"`targets` have to be in [0, {classes}), but one is {array[outside].flat[0]}"
-            )
-        y = np.zeros(shape)
-        np.put_along_axis(y, array[..., None].astype(np.int64), 1.0, axis=-1)
-        return y
-    y = _inputs.read(targets, name="targets").widened().astype(np.float64)
-    if y.shape != shape:
+    are_ids = array.dtype.kind in "iu"
+    y = array if are_ids else _inputs.read(targets, name="targets").widened().astype(np.float64)
+    if y.shape != (shape[:-1] if are_ids else shape):
         raise ValueError(
             f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, but "
             f"have shape {y.shape}"
         )
+    if are_ids:
+        ids = check_ids("targets", y, classes, f"integers in [0, {classes})")
+        y = np.zeros(shape)
+        np.put_along_axis(y, ids[..., None], 1.0, axis=-1)
+        return y
     if not (y >= 0.0).all() or not (np.abs(y.sum(axis=-1) - 1.0) <= 1e-3).all():
         raise ValueError("`targets` have to be probabilities: at least 0, and 1 in sum")
     return y

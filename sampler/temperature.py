@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _inputs
-from sampler._checks import array_of, check_axis, check_choice, check_integer, check_real
+from sampler._checks import (
+    check_axis,
+    check_choice,
+    check_ids,
+    check_integer,
+    check_real,
+    check_reals,
+)
 from sampler.softmax import log_softmax
 
 if TYPE_CHECKING:
@@ -910,21 +917,8 @@ def _one_a_row(
     name: str, value: Any, shape: tuple[int, ...], low: float, range_text: str
 ) -> _Floats:
     """Make one float a row, at least `low`, out of one for all or an array of the batch's shape."""
-    if np.ndim(value) == 0 and not hasattr(value, "__array__"):
-        return np.full(math.prod(shape), check_real(name, value, low, math.inf, range_text))
-    array = array_of(value)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"`{name}` has to be {range_text}, or one a row, but is {value!r}")
-    if array.ndim and array.shape != shape:
-        raise ValueError(
-            f"`{name}` has to be {range_text}, or one a row, of shape {shape}, but has shape "
-            f"{array.shape}"
-        )
-    array = array.astype(np.float64)
-    outside = ~(array >= low)
-    if outside.any():
-        raise ValueError(f"`{name}` has to be {range_text}, but is {array[outside].flat[0]}")
-    return np.broadcast_to(array, shape).reshape(-1)
+    values = check_reals(name, value, low, range_text, shape)
+    return np.broadcast_to(values, shape).reshape(-1)
 
 
 def _row_name(row: int, shape: tuple[int, ...]) -> str:
@@ -950,16 +944,8 @@ def _refuse_invalid(x: _Array, start: int, shape: tuple[int, ...]) -> None:
 
 
 def _check_labels(labels: Any, batch: int, classes: int) -> npt.NDArray[np.int64]:
-    wanted = f"integers in [0, {classes}), one a row"
-    array = array_of(labels)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"`labels` have to be {wanted}, but are {array.dtype}")
-    if array.shape != (batch,):
-        raise ValueError(
-            f"`labels` have to be {wanted}, of shape {(batch,)}, but have shape {array.shape}"
-        )
-    outside = (array < 0) | (array >= classes)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise ValueError(f"`labels` have to be {wanted}, but row {row} has {array[row]}")
-    return array.astype(np.int64)
+    wanted = f"integers in [0, {classes}), of shape ({batch},)"
+    ids = check_ids("labels", labels, classes, wanted)
+    if ids.shape != (batch,):
+        raise ValueError(f"`labels` have to be {wanted}, but have shape {ids.shape}")
+    return ids

@@ -300,8 +300,8 @@ def test_cross_entropy_of_any_number_of_axes():
 @pytest.mark.parametrize(
     ("targets", "error", "message"),
     [
-        ([0, 3], ValueError, "`targets` have to be in [0, 3), but one is 3"),
-        ([-1, 0], ValueError, "`targets` have to be in [0, 3), but one is -1"),
+        ([0, 3], ValueError, "`targets` have to be integers in [0, 3), but one is 3"),
+        ([-1, 0], ValueError, "`targets` have to be integers in [0, 3), but one is -1"),
         ([0], ValueError, "`targets` have to be integers of shape (2,) or floats of shape (2, 3)"),
         ([[0.5, 0.5]], ValueError, "`targets` have to be integers of shape (2,) or floats of"),
         ([[0.5, 0.5, 0.5]] * 2, ValueError, "`targets` have to be probabilities"),
