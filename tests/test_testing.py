@@ -80,6 +80,22 @@ def test_one_very_rare_token_drawn_too_often_is_named():
     assert any(f.startswith("token 77 was drawn 4 times") for f in result.findings)
 
 
+def test_it_takes_a_second_bin_to_tell_a_law_from_its_likeliest_token():
+    """A regression: draws of the likeliest token alone passed."""
+    law = [0.999, 0.001]
+    few = check_draws([0] * 4, law)
+    assert few.ok is None and few.detectable_bias == math.inf
+    needed = int(re.search(r"where it takes ([\d,]+) to", few.findings[0])[1].replace(",", ""))
+    assert 25_000 <= needed < 25_100
+    assert check_draws(drawn(law, needed - 30), law).ok is None
+    assert check_draws(drawn(law, needed), law).ok is True
+    assert check_draws([0] * needed, law).ok is False
+    assert check_sequentially(lambda n: [0] * n, law, bias=0.5, progress=False).ok is False
+    never = check_draws([0] * 4, [1 - 1e-15, 1e-15])
+    assert never.ok is None and "takes more than 2**40" in never.findings[0]
+    assert check_draws([0] * 4, [1.0, 1e-300]).ok is True  # no float64 uniform reaches the second
+
+
 @pytest.mark.parametrize("n", [1, 5, 20])
 def test_too_few_draws_are_no_conclusion(n):
     law = np.full(8, 1 / 8)
@@ -179,7 +195,8 @@ def test_a_sequential_false_alarm_is_as_rare_as_alpha():
         ([0, -1], LAW, {}, ValueError, r"integers in \[0, 5\), but one is -1"),
         ([0.5], LAW, {}, TypeError, "`tokens` have to be integers"),
         ([True], LAW, {}, TypeError, "`tokens` have to be integers"),
-        ([[0], [1, 2]], LAW, {}, ValueError, "`tokens`"),
+        ([[0], [1, 2]], LAW, {}, TypeError, r"integers in \[0, 5\), but are \[\[0\], \[1, 2\]\]"),
+        (np.zeros((0, 3)), LAW, {}, ValueError, "`tokens` have to be at least one draw"),
         ([0], [0.5, 0.4], {}, ValueError, "`probs` have to sum to 1, but sum to 0.9"),
         ([0], [1.5, -0.5], {}, ValueError, r"in \[0, 1\], but that of token 0 is 1.5"),
         ([0], [0.5, 0.8, -0.3], {}, ValueError, "that of token 2 is -0.3"),
@@ -191,6 +208,13 @@ def test_a_sequential_false_alarm_is_as_rare_as_alpha():
         ([0], LAW, {"alpha": float("nan")}, ValueError, "`alpha`"),
         ([0], LAW, {"alpha": "1"}, TypeError, "`alpha`"),
         ([0], LAW, {"power": 1.0}, ValueError, "`power`"),
+        (
+            [0],
+            LAW,
+            {"alpha": 0.5, "power": 0.5},
+            ValueError,
+            "`power` has to be more than alpha, 0.5",
+        ),
     ],
 )
 def test_bad_input_is_refused(tokens, probs, settings, error, message):
@@ -314,6 +338,8 @@ def test_dependence_shows_where_one_token_has_nearly_all_mass(fault):
 
     def wrong(batch):
         tokens = right(batch)
+        if batch.shape[1] > 2:  # with tokens put in
+            return tokens
         if fault == "rows" and np.array_equal(batch[0], batch[1]):
             tokens[1::2] = tokens[::2]
         if fault == "steps":
@@ -351,12 +377,12 @@ def test_too_few_draws_of_a_sampler_are_no_conclusion():
 @pytest.mark.parametrize(
     "draw, error, message",
     [
-        (lambda x: 3, ValueError, r"integers of shape \(256,\), one id a row, but returned \(\)"),
-        (lambda x: x.argmax(1)[:, None], ValueError, r"returned \(256, 1\)"),
+        (lambda x: 3, ValueError, r"\[0, 50\), of shape \(256,\), but returned shape \(\)"),
+        (lambda x: x.argmax(1)[:, None], ValueError, r"returned shape \(256, 1\)"),
         (lambda x: x.max(1), TypeError, "returned float32"),
-        (lambda x: None, TypeError, "returned object"),
-        (lambda x: x.argmax(1) + 50, ValueError, r"ids in \[0, 50\), but returned"),
-        (lambda x: x.argmax(1) - 51, ValueError, r"ids in \[0, 50\), but returned -"),
+        (lambda x: [None] * len(x), TypeError, "returned object"),
+        (lambda x: x.argmax(1) + 50, ValueError, r"integers in \[0, 50\), .* but returned \d"),
+        (lambda x: x.argmax(1) - 51, ValueError, r"integers in \[0, 50\), .* but returned -"),
     ],
 )
 def test_what_is_no_token_is_refused(draw, error, message):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, Self
 
 import numpy as np
 
-from sampler._checks import array_of, check_integer, check_real
+from sampler._checks import array_of, check_ids, check_integer, check_real
 from sampler.api import Distribution
 from sampler.testing._result import Result, TokenCount, show_count, show_share
 from sampler.testing._statistics import (
     CHI_SQUARE_SHARE,
     LEAST,
+    MOST_DRAWS,
     TAIL_SHARE,
     TOKEN_SHARE,
     Floats,
@@ -50,7 +52,7 @@ def check_draws(
         The law. It has to sum to 1 within 1e-5.
     alpha : float, in (0, 1)
         How often draws of a correct sampler may fail.
-    power : float, in (0, 1)
+    power : float, in (alpha, 1)
         With which probability a bias of `detectable_bias` has to be seen.
     seeds : mapping, optional
         What the draws came from; the report repeats it.
@@ -58,8 +60,9 @@ def check_draws(
     Returns
     -------
     Result
-        ``ok`` is None, never True, if there are too few draws to show even that a bin is never
-        drawn; the finding says how many it takes.
+        ``ok`` is None, never True, if there are too few draws to show even that the likeliest bin
+        is never drawn, or for a second bin, unless one token has all probability; the finding says
+        how many it takes.
 
     Raises
     ------
@@ -67,7 +70,7 @@ def check_draws(
         If the tokens are not integers, or the probabilities no floats.
     ValueError
         If there are no tokens, one is outside the vocabulary, the probabilities are negative, NaN
-        or do not sum to 1, or alpha or power are outside (0, 1).
+        or do not sum to 1, alpha or power are outside (0, 1), or power is not the larger.
 
     Notes
     -----
@@ -99,7 +102,7 @@ def check_draws(
     >>> result.ok, result.findings
     (False, ['token 3 was drawn 1 time; its probability is 0'])
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     law = check_probs("probs", probs)
     counts = count_tokens("tokens", tokens, len(law))
     return judge("check_draws", law, counts, alpha, power, seeds)
@@ -145,8 +148,9 @@ def judge(
         ok = None
         needed = draws_for_bias(law, 1.0, alpha, power, above=draws)
         findings.append(
-            f"too few draws for any conclusion: {draws:,}, where it takes {needed:,} to see even "
-            f"a bin that is never drawn, or drawn twice as often"
+            f"too few draws for any conclusion: {draws:,}, where it takes "
+            f"{f'{needed:,}' if needed < MOST_DRAWS else 'more than 2**40'} to see even a bin that is "
+            "never drawn, or drawn twice as often"
         )
     return Result(
         check=check,
@@ -220,7 +224,7 @@ def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float =
     bins : int, >= 2
         How many bins there are: the tokens of 25 or more expected draws, and the rest pooled.
     alpha, power : float, in (0, 1)
-        The two error rates.
+        The two error rates; power is the larger.
 
     Returns
     -------
@@ -241,18 +245,24 @@ def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float =
     if not 0.0 < effect < math.inf:
         raise ValueError(f"`effect` has to be a float in (0, inf), but is {effect}")
     bins = check_integer("bins", bins, 2, 2**40, "an integer >= 2")
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     value = noncentrality(bins - 1, CHI_SQUARE_SHARE * alpha, power)
-    return max(math.ceil(value / effect**2), math.ceil(LEAST * bins))
+    # Exact, since the square of a small float is 0.
+    return max(math.ceil(Fraction(value) / Fraction(effect) ** 2), math.ceil(LEAST * bins))
 
 
-def check_rate(name: str, value: Any) -> float:
-    """A float in (0, 1)."""
+def check_rates(alpha: Any, power: Any) -> tuple[float, float]:
+    """Floats in (0, 1), alpha the smaller: a test that always alarms by chance has its power."""
     text = "a float in (0, 1)"
-    number = check_real(name, value, 0.0, 1.0, text)
-    if not 0.0 < number < 1.0:
-        raise ValueError(f"`{name}` has to be {text}, but is {value}")
-    return number
+    checked = []
+    for name, value in (("alpha", alpha), ("power", power)):
+        number = check_real(name, value, 0.0, 1.0, text)
+        if not 0.0 < number < 1.0:
+            raise ValueError(f"`{name}` has to be {text}, but is {value}")
+        checked.append(number)
+    if not checked[0] < checked[1]:
+        raise ValueError(f"`power` has to be more than alpha, {alpha}, but is {power}")
+    return checked[0], checked[1]
 
 
 def check_probs(name: str, probs: Any, vocab: int | None = None) -> Floats:
@@ -280,16 +290,34 @@ def check_probs(name: str, probs: Any, vocab: int | None = None) -> Floats:
 
 def count_tokens(name: str, tokens: Any, vocab: int) -> Ints:
     """How often each id of the vocabulary was drawn."""
-    wanted = f"integers in [0, {vocab})"
+    check_any(name, tokens)
+    return counted(check_ids(name, tokens, vocab, f"integers in [0, {vocab})"), vocab)
+
+
+def check_any(name: str, tokens: Any) -> None:
+    """Refuse no draws at all."""
     array = array_of(tokens)
-    if not array.size:
+    if not array.size and array.dtype != object:  # which is a ragged list
         raise ValueError(f"`{name}` have to be at least one draw, but are none")
+
+
+def counted(ids: Ints, vocab: int) -> Ints:
+    """How often there is each id below vocab."""
+    return np.bincount(ids.ravel(), minlength=vocab).astype(np.int64)
+
+
+def check_drawn(name: str, tokens: Any, count: int, vocab: int) -> Ints:
+    """What a function of that name returned: one id a row, or one a draw."""
+    array = array_of(tokens)
+    wanted = f"integers in [0, {vocab}), of shape ({count},)"
+    if array.shape != (count,):
+        raise ValueError(f"`{name}` has to return {wanted}, but returned shape {array.shape}")
     if array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` have to be {wanted}, but are {array.dtype}")
+        raise TypeError(f"`{name}` has to return {wanted}, but returned {array.dtype}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {array[outside].flat[0]}")
-    return np.bincount(array.ravel(), minlength=vocab).astype(np.int64)
+        raise ValueError(f"`{name}` has to return {wanted}, but returned {array[outside][0]}")
+    return array.astype(np.int64)
 
 
 def check_sequentially(
@@ -306,11 +334,11 @@ def check_sequentially(
     Parameters
     ----------
     draw : callable
-        ``draw(n)`` gives the next n tokens.
+        ``draw(n)`` gives the next n tokens, in an array of shape (n,); n is at most 2**20.
     probs : array_like of shape (vocab,), or Distribution
         The law.
     bias : float, in (0, 1]
-        The relative bias of a bin at which to stop looking.
+        The relative bias of the likeliest bin at which to stop looking.
     alpha, power : float, in (0, 1)
         The two error rates of the whole, however many looks there are.
     progress : bool, optional
@@ -324,7 +352,8 @@ def check_sequentially(
     Raises
     ------
     TypeError, ValueError
-        As `check_draws`; or if `draw` returns another number of tokens.
+        As `check_draws`; if `draw` returns anything else; or if it would take more than 2**40
+        draws.
 
     Notes
     -----
@@ -344,22 +373,24 @@ def check_sequentially(
     >>> wrong.ok, wrong.draws
     (False, 70016)
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     bias = check_real("bias", bias, 0.0, 1.0, "a float in (0, 1]")
     if not bias:
         raise ValueError("`bias` has to be a float in (0, 1], but is 0")
     law = check_probs("probs", probs)
     planned = draws_for_bias(law, bias, alpha / 2, power)
+    if planned >= MOST_DRAWS:
+        raise ValueError(
+            f"`bias` has to be one that 2**40 draws show, but is {bias}, where the likeliest token "
+            f"has probability {float(law.max())}"
+        )
     looks = sorted({-(-planned // 2**i) for i in range(_EARLY_LOOKS, -1, -1)})
     counts = np.zeros(len(law), np.int64)
     with bar(planned, "draws", progress) as shown:
         for look in looks:
-            wanted = look - int(counts.sum())
-            got = count_tokens("draw", draw(wanted), len(law))
-            if got.sum() != wanted:
-                raise ValueError(f"`draw` has to return {wanted} tokens, but returned {got.sum()}")
-            counts += got
-            shown.update(wanted)
+            while wanted := min(look - int(counts.sum()), _AT_ONCE):
+                counts += counted(check_drawn("draw", draw(wanted), wanted, len(law)), len(law))
+                shown.update(wanted)
             last = look == planned
             spent = alpha / 2 if last else alpha / 2 / max(len(looks) - 1, 1)
             result = judge("check_sequentially", law, counts, spent, power)
@@ -370,6 +401,7 @@ def check_sequentially(
 
 
 _EARLY_LOOKS = 5
+_AT_ONCE = 2**20
 
 
 def bar(total: int, name: str, progress: bool | None) -> Any:

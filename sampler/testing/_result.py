@@ -48,8 +48,9 @@ class Result:
         How often a correct sampler looks at least as bad, corrected for how many tests there
         were. 0 where something that cannot happen did.
     detectable_bias : float
-        The smallest relative bias of a bin that this many draws show with probability `power`:
-        0.02 is 2 % more or less than the probability. inf where none is.
+        The smallest relative bias of the likeliest bin that this many draws show with probability
+        `power`: 0.02 is 2 % more or less than the probability. Rarer ones have to be further off.
+        inf where none is seen.
     draws : int
         How many tokens, or uniforms, were looked at.
     findings : list of str
@@ -96,9 +97,9 @@ class Result:
         lines = [f"{self.check}: {_VERDICTS[self.ok]}"]
         lines += [_wrapped(f"- {finding}") for finding in self.findings]
         seen = (
-            "no bias of a bin would have been seen"
+            "no bias would have been seen"
             if math.isinf(self.detectable_bias)
-            else f"a bias of {show_share(self.detectable_bias)} of a bin would have been seen"
+            else f"a bias of {show_share(self.detectable_bias)} would have been seen"
         )
         lines.append(
             _wrapped(
@@ -112,18 +113,20 @@ class Result:
             lines.append(_wrapped(f"  repeat it with {told}"))
         return "\n".join(lines)
 
-    def plot(self, path: str | PathLike[str] | None = None) -> Figure:
+    def plot(self, path: str | PathLike[str] | None = None, *, ax: Axes | None = None) -> Figure:
         """Draw observed over expected counts of every bin, with the band that holds them.
 
         Parameters
         ----------
         path : path, optional
             Also save the figure there.
+        ax : matplotlib.axes.Axes, optional
+            Where to draw the bins of this result itself, not of its parts.
 
         Returns
         -------
         matplotlib.figure.Figure
-            One panel, or one for each part that has bins.
+            One panel, or one for each part that has bins; with `ax`, the figure that it is in.
 
         Raises
         ------
@@ -139,10 +142,16 @@ class Result:
                 f"`plot` needs matplotlib ({error}); it comes with "
                 'pip install "token-sampler[testing]"'
             ) from error
-        panels = [self] if self.bins is not None else []
-        panels += [part for part in self.parts.values() if part.bins is not None]
+        parts = [self] if ax is not None else [self, *self.parts.values()]
+        panels = [part for part in parts if part.bins is not None]
         if not panels:
             raise ValueError(f"`plot` has to have bins to draw, but {self.check} has none")
+        if ax is not None:
+            _draw(ax, self)
+            figure = ax.figure.figure  # not a subfigure
+            if path is not None:
+                figure.savefig(path)
+            return figure
         columns = min(3, len(panels))
         rows = -(-len(panels) // columns)
         size = (8.0, 5.0) if len(panels) == 1 else (4.5 * columns, 3.2 * rows)

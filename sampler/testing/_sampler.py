@@ -17,7 +17,16 @@ import numpy.typing as npt
 
 from sampler._checks import U64_END, U64_TEXT, array_of, check_integer
 from sampler.api import Distribution, Sampler
-from sampler.testing._draws import bar, check_probs, check_rate, impossible, judge, required_draws
+from sampler.testing._draws import (
+    bar,
+    check_drawn,
+    check_probs,
+    check_rates,
+    counted,
+    impossible,
+    judge,
+    required_draws,
+)
 from sampler.testing._result import Result, combined, show_share
 from sampler.testing._statistics import (
     LEAST,
@@ -69,13 +78,15 @@ def check_sampler(
     logits : array_like of shape (vocab,) or (rows, vocab), float16, float32 or float64
         What to draw from. All rows are drawn from; the first one is also changed in many ways.
     law : Sampler, callable, Distribution, or array_like of the shape of logits, optional
-        What the probabilities should be. A callable gives those of any row. Without it, a `Sampler`
-        is its own law, and for others it is the softmax.
+        What the probabilities should be. A callable gives those of any row of any vocabulary: the
+        row of the tail is 2**18 + 1 long. Without a law, a `Sampler` is its own, and for others it
+        is the softmax.
     alpha, power : float, in (0, 1)
         The two error rates of the whole: the parts share alpha equally (Bonferroni), each finds its
         `detectable_bias` with this power.
     draws : int, >= 1, optional
-        Draws of each part. By default what `required_draws` says for an effect of 0.05.
+        Draws of each part. By default what `required_draws` says for an effect of 0.05. A row
+        where nearly all probability is on one token takes more, and the result says how many.
     batch : int, >= 2, optional
         Rows of a batch: up to 256 copies of one row, fewer of a large vocabulary. Copies are what
         shows a leak from row to row.
@@ -139,9 +150,14 @@ def check_sampler(
     >>> check_sampler(greedy, logits, draws=1000, tail=False).findings[0]
     'draws: token 1 was drawn 1,024 times; of probability 0.6439, it is expected 659 times'
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     if not callable(sampler):
         raise TypeError(f"`sampler` has to be a function of logits, but is {sampler!r}")
+    if seeded and isinstance(sampler, Sampler):
+        raise TypeError(
+            "`sampler` has to be a function of a seed with `seeded=True`, such as "
+            f"lambda seed: sampler.replace(seed=seed), but is {sampler!r}"
+        )
     rows = _check_logits(logits)
     if draws is not None:
         draws = check_integer("draws", draws, 1, 2**40, "an integer >= 1")
@@ -185,6 +201,13 @@ def _check_logits(logits: Any) -> npt.NDArray[Any]:
             "is -inf throughout"
         )
     return rows
+
+
+def _moved(row: npt.NDArray[Any], by: float) -> npt.NDArray[Any]:
+    """All logits moved, as far as the dtype goes; -inf stays where it is."""
+    limit = float(np.finfo(row.dtype).max)
+    x = np.clip(row.astype(np.float64) + by, -limit, limit)
+    return np.where(np.isneginf(row), row, x).astype(row.dtype)
 
 
 class _Check:
@@ -254,7 +277,7 @@ class _Check:
         if self.seeded:
             plan["repeat"], plan["seeds"] = self._repeat, self._seeds
         plan["neighbours"] = self._neighbours
-        if self._is_exact(self.row + self.row.dtype.type(SHIFT)):
+        if self._is_exact(_moved(self.row, SHIFT)):
             plan["shift"] = self._shift
         else:
             self.notes.append(f"shift, since logits + {SHIFT:g} are not exact in {self.row.dtype}")
@@ -334,19 +357,7 @@ class _Check:
         return draw  # type: ignore[no-any-return]
 
     def _call(self, draw: Draw, batch: npt.NDArray[Any]) -> Ints:
-        tokens = array_of(draw(batch))
-        wanted = f"integers of shape ({len(batch)},), one id a row"
-        if tokens.dtype.kind not in "iu":
-            raise TypeError(f"`sampler` has to return {wanted}, but returned {tokens.dtype}")
-        if tokens.shape != (len(batch),):
-            raise ValueError(f"`sampler` has to return {wanted}, but returned {tokens.shape}")
-        outside = (tokens < 0) | (tokens >= batch.shape[1])
-        if outside.any():
-            raise ValueError(
-                f"`sampler` has to return ids in [0, {batch.shape[1]}), but returned "
-                f"{tokens[outside][0]}"
-            )
-        return tokens.astype(np.int64)
+        return check_drawn("sampler", draw(batch), *batch.shape)
 
     def _collect(self, draw: Draw, batch: npt.NDArray[Any], calls: int) -> Ints:
         """Tokens of shape (calls, batch), and a look at whether the logits were written to."""
@@ -368,7 +379,7 @@ class _Check:
     # --- counts ---------------------------------------------------------------------------------
 
     def _judge(self, tokens: Ints, law: Floats) -> Result:
-        counts = np.bincount(tokens.ravel(), minlength=len(law)).astype(np.int64)
+        counts = counted(tokens, len(law))
         result = judge("", law, counts, self.level, self.power)
         if self.dependent and not result.ok:
             # What cannot happen is a fault all the same; the odds mean nothing.
@@ -402,18 +413,17 @@ class _Check:
     def _relation(self, lead: str, layouts: list[_Layout], offset: int) -> Result:
         """Judge a changed row by the plain row's law; put a fault down to the change if it is."""
         draw = self._open(offset)
-        calls = -(-self.calls // len(layouts))
+        # Of all layouts together as many rows as of the plain one.
+        used = sum(len(range(self.batch)[x.rows]) for x in layouts)
+        calls = -(-self.calls * self.batch // used)
         mapped = [x.ids[self._collect(draw, x.batch, calls)[:, x.rows]].ravel() for x in layouts]
         tokens = np.concatenate(mapped)
         strays = int(np.count_nonzero(tokens == self.vocab))
         result = self._judge(tokens[tokens < self.vocab], self.law)
         assert self.base is not None
         if result.ok is False and self.base.ok is False:
-            counts = [
-                np.bincount(t.ravel(), minlength=self.vocab + 1).astype(np.int64)
-                for t in (tokens, self.plain_tokens)
-            ]
-            statistic, pvalue, bins = two_samples(counts[0], counts[1])
+            both = (counted(t, self.vocab + 1) for t in (tokens, self.plain_tokens))
+            statistic, pvalue, bins = two_samples(*both)
             other = pvalue < self.level and not self.dependent
             said = f"chi-square {statistic:,.0f} over {bins} bins (p = {pvalue:.2g})"
             result = replace(result, findings=[f"{lead}: {said}"] if other else [])
@@ -428,8 +438,8 @@ class _Check:
         batch = self._copies(self.row)
         # Others, and larger and smaller ones: a maximum or a sum over the batch would show.
         other = self.row[self.rng.permutation(self.vocab)]
-        batch[1::2] = other + other.dtype.type(32)
-        batch[3::4] = other - other.dtype.type(32)
+        batch[1::2] = _moved(other, 32)
+        batch[3::4] = _moved(other, -32)
         layout = _Layout(batch, self._same, slice(0, None, 2))
         return self._relation("a row's law changes with the rows beside it", [layout], 1)
 
@@ -438,7 +448,7 @@ class _Check:
         return np.arange(self.vocab)
 
     def _shift(self) -> Result:
-        up, down = (self.row + self.row.dtype.type(c) for c in (SHIFT, -SHIFT))
+        up, down = (_moved(self.row, c) for c in (SHIFT, -SHIFT))
         layouts = [_Layout(self._copies(row), self._same) for row in (up, down)]
         return self._relation(f"logits + {SHIFT:g} or - {SHIFT:g} have another law", layouts, 2)
 
@@ -524,12 +534,14 @@ class _Check:
                 row, depth = self._tail_row(low / 16), low / 16
                 law = self.law_of(row)
         mass = math.fsum(law[1:].tolist())
-        # No draw at all has to be odd enough for the share of alpha that the tails have: about a
-        # dozen of them, two-sided, of a quarter. The least mass judged is nine tenths of it all.
+        # It has to make a bin, and no draw at all has to be odd enough for the share of alpha that
+        # the tails have: about a dozen of them, two-sided, of a quarter. The least mass judged is
+        # nine tenths of it all.
         calls = self.calls
         batch = min(self.batch, 64)
         if mass > 0.5 * wanted:
-            calls = math.ceil(math.log(2 * 4 * 16 / self.level) / (0.9 * mass) / batch)
+            expected = max(LEAST, math.log(2 * 4 * 16 / self.level) / 0.9)
+            calls = math.ceil(expected / mass / batch)
         tokens = self._collect(self._open(8), np.tile(row, (batch, 1)), calls)
         result = self._judge(tokens, law)
         if result.ok is False and not np.any(tokens) and not self.dependent:

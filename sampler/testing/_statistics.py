@@ -14,6 +14,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 LEAST = 25.0  # expected draws of a bin
+MOST_DRAWS = 2**40  # that anything is planned for
 # Shares of alpha: the chi-square sees many small faults, the others one large fault.
 CHI_SQUARE_SHARE, TOKEN_SHARE, TAIL_SHARE = 0.5, 0.25, 0.25
 
@@ -238,14 +239,19 @@ def noncentrality(freedom: int, alpha: float, power: float) -> float:
 
 
 def detectable_bias(probs: Floats, draws: int, alpha: float, power: float) -> float:
-    """The smallest relative bias of one bin that `check_draws` sees with this power; inf if none.
+    """The smallest relative bias of the likeliest bin that `check_draws` sees with this power.
 
-    A bin of probability p is really q = p (1 + b), or p (1 - b), the others making up for it in
-    proportion. The likeliest token is also judged alone, exactly: that decides where nearly all
-    mass is on one token.
+    inf if it sees none. The bin, of probability p, is really q = p (1 + b), or p (1 - b), the
+    others making up for it in proportion. The likeliest token is also judged alone, exactly: that
+    decides where nearly all mass is on one token.
+
+    It takes a second bin: of one, a sampler that draws nothing else would pass. Unless the law has
+    only one token, as far as float64 goes.
     """
     order, starts = pool(probs, draws)
     bins = np.add.reduceat(probs[order], starts)
+    if len(bins) < 2 and probs.max() < 1.0:
+        return math.inf
     # The likeliest bin shows the least, but where it has no room to gain: then the next.
     likeliest = tuple(np.sort(bins)[::-1][:3].tolist())
     best = _bias_of_bins(likeliest, len(bins), draws, CHI_SQUARE_SHARE * alpha, power)
@@ -312,7 +318,7 @@ def _bias_alone(p: float, draws: int, level: float, power: float) -> float:
 
 
 def draws_for_bias(probs: Floats, bias: float, alpha: float, power: float, above: int = 0) -> int:
-    """About the fewest draws at which `detectable_bias` is no more than `bias`.
+    """About the fewest draws at which `detectable_bias` is no more than `bias`, or MOST_DRAWS.
 
     More than `above`, since with more draws there are more bins, and for a while each shows less.
     """
@@ -323,8 +329,8 @@ def draws_for_bias(probs: Floats, bias: float, alpha: float, power: float, above
     low, high = above, max(2 * above, 1)
     while not enough(high):
         low, high = high, 2 * high
-        if high > 2**60:
-            return high
+        if high >= MOST_DRAWS:
+            return MOST_DRAWS
     while high - low > max(1, high // 1000):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sampler._checks import U64_END, U64_TEXT, array_of, check_integer
-from sampler.testing._draws import bar, check_rate, count_tokens, judge, times
+from sampler._checks import U64_END, U64_TEXT, array_of, check_ids, check_integer
+from sampler.testing._draws import bar, check_any, check_rates, counted, judge, times
 from sampler.testing._result import Result, combined, show_count, show_share
 from sampler.testing._statistics import (
     LEAST,
@@ -69,7 +69,7 @@ def check_uniform(
     >>> check_uniform(np.random.default_rng(7).random(100_000, dtype=np.float32)).findings
     ['every number is a multiple of 2**-24: they have 24 bits of 53']
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     bits = check_integer("bits", bits, 1, 54, "an integer in [1, 53]")
     numbers = _check_uniforms("u", u)
     outside = ~((numbers >= 0.0) & (numbers < 1.0))
@@ -190,7 +190,7 @@ def check_same(
     >>> check_same(*(s.sample(logits, n=50_000).tokens for s in (one, two))).ok
     False
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     first, second = array_of(a), array_of(b)
     kinds = {first.dtype.kind.replace("u", "i"), second.dtype.kind.replace("u", "i")}
     if first.size and second.size and kinds not in ({"i"}, {"f"}):
@@ -211,8 +211,12 @@ def check_same(
         # Massart's bound, twice: what alpha allows, and what power may lose.
         bias = scale * (math.sqrt(math.log(2 / alpha) / 2) + math.sqrt(-math.log(1 - power) / 2))
     else:
-        vocab = 1 + max(int(first.max(initial=0)), int(second.max(initial=0)))
-        counts = [count_tokens(n, v, vocab) for n, v in (("a", first), ("b", second))]
+        for name, v in (("a", first), ("b", second)):
+            check_any(name, v)
+            check_ids(name, v, 2**63, "integers in [0, 2**63)")
+        # By their rank among the ids that there are: no table is as long as the largest.
+        ids, ranks = np.unique(np.concatenate([first.ravel(), second.ravel()]), return_inverse=True)
+        counts = [counted(r, len(ids)) for r in np.split(ranks, [first.size])]
         statistic, pvalue, bins = two_samples(*counts)
         told = (
             f"the counts differ: chi-square {statistic:,.0f} over {bins} bins, where "
@@ -273,7 +277,7 @@ def check_independent(
     ['the correlation is -1.000, where 0.0161 is the most by chance',
     '256 joint bins: chi-square 1,500,000, where 225 is usual (p = 0)']
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     x, y = _check_uniforms("a", a), _check_uniforms("b", b)
     if np.shape(a) != np.shape(b):
         raise ValueError(
@@ -368,7 +372,7 @@ def check_streams(
     >>> check_streams(uniform, draws=2000).ok
     True
     """
-    alpha, power = check_rate("alpha", alpha), check_rate("power", power)
+    alpha, power = check_rates(alpha, power)
     draws = check_integer("draws", draws, 1, 2**40, "an integer >= 1")
     seed = check_integer("seed", seed, 0, U64_END, U64_TEXT)
     if not axes or len(set(axes)) < len(axes):
