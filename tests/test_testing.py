@@ -125,16 +125,17 @@ def test_a_lone_token_is_checked_exactly():
     assert check_draws([0] * 99 + [1], [1.0, 0.0]).ok is False
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("n", [2_000, 50_000])
-@pytest.mark.parametrize("size", [2, 40])
+@pytest.mark.parametrize(
+    "size, n, sign",
+    [(2, 2_000, 1), (2, 2_000, -1), (2, 50_000, 1), (2, 50_000, -1),
+     (40, 2_000, 1), (40, 50_000, 1), (40, 50_000, -1)],  # (40, 2_000, -1) would be below -1
+)  # fmt: skip
 def test_the_detectable_bias_is_seen_with_its_power(n, size, sign):
     """200 runs at power 0.9: 162 or more alarms, but for 1 run in 10,000."""
     law = np.full(size, 1 / size)
     bias = check_draws(drawn(law, n), law, power=0.9).detectable_bias
     bias *= sign
-    if bias < -1 or bias > size - 1:
-        pytest.skip("there is no such bias")
+    assert -1 <= bias <= size - 1
     wrong = law * (1 - bias / (size - 1))
     wrong[0] = law[0] * (1 + bias)
     rng = np.random.default_rng(1)
@@ -154,6 +155,7 @@ def test_required_draws_see_the_effect():
     runs = [check_draws(rng.choice(10, n, p=wrong), law).ok is False for _ in range(100)]
     assert 77 <= sum(runs) < 100
     assert required_draws(10.0, bins=10) == 250
+    assert 10**400 < required_draws(1e-200, bins=2) < 10**402  # the square of 1e-200 is 0
 
 
 def test_a_false_alarm_is_as_rare_as_alpha():
@@ -170,8 +172,12 @@ def test_the_sequential_form_stops_early_and_passes_late():
     assert right.ok is True and right.detectable_bias <= 0.05
     wrong = check_sequentially(lambda n: rng.integers(0, 5, n), LAW, bias=0.05)
     assert wrong.ok is False and wrong.draws <= right.draws / 31
-    with pytest.raises(ValueError, match="`draw` has to return"):
+    with pytest.raises(ValueError, match=r"`draw` has to return .*, but returned shape \(1,\)"):
         check_sequentially(lambda n: [0], LAW)
+    with pytest.raises(ValueError, match=r"`draw` has to return .*, but returned shape \(0,\)"):
+        check_sequentially(lambda n: [], LAW)
+    with pytest.raises(ValueError, match=r"`bias` has to be one that 2\*\*40 draws show"):
+        check_sequentially(lambda n: [0] * n, [1 - 1e-15, 1e-15])
 
 
 def test_a_sequential_false_alarm_is_as_rare_as_alpha():
@@ -416,13 +422,37 @@ def test_bad_arguments_are_refused(logits, settings, error, message):
         check_sampler(3, ROW)
 
 
+def test_a_sampler_where_a_function_of_a_seed_belongs_is_refused():
+    with pytest.raises(TypeError, match="`sampler` has to be a function of a seed with `seeded"):
+        check_sampler(Sampler(seed=1), ROW, seeded=True)
+
+
+def test_logits_next_to_the_end_of_their_dtype():
+    """A regression: the neighbours' logits overflowed, and a warning was all that told."""
+    row = np.array([65504, 65472, -65504, -np.inf, 65504], np.float16)
+    draw = gumbel(1)
+    result = check_sampler(lambda x: draw(x.astype(float)), row, draws=2000, tail=False)
+    assert result.ok is True, result
+    assert any(note.startswith("shift, since") for note in result.notes)
+
+
+def test_beside_other_rows_as_many_are_drawn_as_are_planned():
+    result = check_sampler(gumbel(1), ROW, draws=4096, tail=False)
+    assert {result.parts[name].draws for name in ("draws", "neighbours", "shift")} == {4096}
+
+
 def test_the_picture_of_a_sampler_has_a_panel_a_part(tmp_path):
     result = check_sampler(gumbel(1), ROW, tail=False)
     figure = result.plot(tmp_path / "parts.png")
     counted = [part for part in result.parts.values() if part.bins is not None]
     assert len(figure.axes) >= len(counted) == 9
-    with pytest.raises(ValueError, match="`plot` has to have bins"):
-        result.parts["rows"].plot()
+    ax = figure.axes[1]
+    ax.clear()
+    assert result.parts["draws"].plot(tmp_path / "one.png", ax=ax) is figure
+    assert ax.get_ylabel() and (tmp_path / "one.png").stat().st_size > 0
+    for nothing, axes in ((result.parts["rows"], None), (result, ax)):
+        with pytest.raises(ValueError, match="`plot` has to have bins"):
+            nothing.plot(ax=axes)
 
 
 # --- adapters, assertions, fixtures -------------------------------------------------------------
@@ -459,6 +489,27 @@ def test_generate_is_a_sampler(model):
     hidden = check_draws(from_generate(model, {"do_sample": True})(rows), softmax_law(row))
     assert hidden.ok is False
     assert any("least likely tokens" in f and "never drawn" in f for f in hidden.findings)
+
+
+def test_generate_is_checked_with_its_penalties(model):
+    """Also what `generate` does ahead of the caller's own processors."""
+    row = np.random.default_rng(1).normal(0, 2, 199).astype(np.float32)
+    *seen, a, b = np.argsort(row)[-4:].tolist()
+    penalized = row.copy()
+    penalized[seen] /= 2  # the logits are above 0
+    penalized[[a, b]] = -np.inf
+    settings = {
+        "do_sample": True, "top_k": 0, "repetition_penalty": 2.0, "suppress_tokens": [a, b],
+        "max_new_tokens": 9,
+    }  # fmt: skip
+    draw = from_generate(model, settings, seed=1, input_ids=seen)
+    tokens = draw(np.tile(row, (4000, 1)))
+    assert check_draws(tokens, softmax_law(penalized)).ok is True
+    assert check_draws(tokens, softmax_law(row)).ok is False
+    assert not model._forward_hooks
+    for name in ("num_beams", "num_return_sequences"):
+        with pytest.raises(ValueError, match=f"`{name}` has to be 1, to draw one token a row"):
+            from_generate(model, {"do_sample": True, name: 2})(row[None])
 
 
 @pytest.mark.slow
@@ -535,6 +586,12 @@ def test_uniforms_that_are():
     float32 = np.random.default_rng(1).random(50_000, dtype=np.float32)
     assert check_uniform(float32, bits=24).ok is True
     assert check_uniform(U[0, :10]).ok is None
+
+
+def test_ids_however_large_are_compared():
+    ids = 2**62 + drawn(LAW, 2000, 1)
+    assert check_same(ids, 2**62 + drawn(LAW, 2000, 2)).ok is True
+    assert check_same(ids, ids[:1000] + 1).ok is False
 
 
 def test_two_samples():

@@ -54,11 +54,8 @@ def from_processors(
     for step in steps:
         if not callable(step):
             raise TypeError(f"`processors` have to be callables, but one is {step!r}")
-    generator = None
-    if seed is not None:
-        number = check_integer("seed", seed, 0, U64_END, U64_TEXT)
-        generator = torch.Generator().manual_seed(number - (number >> 63 << 64))
-    before = torch.zeros(1, dtype=torch.long) if input_ids is None else torch.as_tensor(input_ids)
+    generator = None if seed is None else _generator(seed)
+    before = _prompt(input_ids)
 
     def draw(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         scores = _tensor(logits)
@@ -75,24 +72,29 @@ def from_processors(
 
 
 def from_generate(
-    model: Any, kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]], *, seed: int = 0
+    model: Any,
+    kwargs: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    *,
+    seed: int = 0,
+    input_ids: Any = None,
 ) -> Callable[[npt.NDArray[Any]], npt.NDArray[np.int64]]:
     """Return what ``model.generate(**kwargs)`` draws where the model gives the logits in question.
 
-    The model runs, and a logits processor ahead of yours replaces its scores. So what is checked is
-    your own processors, Hugging Face's temperature and filters, and the draw; not what `generate`
-    puts before your processors: penalties, bad words, suppressed or forced tokens.
+    The model runs, and its logits are replaced as they leave it. So all that `generate` does with
+    them is checked, penalties and suppressed tokens too, for one token.
 
     Parameters
     ----------
     model : transformers.GenerationMixin
         A small one will do, of the vocabulary of the logits.
     kwargs : mapping, or function of nothing that gives one
-        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``. A function is
-        asked anew at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called,
-        and would repeat its draws with the same.
+        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``; the lengths in
+        them are left out. A function is asked anew at each call: `sampler.hf.generate_kwargs` takes
+        a seed each time it is called, and would repeat its draws with the same.
     seed : int, in [0, 2**64)
         Of torch's generator, which is put back after each call.
+    input_ids : array_like of int of shape (length,), optional
+        What comes before the token, the same for every row. One token 0 by default.
 
     Returns
     -------
@@ -103,36 +105,57 @@ def from_generate(
     Raises
     ------
     TypeError, ValueError
-        If the seed is outside [0, 2**64).
+        If the seed is outside [0, 2**64); at the call, if the settings do not draw one token a row
+        (beams, several sequences).
     """
     import torch
-    from transformers import LogitsProcessorList
 
-    number = check_integer("seed", seed, 0, U64_END, U64_TEXT)
-    state = torch.Generator().manual_seed(number - (number >> 63 << 64)).get_state()
+    state = _generator(seed).get_state()
+    before = _prompt(input_ids)
 
     def draw(logits: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         nonlocal state
         given = dict(kwargs() if callable(kwargs) else kwargs)
-        wanted = _tensor(logits)
+        config = given.get("generation_config") or model.generation_config
+        for name in ("num_beams", "num_return_sequences"):
+            value = given.get(name, getattr(config, name, None))
+            if value not in (None, 1):
+                raise ValueError(f"`{name}` has to be 1, to draw one token a row, but is {value!r}")
+        for name in ("max_length", "max_new_tokens"):
+            given.pop(name, None)
+        wanted = _tensor(logits)[:, None]
 
-        def replaced(input_ids: Any, scores: Any) -> Any:
-            return wanted.float()
+        def replaced(module: Any, args: Any, output: Any) -> Any:
+            output.logits = wanted
+            return output
 
-        behind = given.pop("logits_processor", None) or []
-        prompt = torch.zeros((len(wanted), 1), dtype=torch.long)
-        arguments = {"attention_mask": torch.ones_like(prompt), **given, "max_new_tokens": 1}
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.set_rng_state(state)
-            output = model.generate(
-                prompt, logits_processor=LogitsProcessorList([replaced, *behind]), **arguments
-            )
-            state = torch.get_rng_state()
-        sequences = getattr(output, "sequences", output)
-        tokens: npt.NDArray[np.int64] = sequences[:, -1].numpy()
+        prompt = before.expand(len(wanted), -1)
+        given = {"attention_mask": torch.ones_like(prompt), **given, "max_new_tokens": 1}
+        hook = model.register_forward_hook(replaced)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                torch.set_rng_state(state)
+                output = model.generate(prompt, **given)
+                state = torch.get_rng_state()
+        finally:
+            hook.remove()
+        tokens: npt.NDArray[np.int64] = getattr(output, "sequences", output)[:, -1].numpy()
         return tokens
 
     return draw
+
+
+def _generator(seed: Any) -> Any:
+    import torch
+
+    number = check_integer("seed", seed, 0, U64_END, U64_TEXT)
+    return torch.Generator().manual_seed(number - (number >> 63 << 64))  # as a signed number
+
+
+def _prompt(input_ids: Any) -> Any:
+    import torch
+
+    return torch.zeros(1, dtype=torch.long) if input_ids is None else torch.as_tensor(input_ids)
 
 
 def _is_list(processors: Any) -> bool:

@@ -147,10 +147,10 @@ def judge(
     if ok and bias > 1:
         ok = None
         needed = draws_for_bias(law, 1.0, alpha, power, above=draws)
+        told = f"{needed:,}" if needed < MOST_DRAWS else "more than 2**40"
         findings.append(
-            f"too few draws for any conclusion: {draws:,}, where it takes "
-            f"{f'{needed:,}' if needed < MOST_DRAWS else 'more than 2**40'} to see even a bin that is "
-            "never drawn, or drawn twice as often"
+            f"too few draws for any conclusion: {draws:,}, where it takes {told} to see even "
+            "a bin that is never drawn, or drawn twice as often"
         )
     return Result(
         check=check,
