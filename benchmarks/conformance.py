@@ -47,7 +47,6 @@ DRAWS, LONG_DRAWS, TAIL_DRAWS = 25_000, 12_000, 14_000
 # Tokens with 2**-25.2 times the probability of the first: below the steps of a 24-bit uniform.
 DEPTH = 17.5
 SETTINGS = {"temperature": 0.8, "top_p": 0.9}
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#BBBBBB"
 PICTURED = ("sampler", "Hugging Face, generate()", "llama.cpp", "torch.multinomial, float16")
 
 
@@ -310,31 +309,18 @@ def record(peer: Peer, parts: dict[str, Result], seconds: float) -> dict[str, An
 
 
 def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
-    """Counts over what they should be, of the short row, and of the far tail."""
+    """Counts over what they should be, of the short row; in words, what the other rows show."""
     from matplotlib.figure import Figure
-    from scipy import stats
 
     names = [name for name in PICTURED if name in found]
     figure = Figure(figsize=(11, 7), dpi=120, layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
     for ax, name in zip(axes, names, strict=False):
         part = found[name]["short row"].parts["draws"]
-        assert part.bins is not None
-        draws = int(part.bins.observed.sum())
-        order = np.argsort(part.bins.probs)  # the last bin is pooled, and may be larger
-        probs, observed = part.bins.probs[order], part.bins.observed[order]
-        expected, law = draws * probs, stats.binom(draws, probs)
-        low, high = law.ppf(0.0005) - 0.5, law.isf(0.0005) + 0.5
-        ax.fill_between(
-            expected, low / expected, high / expected, color=GREY, alpha=0.6, lw=0,
-            label="99.9 % of counts",
-        )  # fmt: skip
-        ratio = observed / expected
-        ax.axhline(1, color="black", lw=0.8)
-        ax.plot(expected, ratio, "o", ms=4, mew=0, color=BLUE, label="a token, or a few together")
-        ax.set_xscale("log")
+        part.plot(ax=ax)
         ax.set_title(name, loc="left", fontweight="bold", fontsize=11)
-        told = f"{draws:,} draws, p = {part.pvalue:.2g}"
+        ax.label_outer()
+        told = f"{part.draws:,} draws, p = {part.pvalue:.2g}"
         others = [
             f"{other}: {result.findings[0]}"
             for other, result in found[name].items()
@@ -342,18 +328,13 @@ def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
         ]
         if others:
             told = "\n".join([f"short row: {told}", *others])
-        color = ORANGE if others else "black"
+        color = "#D55E00" if others else "black"
         ax.text(
             0.98, 0.95, told, transform=ax.transAxes, ha="right", va="top", fontsize=9, color=color
         )
-        ax.spines[["top", "right"]].set_visible(False)
     for ax in axes[len(names) :]:
         ax.set_axis_off()
-    for ax in axes[2:]:
-        ax.set_xlabel("expected draws")
-    for ax in axes[::2]:
-        ax.set_ylabel("observed / expected")
-    axes[0].legend(frameon=False, loc="lower right")
+    axes[0].legend(framealpha=1, edgecolor="none", loc="lower right")
     figure.suptitle("Counts of the short row's tokens", fontweight="bold")
     figure.savefig(path)
 

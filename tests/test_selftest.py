@@ -107,7 +107,7 @@ def test_wrong_uniforms(monkeypatch):
 @pytest.mark.usefixtures("short")
 def test_too_few_draws_are_no_pass():
     result = invoke("selftest", "--draws", "10")
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "No conclusion" in result.output
 
 

@@ -99,7 +99,7 @@ class Result:
         seen = (
             "no bias would have been seen"
             if math.isinf(self.detectable_bias)
-            else f"a bias of {show_share(self.detectable_bias)} would have been seen"
+            else f"a bias of {show_share(self.detectable_bias)} of the likeliest bin would have been seen"
         )
         lines.append(
             _wrapped(
@@ -161,7 +161,7 @@ class Result:
             _draw(ax, panel)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
-        axes[0].legend(frameon=False, fontsize=8)
+        axes[0].legend(framealpha=1, edgecolor="none", fontsize=8)
         if path is not None:
             figure.savefig(path)
         return figure
@@ -185,8 +185,11 @@ def show_count(number: float) -> str:
 
 
 def _draw(ax: Axes, result: Result) -> None:
+    from matplotlib import ticker
+
     assert result.bins is not None
-    probs, observed, _ = result.bins
+    order = np.argsort(-result.bins.probs, kind="stable")  # a pooled bin may be the larger one
+    probs, observed = result.bins.probs[order], result.bins.observed[order]
     draws = int(observed.sum())
     expected = draws * probs
     law = stats.binom(draws, np.minimum(probs, 1.0))
@@ -194,7 +197,7 @@ def _draw(ax: Axes, result: Result) -> None:
     miss = result.alpha / (2 * len(probs))
     bands = [
         (law.ppf(0.0005), law.isf(0.0005), 0.9, "99.9 % of counts"),
-        (law.ppf(miss), law.isf(miss), 0.45, f"all counts, but for {result.alpha:g}"),
+        (law.ppf(miss), law.isf(miss), 0.45, f"all counts, but for {result.alpha:.2g}"),
     ]
     # Bins of one size are spread out by their place, others by what is expected of them.
     spread = expected.max() > 1.5 * expected.min()
@@ -207,9 +210,14 @@ def _draw(ax: Axes, result: Result) -> None:
     ax.axhline(1, color="black", lw=0.8)
     ratio = observed / expected
     ax.plot(x[~outside], ratio[~outside], "o", ms=3.5, mew=0, color=_BLUE, label="a bin")
-    ax.plot(x[outside], ratio[outside], "X", ms=8, mew=0, color=_ORANGE, label="outside")
+    if outside.any():
+        ax.plot(x[outside], ratio[outside], "X", ms=8, mew=0, color=_ORANGE, label="outside")
     if spread:
         ax.set_xscale("log")
+        steps = (1.0, 2.0, 5.0) if expected.max() < 100 * expected.min() else (1.0,)
+        ax.xaxis.set_major_locator(ticker.LogLocator(subs=steps))
+        ax.xaxis.set_major_formatter("{x:,.0f}")
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     ax.set_xlabel("expected draws of a bin" if spread else "bin")
     ax.set_ylabel("observed / expected")
     ax.set_title(f"{result.check}: {_VERDICTS[result.ok]}, p = {result.pvalue:.2g}", loc="left")
