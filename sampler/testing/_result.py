@@ -96,11 +96,8 @@ class Result:
     def __str__(self) -> str:
         lines = [f"{self.check}: {_VERDICTS[self.ok]}"]
         lines += [_wrapped(f"- {finding}") for finding in self.findings]
-        seen = (
-            "no bias would have been seen"
-            if math.isinf(self.detectable_bias)
-            else f"a bias of {show_share(self.detectable_bias)} of the likeliest bin would have been seen"
-        )
+        bias = f"a bias of {show_share(self.detectable_bias)} of the likeliest bin"
+        seen = f"{'no bias' if math.isinf(self.detectable_bias) else bias} would have been seen"
         lines.append(
             _wrapped(
                 f"  {self.draws:,} draws, p = {self.pvalue:.2g} (alpha = {self.alpha:g}); "
