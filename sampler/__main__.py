@@ -43,7 +43,7 @@ def main(context: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--draws",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**40 - 1),
     help="Of each setting, dtype and instruction set.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)

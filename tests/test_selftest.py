@@ -111,7 +111,9 @@ def test_too_few_draws_are_no_pass():
     assert "No conclusion" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["--draws", "0"], ["--seed", "-1"], ["--quick"]])
+@pytest.mark.parametrize(
+    "arguments", [["--draws", "0"], ["--draws", str(2**40)], ["--seed", "-1"], ["--quick"]]
+)
 def test_wrong_usage(arguments):
     assert invoke("selftest", *arguments).exit_code == 2
 

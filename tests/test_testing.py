@@ -96,6 +96,55 @@ def test_it_takes_a_second_bin_to_tell_a_law_from_its_likeliest_token():
     assert check_draws([0] * 4, [1.0, 1e-300]).ok is True  # no float64 uniform reaches the second
 
 
+def test_a_wide_flat_law_is_told_from_a_number_of_draws_on():
+    """A regression: 50 draws passed, in two halves of the vocabulary, and a million did not."""
+    law = np.full(100_000, 1e-5)
+    numbers = [50, 100, 1000, 5000, 20_000, 100_000, 1_000_000]
+    results = [check_draws(drawn(law, n), law) for n in numbers]
+    assert [result.ok for result in results] == [None] * 4 + [True] * 3
+    assert results[-1].detectable_bias < 0.2
+    assert len(results[-1].bins.probs) > 10_000
+    rng = np.random.default_rng(1)
+    even = check_draws(2 * rng.integers(0, 50_000, 1_000_000), law)  # narrow bins show it
+    drift = np.linspace(0.98, 1.02, 100_000) * 1e-5
+    drifting = check_draws(rng.choice(100_000, 1_000_000, p=drift), law)  # wide ones do
+    for result, bins in ((even, "over 33,333 bins"), (drifting, "over 63 bins")):
+        assert result.ok is False
+        assert any(bins in finding for finding in result.findings), result
+
+
+def test_what_cannot_happen_leaves_no_odds():
+    result = check_draws([1, 1], [1.0, 0.0])
+    assert result.ok is False and result.pvalue == 0
+    assert not any(math.isnan(token.pvalue) for token in result.tokens)
+
+
+def test_the_shares_of_alpha():
+    """Half to the fit, a quarter each to tokens and tails, corrected for how many there are."""
+    law = np.full(4, 0.25)
+    tokens = np.repeat(np.arange(4), [260, 240, 250, 250])
+    result = check_draws(tokens, law)
+    fit = chi_square(result.bins)[1]
+    alone = 4 * min(token.pvalue for token in result.tokens)
+    tail = len(result.tails) * min(t.pvalue for t in result.tails)
+    assert result.pvalue == min(1, 2 * fit, 4 * alone, 4 * tail) == 1
+    tokens = np.repeat(np.arange(4), [310, 210, 240, 240])
+    result = check_draws(tokens, law)
+    fit = chi_square(result.bins)[1]
+    alone = 4 * min(token.pvalue for token in result.tokens)
+    tail = len(result.tails) * min(t.pvalue for t in result.tails)
+    assert 2 * fit < 1 and 4 * alone < 1
+    assert result.pvalue == pytest.approx(min(2 * fit, 4 * alone, 4 * tail))
+    # Of more than 64 bins, the two chi-squares have a quarter each.
+    law = np.full(65, 1 / 65)
+    tokens = np.arange(65 * 60) % 65
+    tokens[(tokens % 2 == 0) & (np.arange(65 * 60) < 65 * 12)] += 1
+    result = check_draws(tokens % 65, law)
+    fit = chi_square(result.bins)[1]
+    assert fit < 1e-8
+    assert result.pvalue == pytest.approx(4 * fit, rel=1e-6, abs=0)
+
+
 @pytest.mark.parametrize("n", [1, 5, 20])
 def test_too_few_draws_are_no_conclusion(n):
     law = np.full(8, 1 / 8)
@@ -155,6 +204,9 @@ def test_required_draws_see_the_effect():
     runs = [check_draws(rng.choice(10, n, p=wrong), law).ok is False for _ in range(100)]
     assert 77 <= sum(runs) < 100
     assert required_draws(10.0, bins=10) == 250
+    with pytest.raises(ValueError, match="`bins` has to be an integer in"):
+        required_draws(0.01, bins=2**36)
+    assert required_draws(0.01, bins=2**36 - 1) > 2**36
     assert 10**400 < required_draws(1e-200, bins=2) < 10**402  # the square of 1e-200 is 0
 
 
@@ -178,6 +230,31 @@ def test_the_sequential_form_stops_early_and_passes_late():
         check_sequentially(lambda n: [], LAW)
     with pytest.raises(ValueError, match=r"`bias` has to be one that 2\*\*40 draws show"):
         check_sequentially(lambda n: [0] * n, [1 - 1e-15, 1e-15])
+
+
+def test_the_looks_share_alpha():
+    """The early ones half of it equally, the last the other half; tokens come in pieces."""
+    law = np.full(4, 0.25)
+    asked = []
+
+    def draw(n):
+        asked.append(n)
+        return np.random.default_rng(len(asked)).integers(0, 4, n)
+
+    result = check_sequentially(draw, law, bias=0.004)
+    assert result.ok is True and sum(asked) == result.draws > 2**23
+    assert max(asked) == 2**20
+    wrong = [0.26, 0.24, 0.25, 0.25]
+    rng, drawn_so_far = np.random.default_rng(0), []
+
+    def biased(n):
+        drawn_so_far.append(rng.choice(4, n, p=wrong))
+        return drawn_so_far[-1]
+
+    stopped = check_sequentially(biased, law, bias=0.02)
+    assert stopped.ok is False and len(drawn_so_far) < 6 and stopped.alpha == 1e-6
+    at_once = check_draws(np.concatenate(drawn_so_far), law)
+    assert stopped.pvalue == pytest.approx(10 * at_once.pvalue, rel=1e-6, abs=0)
 
 
 def test_a_sequential_false_alarm_is_as_rare_as_alpha():
@@ -214,6 +291,8 @@ def test_a_sequential_false_alarm_is_as_rare_as_alpha():
         ([0], LAW, {"alpha": float("nan")}, ValueError, "`alpha`"),
         ([0], LAW, {"alpha": "1"}, TypeError, "`alpha`"),
         ([0], LAW, {"power": 1.0}, ValueError, "`power`"),
+        ([0], LAW, {"alpha": 5e-324}, ValueError, "`alpha` has to be at least 1e-200"),
+        ([0], LAW, {"seeds": 3}, TypeError, "`seeds` has to be a mapping of names to values"),
         (
             [0],
             LAW,
@@ -422,6 +501,80 @@ def test_bad_arguments_are_refused(logits, settings, error, message):
         check_sampler(3, ROW)
 
 
+def test_the_parts_share_alpha():
+    result = check_sampler(lambda seed: Sampler(seed=seed), ROW, Sampler(), seeded=True, tail=False)
+    parts = list(result.parts.values())
+    assert [part.alpha for part in parts] == [pytest.approx(1e-6 / len(parts))] * len(parts)
+    assert result.pvalue == min(1, len(parts) * min(part.pvalue for part in parts))
+
+
+def test_a_part_fails_where_its_pvalue_is_below_its_alpha():
+    """And nowhere else: at alpha = 0.9 that is often."""
+    seen = set()
+    for seed in range(0, 10_000, 100):
+        result = check_sampler(
+            lambda seed: Sampler(seed=seed), ROW[:8], alpha=0.9, power=0.99, draws=1000,
+            seeded=True, seed=seed, tail=False,
+        )  # fmt: skip
+        for name, part in result.parts.items():
+            assert (part.ok is False) == (part.pvalue < part.alpha), (seed, name, part)
+            seen |= {name} if part.ok is False else set()
+    assert {"draws", "rows", "steps", "seeds"} <= seen
+
+
+def test_a_seed_that_does_not_repeat_is_named():
+    def unseeded(seed):
+        return gumbel(None)
+
+    result = check_sampler(unseeded, ROW, seeded=True, tail=False)
+    assert result.findings == [
+        "repeat: the same seed gives other tokens the second time, from call 0 on"
+    ]
+
+
+@pytest.mark.parametrize("by_function", [True, False])
+@pytest.mark.parametrize(
+    "settings, row",
+    [
+        # Two that become equal, or other than they were, where 128 is added or taken away.
+        ({"top_k": 1}, np.array([1.0, 1.0000001], np.float32)),
+        ({}, np.array([-2000, -2001], np.float16)),
+        ({"temperature": 32.0}, np.array([-65472, -65504, -65504], np.float16)),
+        # Equal ones at a cut, which go by id.
+        ({"top_k": 2}, np.array([2, 1, 1, 1, 0], np.float32)),
+        ({"top_p": 0.5}, np.ones(10, np.float32)),
+        # What float16 does not hold.
+        ({}, np.array([0, 1, -1e9], np.float32)),
+    ],
+)
+def test_rows_that_a_change_makes_another_pass(settings, row, by_function):
+    """Regressions: right samplers failed, or a warning came."""
+    s = Sampler(**settings, seed=1)
+    law = s if by_function else s.distribution(row)
+    for seed in range(4):
+        result = check_sampler(s, row, law, draws=3000, tail=False, seed=seed)
+        assert result.ok is True, result
+
+
+def test_a_law_that_goes_by_ids_is_asked_anew():
+    """Token 2 is never drawn, whatever its logit; nor token 2 of a padded or permuted row."""
+
+    def without_2(logits):
+        logits = np.array(logits, np.float64)
+        logits[..., 2] = -np.inf
+        return logits
+
+    draw = gumbel(1)
+    result = check_sampler(
+        lambda x: draw(without_2(x)), ROW, lambda row: softmax_law(without_2(row)), tail=False
+    )
+    assert result.ok is True, result
+    assert {n for n in result.notes if "the one given does not" in n} == {
+        "that the law stays the same (permutation): the one given does not",
+        "that the law stays the same (padding): the one given does not",
+    }
+
+
 def test_a_sampler_where_a_function_of_a_seed_belongs_is_refused():
     with pytest.raises(TypeError, match="`sampler` has to be a function of a seed with `seeded"):
         check_sampler(Sampler(seed=1), ROW, seeded=True)
@@ -433,19 +586,19 @@ def test_logits_next_to_the_end_of_their_dtype():
     draw = gumbel(1)
     result = check_sampler(lambda x: draw(x.astype(float)), row, draws=2000, tail=False)
     assert result.ok is True, result
-    assert any(note.startswith("shift, since") for note in result.notes)
+    assert any(note.startswith("shifts, since") for note in result.notes)
 
 
 def test_beside_other_rows_as_many_are_drawn_as_are_planned():
     result = check_sampler(gumbel(1), ROW, draws=4096, tail=False)
-    assert {result.parts[name].draws for name in ("draws", "neighbours", "shift")} == {4096}
+    assert {result.parts[name].draws for name in ("draws", "neighbours", "shift up")} == {4096}
 
 
 def test_the_picture_of_a_sampler_has_a_panel_a_part(tmp_path):
     result = check_sampler(gumbel(1), ROW, tail=False)
     figure = result.plot(tmp_path / "parts.png")
     counted = [part for part in result.parts.values() if part.bins is not None]
-    assert len(figure.axes) >= len(counted) == 9
+    assert len(figure.axes) >= len(counted) == 10
     ax = figure.axes[1]
     ax.clear()
     assert result.parts["draws"].plot(tmp_path / "one.png", ax=ax) is figure
@@ -507,6 +660,14 @@ def test_generate_is_checked_with_its_penalties(model):
     assert check_draws(tokens, softmax_law(penalized)).ok is True
     assert check_draws(tokens, softmax_law(row)).ok is False
     assert not model._forward_hooks
+    for call, message in (
+        (lambda: from_generate(3, {}), "`model` has to be a model that can generate, but is 3"),
+        (lambda: from_generate(model, None), "`kwargs` has to be a mapping, or a function"),
+        (lambda: from_generate(model, {}, input_ids=[0.5]), r"`input_ids` have to be .* \[0.5\]"),
+        (lambda: from_generate(model, {}, input_ids=[[1]]), r"`input_ids` .* shape \(1, 1\)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            call()
     for name in ("num_beams", "num_return_sequences"):
         with pytest.raises(ValueError, match=f"`{name}` has to be 1, to draw one token a row"):
             from_generate(model, {"do_sample": True, name: 2})(row[None])
@@ -592,6 +753,20 @@ def test_ids_however_large_are_compared():
     ids = 2**62 + drawn(LAW, 2000, 1)
     assert check_same(ids, 2**62 + drawn(LAW, 2000, 2)).ok is True
     assert check_same(ids, ids[:1000] + 1).ok is False
+    other = (2**62 + drawn(LAW[::-1], 2000, 3)).astype(np.uint64)  # float64 would hold both
+    assert check_same(ids, other).ok is False
+
+
+def test_few_numbers_are_compared_by_their_own_law():
+    """A regression: two numbers against two were told apart one time in three."""
+    rng = np.random.default_rng(0)
+    assert all(check_same(*rng.random((2, n))).ok is None for n in (1, 2, 3, 5) for _ in range(100))
+    for n, m in ((12, 12), (8, 300)):
+        alarms = sum(
+            check_same(rng.random(n), rng.random(m), 0.05).ok is False for _ in range(2000)
+        )
+        assert alarms < 142  # 100 at most are expected, 142 come once in 30,000 times
+    assert check_same(rng.random(200), 2 + rng.random(200)).ok is False
 
 
 def test_two_samples():
@@ -679,9 +854,23 @@ def test_streams_that_overlap(uniform, says):
     [
         (lambda: check_uniform([]), ValueError, "`u` have to be at least one number"),
         (lambda: check_uniform([1, 2]), TypeError, "`u` have to be floats"),
+        (
+            lambda: check_uniform([[0.1], [0.2, 0.3]]),
+            TypeError,
+            "`u` have to be floats, but are ragged",
+        ),
+        (
+            lambda: check_same([[1], [2, 3]], [1, 2]),
+            TypeError,
+            r"`a` .*, but are \[\[1\], \[2, 3\]\]",
+        ),
         (lambda: check_uniform(U, bits=54), ValueError, "`bits`"),
         (lambda: check_uniform(U, alpha=0), ValueError, "`alpha`"),
-        (lambda: check_same([1, 2], [0.5]), TypeError, "`a` and `b` have to be integers or floats"),
+        (
+            lambda: check_same([1, 2], [0.5]),
+            TypeError,
+            "`a` and `b` have to be integers, or floats",
+        ),
         (lambda: check_same([], [1]), ValueError, "`a` have to be at least one"),
         (lambda: check_same([1], [-1]), ValueError, "one is -1"),
         (lambda: check_same(["a"], ["b"]), TypeError, "`a` and `b` have to be"),
@@ -793,6 +982,25 @@ def test_streams_from_the_last_seed():
     assert check_streams(reference.uniform, draws=2000, seed=2**64 - 1).ok
 
 
+def test_every_part_of_the_key_starts_at_the_seed():
+    keys = []
+
+    def uniform(**key):
+        keys.append(key)
+        return reference.uniform(**key)
+
+    check_streams(uniform, draws=10, seed=1000)
+    for axis in ("seed", "stream", "step", "draw", "lane"):
+        assert {key[axis] for key in keys} == set(range(1000, 1010))
+
+
+def test_pairs_alarm_as_rarely_as_alpha():
+    """2,000 runs at alpha = 0.1: 200 at most, 256 or more once in 30,000 times; not far less."""
+    rng = np.random.default_rng(0)
+    pvalues = np.array([check_independent(*rng.random((2, 500)), 0.1).pvalue for _ in range(2000)])
+    assert 60 < np.sum(pvalues < 0.1) < 256
+
+
 @pytest.mark.parametrize("package", ["scipy", "matplotlib", "tqdm"])
 def test_a_missing_package_is_named(package):
     code = f"""
@@ -816,5 +1024,7 @@ def test_samples_that_hold_nan_or_differ_in_shape_are_refused():
         check_same(u, np.full(10_000, np.nan))
     with pytest.raises(ValueError, match="have to be of one shape"):
         check_independent(u, u.reshape(50, 200))
-    constant = check_independent(u, np.full((100, 100), 0.5))
-    assert constant.findings == ["all numbers of `b` are equal"]
+    for number in (0.1, 0.5, 0.7):  # the mean of many 0.1 is not 0.1
+        constant = check_independent(u, np.full((100, 100), number))
+        assert constant.findings == ["all numbers of `b` are equal"]
+        assert constant.ok is False and constant.pvalue == 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import U64_END, U64_TEXT, check_integer
+from sampler._checks import U64_END, U64_TEXT, check_ids, check_integer
 
 
 def from_processors(
@@ -34,7 +34,7 @@ def from_processors(
     Raises
     ------
     TypeError, ValueError
-        If `processors` are not callables, or the seed is outside [0, 2**64).
+        If an argument is not as above.
 
     Examples
     --------
@@ -105,11 +105,15 @@ def from_generate(
     Raises
     ------
     TypeError, ValueError
-        If the seed is outside [0, 2**64); at the call, if the settings do not draw one token a row
+        If an argument is not as above; at the call, if the settings do not draw one token a row
         (beams, several sequences).
     """
     import torch
 
+    if not hasattr(model, "generate"):
+        raise TypeError(f"`model` has to be a model that can generate, but is {model!r}")
+    if not callable(kwargs) and not isinstance(kwargs, Mapping):
+        raise TypeError(f"`kwargs` has to be a mapping, or a function, but is {kwargs!r}")
     state = _generator(seed).get_state()
     before = _prompt(input_ids)
 
@@ -155,7 +159,13 @@ def _generator(seed: Any) -> Any:
 def _prompt(input_ids: Any) -> Any:
     import torch
 
-    return torch.zeros(1, dtype=torch.long) if input_ids is None else torch.as_tensor(input_ids)
+    ids = check_ids("input_ids", [0] if input_ids is None else input_ids, 2**63, _PROMPT)
+    if ids.ndim != 1 or not ids.size:
+        raise ValueError(f"`input_ids` have to be {_PROMPT}, but have shape {ids.shape}")
+    return torch.from_numpy(ids)
+
+
+_PROMPT = "integers >= 0, of shape (length,)"
 
 
 def _is_list(processors: Any) -> bool:

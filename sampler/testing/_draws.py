@@ -14,7 +14,6 @@ from sampler._checks import array_of, check_ids, check_integer, check_real
 from sampler.api import Distribution
 from sampler.testing._result import Result, TokenCount, show_count, show_share
 from sampler.testing._statistics import (
-    CHI_SQUARE_SHARE,
     LEAST,
     MOST_DRAWS,
     TAIL_SHARE,
@@ -23,9 +22,10 @@ from sampler.testing._statistics import (
     Ints,
     Tail,
     bins_of,
-    chi_square,
+    chi_square_share,
     detectable_bias,
     draws_for_bias,
+    fit,
     noncentrality,
     tails,
     token_pvalues,
@@ -61,8 +61,9 @@ def check_draws(
     -------
     Result
         ``ok`` is None, never True, if there are too few draws to show even that the likeliest bin
-        is never drawn, or for a second bin, unless one token has all probability; the finding says
-        how many it takes.
+        is never drawn; or for a second bin, or for eight where even the likeliest token is too rare
+        for one of its own. The finding says how many it takes. One token with all probability needs
+        no second.
 
     Raises
     ------
@@ -79,7 +80,9 @@ def check_draws(
 
     - half: Pearson's chi-square [1]_ over bins of at least 25 expected draws, in the decomposition
       of Lancaster [2]_, which keeps the false-alarm rate where it should be down to 1e-6 and
-      below. The G-test and small bins do not: their rates are wrong by factors;
+      below. The G-test and small bins do not: their rates are wrong by factors. Of more than 64
+      bins, half of it goes to the same over at most 64 wide ones, which see a drift that no
+      narrow one shows;
     - a quarter: each token's count, exact, corrected for the size of the vocabulary;
     - a quarter: the least likely tokens, the first and the last ids, each taken together, exact.
 
@@ -121,13 +124,13 @@ def judge(
     findings = impossible(law, counts)
     possible = np.where(law > 0, counts, 0)
     bins = bins_of(law, possible)
-    statistic, fit = chi_square(bins)
+    statistic, of_fit, number, least_fit = fit(law, possible, bins)
     alone = token_pvalues(law, possible)
     several = tails(law, possible)
     least_token = float(alone.min()) * np.count_nonzero(law)
     least_tail = min((tail.pvalue for tail in several), default=1.0) * len(several)
     pvalue = min(
-        1.0, fit / CHI_SQUARE_SHARE, least_token / TOKEN_SHARE,
+        1.0, least_fit, least_token / TOKEN_SHARE,
         least_tail / TAIL_SHARE if several else 1.0,
     )  # fmt: skip
     worst = [
@@ -137,10 +140,10 @@ def judge(
     ]
     if pvalue < alpha:
         findings += _misfits(worst, several, alpha, int(np.count_nonzero(law)))
-        if fit < CHI_SQUARE_SHARE * alpha:
+        if least_fit < alpha:
             findings.append(
                 f"the counts do not fit the probabilities: chi-square {statistic:,.0f} over "
-                f"{len(bins.probs)} bins, where {len(bins.probs) - 1} is usual (p = {fit:.2g})"
+                f"{number:,} bins, where {number - 1:,} is usual (p = {of_fit:.2g})"
             )
     bias = detectable_bias(law, draws, alpha, power)
     ok: bool | None = not findings
@@ -161,7 +164,7 @@ def judge(
         findings=findings,
         alpha=alpha,
         power=power,
-        seeds=dict(seeds or {}),
+        seeds=check_seeds(seeds),
         tokens=worst,
         tails=several,
         bins=bins,
@@ -221,7 +224,7 @@ def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float =
         Cohen's w [1]_: the root of the sum of (q - p)^2 / p over the bins, q being what the sampler
         does and p the law. If half of the probability is 1 % too high and half 1 % too low, it is
         0.01; if one bin of probability p is off by a share b, it is b sqrt(p / (1 - p)).
-    bins : int, >= 2
+    bins : int, in [2, 2**36)
         How many bins there are: the tokens of 25 or more expected draws, and the rest pooled.
     alpha, power : float, in (0, 1)
         The two error rates; power is the larger.
@@ -244,9 +247,9 @@ def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float =
     effect = check_real("effect", effect, 0.0, math.inf, "a float in (0, inf)")
     if not 0.0 < effect < math.inf:
         raise ValueError(f"`effect` has to be a float in (0, inf), but is {effect}")
-    bins = check_integer("bins", bins, 2, 2**40, "an integer >= 2")
+    bins = check_integer("bins", bins, 2, 2**36, "an integer in [2, 2**36)")
     alpha, power = check_rates(alpha, power)
-    value = noncentrality(bins - 1, CHI_SQUARE_SHARE * alpha, power)
+    value = noncentrality(bins - 1, chi_square_share(bins) * alpha, power)
     # Exact, since the square of a small float is 0.
     return max(math.ceil(Fraction(value) / Fraction(effect) ** 2), math.ceil(LEAST * bins))
 
@@ -260,9 +263,23 @@ def check_rates(alpha: Any, power: Any) -> tuple[float, float]:
         if not 0.0 < number < 1.0:
             raise ValueError(f"`{name}` has to be {text}, but is {value}")
         checked.append(number)
+    if checked[0] < _LEAST_ALPHA:
+        raise ValueError(f"`alpha` has to be at least {_LEAST_ALPHA:g}, but is {alpha}")
     if not checked[0] < checked[1]:
         raise ValueError(f"`power` has to be more than alpha, {alpha}, but is {power}")
     return checked[0], checked[1]
+
+
+_LEAST_ALPHA = 1e-200  # scores end at 1e-300, and there are shares to be taken
+
+
+def check_seeds(seeds: Any) -> dict[str, Any]:
+    """What the report repeats."""
+    if seeds is None:
+        return {}
+    if not isinstance(seeds, Mapping):
+        raise TypeError(f"`seeds` has to be a mapping of names to values, but is {seeds!r}")
+    return dict(seeds)
 
 
 def check_probs(name: str, probs: Any, vocab: int | None = None) -> Floats:

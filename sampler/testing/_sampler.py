@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,14 +43,6 @@ EFFECT = 0.05  # what the default number of draws is planned for
 TAIL_TOKENS, TAIL_DEPTH = 2**18, 20.5  # deeper than float32 noise reaches: 16.6 above, 2.8 below
 SHIFT = 128.0  # beyond the range of a float32 exp, exact on a grid of 2**-10
 JOINT_BINS = 8  # a side of a table of pairs
-
-
-class _Layout(NamedTuple):
-    """A batch of one changed row, and what its tokens are in the plain row."""
-
-    batch: npt.NDArray[Any]
-    ids: Ints  # the plain row's vocab where there is no such token
-    rows: slice = slice(None)  # those that hold the row in question
 
 
 def check_sampler(
@@ -114,7 +106,7 @@ def check_sampler(
         - repeat, seeds (with ``seeded=True``): the same seed gives the same tokens, whatever is in
           the other rows; neighbouring seeds give independent ones;
         - neighbours: the law of a row is its own beside other rows;
-        - shift: adding 128, or taking it away, changes nothing;
+        - shift up, shift down: adding 128, or taking it away, changes nothing;
         - permutation: permuted logits give permuted tokens;
         - padding: tokens of -inf, put in anywhere, change nothing and are never drawn;
         - layout: strides change nothing; float64, float32, float16: neither do dtypes;
@@ -133,6 +125,10 @@ def check_sampler(
     Where neighbours are not independent, p-values of counts mean nothing, and only what is
     impossible is reported of the counts. A changed row that misses the law is reported where it
     also differs from the plain row: so each fault is named once.
+
+    A law that is a function may itself change where logits are shifted, permuted or padded:
+    penalties do, and a cut between logits that rounding has made equal. Then the changed row is
+    judged by its own law, and a note says so.
 
     ``repeat`` asks that what one row draws does not depend on the values of the others. A sampler
     that draws by rejection from one common sequence is correct without that: check it unseeded.
@@ -277,15 +273,19 @@ class _Check:
         if self.seeded:
             plan["repeat"], plan["seeds"] = self._repeat, self._seeds
         plan["neighbours"] = self._neighbours
-        if self._is_exact(_moved(self.row, SHIFT)):
-            plan["shift"] = self._shift
+        if self._can_be_shifted():
+            plan["shift up"] = partial(self._shift, "shift up", SHIFT)
+            plan["shift down"] = partial(self._shift, "shift down", -SHIFT)
         else:
-            self.notes.append(f"shift, since logits + {SHIFT:g} are not exact in {self.row.dtype}")
+            self.notes.append(
+                f"shifts, since logits + {SHIFT:g} and - {SHIFT:g} are not exact in "
+                f"{self.row.dtype}"
+            )
         plan["permutation"] = self._permutation
         plan["padding"], plan["layout"] = self._padding, self._layout
         largest = float(np.abs(self.row[np.isfinite(self.row)]).max())
         for dtype in ("float64", "float32", "float16"):
-            if largest > np.finfo(dtype).max:
+            if largest > float(np.finfo(dtype).max):
                 self.notes.append(f"{dtype}, since these logits do not fit into it")
             elif self.row.dtype != dtype:
                 exact = np.array_equal(self.row.astype(dtype).astype(np.float64), self.row)
@@ -306,11 +306,19 @@ class _Check:
             self.notes.append("tail, by tail=False")
         return plan
 
-    def _is_exact(self, shifted: npt.NDArray[Any]) -> bool:
-        """Whether the shift costs less than any check could see."""
+    def _can_be_shifted(self) -> bool:
+        """Whether rounding costs less than any check could see, where nothing else tells of it."""
         finite = np.isfinite(self.row)
-        lost = shifted[finite].astype(np.float64) - SHIFT - self.row[finite].astype(np.float64)
-        return bool(np.all(np.abs(lost) < 1e-4))
+        lost = np.zeros(self.vocab)
+        for by in (SHIFT, -SHIFT):
+            moved = _moved(self.row, by)[finite].astype(np.float64)
+            lost[finite] += np.abs(moved - by - self.row[finite].astype(np.float64))
+        possible = self.law > 0
+        slight = bool(np.all(lost[possible] < 1e-4))
+        if self.law_of is None:
+            # At a cut, two that become equal are not slight. Without one there is no cut.
+            return not lost.any() or (slight and not np.any(finite & ~possible))
+        return slight
 
     def run(self, progress: bool | None) -> Result:
         """All parts, and what they amount to."""
@@ -410,29 +418,65 @@ class _Check:
         tokens = self._collect(self._open(i), self._copies(self.rows[i]), self.calls)
         return self._judge(tokens, self.laws[i])
 
-    def _relation(self, lead: str, layouts: list[_Layout], offset: int) -> Result:
-        """Judge a changed row by the plain row's law; put a fault down to the change if it is."""
+    def _changed(
+        self,
+        lead: str,
+        row: npt.NDArray[Any],
+        offset: int,
+        *,
+        ids: Ints | None = None,
+        law: Floats | None = None,
+        batches: list[npt.NDArray[Any]] | None = None,
+        used: slice = slice(None),
+    ) -> Result:
+        """Draw from a changed row, and put a fault down to the change if it is.
+
+        Judged by the plain row's law, once `ids` has mapped the tokens back (to vocab, where the
+        plain row has no such token); or by `law`, the changed row's own, where that is given.
+        `batches` hold the row in the rows `used`.
+        """
+        assert self.base is not None
+        batches = [self._copies(row)] if batches is None else batches
+        # As many draws in all as of the plain row.
+        calls = -(-self.calls * self.batch // (len(batches) * len(range(self.batch)[used])))
         draw = self._open(offset)
-        # Of all layouts together as many rows as of the plain one.
-        used = sum(len(range(self.batch)[x.rows]) for x in layouts)
-        calls = -(-self.calls * self.batch // used)
-        mapped = [x.ids[self._collect(draw, x.batch, calls)[:, x.rows]].ravel() for x in layouts]
-        tokens = np.concatenate(mapped)
+        tokens = np.concatenate([self._collect(draw, x, calls)[:, used].ravel() for x in batches])
+        if law is not None:
+            result = self._judge(tokens, law)
+            # Silent where the plain row is at fault already.
+            told = [] if self.base.ok is False else [f"{lead}: {f}" for f in result.findings]
+            return replace(result, findings=told) if result.ok is False else result
+        if ids is not None:
+            tokens = ids[tokens]
         strays = int(np.count_nonzero(tokens == self.vocab))
         result = self._judge(tokens[tokens < self.vocab], self.law)
-        assert self.base is not None
         if result.ok is False and self.base.ok is False:
-            both = (counted(t, self.vocab + 1) for t in (tokens, self.plain_tokens))
-            statistic, pvalue, bins = two_samples(*both)
+            now, plain = (counted(t, self.vocab + 1) for t in (tokens, self.plain_tokens))
+            statistic, pvalue, table = two_samples(now, plain)
             other = pvalue < self.level and not self.dependent
-            said = f"chi-square {statistic:,.0f} over {bins} bins (p = {pvalue:.2g})"
+            said = f"chi-square {statistic:,.0f} over {table.shape[1]:,} bins (p = {pvalue:.2g})"
             result = replace(result, findings=[f"{lead}: {said}"] if other else [])
-        elif result.ok is False and result.findings:
+        elif result.ok is False:
             result = replace(result, findings=[f"{lead}: {f}" for f in result.findings])
         if strays:
-            told = f"tokens put in at -inf were drawn {strays:,} times in {len(tokens):,}"
-            result = replace(result, ok=False, pvalue=0.0, findings=[told, *result.findings])
+            told = [f"tokens put in at -inf were drawn {strays:,} times in {len(tokens):,}"]
+            result = replace(result, ok=False, pvalue=0.0, findings=told + result.findings)
         return result
+
+    def _own_law(self, name: str, row: npt.NDArray[Any], ids: Ints | None = None) -> Floats | None:
+        """The law of a changed row, if it is not the plain row's; None if it is, or not known.
+
+        It is another where rounding makes two logits at a cut equal, or where the law depends on
+        ids or on the logits' size, as penalties do.
+        """
+        if self.law_of is None:
+            return None
+        own = self.law_of(row)
+        plain = self.law if ids is None else np.append(self.law, 0.0)[ids]
+        if np.allclose(own, plain, rtol=1e-5, atol=1e-12):
+            return None
+        self.notes.append(f"that the law stays the same ({name}): the one given does not")
+        return own
 
     def _neighbours(self) -> Result:
         batch = self._copies(self.row)
@@ -440,38 +484,32 @@ class _Check:
         other = self.row[self.rng.permutation(self.vocab)]
         batch[1::2] = _moved(other, 32)
         batch[3::4] = _moved(other, -32)
-        layout = _Layout(batch, self._same, slice(0, None, 2))
-        return self._relation("a row's law changes with the rows beside it", [layout], 1)
+        lead = "a row's law changes with the rows beside it"
+        return self._changed(lead, self.row, 1, batches=[batch], used=slice(0, None, 2))
 
-    @property
-    def _same(self) -> Ints:
-        return np.arange(self.vocab)
-
-    def _shift(self) -> Result:
-        up, down = (_moved(self.row, c) for c in (SHIFT, -SHIFT))
-        layouts = [_Layout(self._copies(row), self._same) for row in (up, down)]
-        return self._relation(f"logits + {SHIFT:g} or - {SHIFT:g} have another law", layouts, 2)
+    def _shift(self, name: str, by: float) -> Result:
+        row = _moved(self.row, by)
+        lead = f"logits {'-' if by < 0 else '+'} {abs(by):g} have another law"
+        return self._changed(lead, row, 2, law=self._own_law(name, row))
 
     def _permutation(self) -> Result:
-        order = self.rng.permutation(self.vocab)
-        if self.law_of is None or np.allclose(
-            self.law_of(self.row[order]), self.law[order], rtol=1e-9, atol=0
-        ):
-            layout = _Layout(self._copies(self.row[order]), order)
-            return self._relation("the law changes with the order of the vocabulary", [layout], 3)
-        # Ties at a cut go by id, so the permuted row has a law of its own.
+        shuffled = self.rng.permutation(self.vocab)
+        # Equal logits keep their order, by which a cut may choose among them.
+        order = np.empty_like(shuffled)
+        order[np.argsort(self.row[shuffled], kind="stable")] = np.argsort(self.row, kind="stable")
         row = self.row[order]
-        return self._other("the law changes with the order of the vocabulary", row, 3)
+        law = self._own_law("permutation", row, order)
+        lead = "the law changes with the order of the vocabulary"
+        return self._changed(lead, row, 3, ids=order, law=law)
 
     def _padding(self) -> Result:
         extra = 7
         places = np.sort(self.rng.integers(0, self.vocab + 1, 2 * extra))
         places = np.concatenate([[0], places, [self.vocab] * extra])
         row = np.insert(self.row, places, -np.inf)
-        ids = np.insert(self._same, places, self.vocab)
-        return self._relation(
-            "tokens put in at -inf change the law", [_Layout(self._copies(row), ids)], 4
-        )
+        ids = np.insert(np.arange(self.vocab), places, self.vocab)
+        law = self._own_law("padding", row, ids)
+        return self._changed("tokens put in at -inf change the law", row, 4, ids=ids, law=law)
 
     def _layout(self) -> Result:
         """Every second column, backwards; columns first; every third row."""
@@ -482,12 +520,11 @@ class _Check:
         tall = np.full((3 * self.batch, self.vocab), 9.0, self.row.dtype)
         apart = tall[::3]
         apart[...] = batch
-        layouts = [_Layout(x, self._same) for x in (backwards, np.asfortranarray(batch), apart)]
-        return self._relation("the law changes with the strides", layouts, 5)
+        batches = [backwards, np.asfortranarray(batch), apart]
+        return self._changed("the law changes with the strides", self.row, 5, batches=batches)
 
     def _dtype(self, dtype: str) -> Result:
         row = self.row.astype(dtype)
-        lead = f"{dtype} logits have another law"
         try:
             self._open(6)(self._copies(row))
         except (TypeError, RuntimeError) as error:  # as torch says it, too; not a ValueError
@@ -495,26 +532,21 @@ class _Check:
             if not refused and "not implemented" not in str(error):
                 raise
             self.notes.append(f"{dtype}, which the sampler refuses ({error})")
-            nothing = judge("", np.ones(1), np.ones(1, np.int64), self.level, self.power)
-            return replace(nothing, draws=0, bins=None, detectable_bias=0.0)
-        if np.array_equal(row.astype(np.float64), self.row):
-            return self._relation(lead, [_Layout(self._copies(row), self._same)], 6)
-        return self._other(lead, row, 6)
+            return Result(
+                check="", ok=True, pvalue=1.0, detectable_bias=0.0, draws=0, findings=[],
+                alpha=self.level, power=self.power,
+            )  # fmt: skip
+        law = None
+        if not np.array_equal(row.astype(np.float64), self.row):
+            assert self.law_of is not None
+            law = self.law_of(row)
+        return self._changed(f"{dtype} logits have another law", row, 6, law=law)
 
     def _ties(self) -> Result:
+        assert self.law_of is not None
         row = np.round(self.row)
-        return self._other("of logits that are equal, others are kept than the law says", row, 7)
-
-    def _other(self, lead: str, row: npt.NDArray[Any], offset: int) -> Result:
-        """Judge a row by its own law; silent where the plain row is at fault already."""
-        assert self.law_of is not None and self.base is not None
-        tokens = self._collect(self._open(offset), self._copies(row), self.calls)
-        result = self._judge(tokens, self.law_of(row))
-        if self.base.ok is False and result.ok is False:
-            return replace(result, findings=[])
-        if result.ok is False:
-            return replace(result, findings=[f"{lead}: {f}" for f in result.findings])
-        return result
+        lead = "of logits that are equal, others are kept than the law says"
+        return self._changed(lead, row, 7, law=self.law_of(row))
 
     def _tail(self) -> Result:
         assert self.law_of is not None

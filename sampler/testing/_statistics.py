@@ -15,6 +15,9 @@ Floats = npt.NDArray[np.float64]
 
 LEAST = 25.0  # expected draws of a bin
 MOST_DRAWS = 2**40  # that anything is planned for
+WIDE = 64  # bins of the second chi-square, where the first has more
+INTERVALS = 16  # of ordered values
+LEAST_BINS = 8  # where the likeliest token makes no bin of its own
 # Shares of alpha: the chi-square sees many small faults, the others one large fault.
 CHI_SQUARE_SHARE, TOKEN_SHARE, TAIL_SHARE = 0.5, 0.25, 0.25
 
@@ -93,6 +96,26 @@ def chi_square(bins: Bins) -> tuple[float, float]:
     return statistic, float(stats.chi2.sf(statistic, len(drawn)))
 
 
+def chi_square_share(bins: int) -> float:
+    """The share of alpha that a chi-square has: where there are many bins, there are two."""
+    return CHI_SQUARE_SHARE / (2 if bins > WIDE else 1)
+
+
+def fit(probs: Floats, counts: Ints, bins: Bins) -> tuple[float, float, int, float]:
+    """The chi-square that fits worse, of those bins and, if they are many, of wide ones too.
+
+    Many narrow bins see what differs from token to token, few wide ones a drift that is too small
+    to show in any narrow one. Returns the statistic, its p-value, how many bins, and the p-value
+    corrected for the share of alpha.
+    """
+    tried = [bins]
+    if len(bins.probs) > WIDE:
+        tried.append(bins_of(probs, counts, float(counts.sum()) / WIDE))
+    found = [(*chi_square(b), len(b.probs)) for b in tried]
+    statistic, pvalue, count = min(found, key=lambda each: each[1])
+    return statistic, pvalue, count, min(1.0, pvalue / chi_square_share(len(bins.probs)))
+
+
 def binomial_pvalues(observed: Any, draws: int, probs: Any) -> Floats:
     """Two-sided exact: twice the smaller tail."""
     smaller = np.minimum(
@@ -107,6 +130,8 @@ def token_pvalues(probs: Floats, counts: Ints) -> Floats:
     """Exact p-value of each token's count on its own, 1 for tokens of probability 0."""
     draws = int(counts.sum())
     result = np.ones(len(probs))
+    if not draws:  # 0 times log(0) is no number
+        return result
     # Most of a vocabulary is never drawn; its tail is a power.
     never = (counts == 0) & (probs > 0)
     with np.errstate(divide="ignore"):
@@ -150,14 +175,21 @@ def _levels(draws: int) -> list[float]:
     ]
 
 
-def two_samples(a: Ints, b: Ints) -> tuple[float, float, int]:
-    """Chi-square of homogeneity of two vectors of counts: statistic, p-value, bins."""
+def two_samples(a: Ints, b: Ints, ordered: bool = False) -> tuple[float, float, Ints]:
+    """Chi-square of homogeneity of two vectors of counts: statistic, p-value, the table of bins.
+
+    The bins are pooled by frequency, or, if the counts are of ordered values, neighbours are.
+    """
     total = a + b
-    shares = total / total.sum()
     smaller = int(min(a.sum(), b.sum()))
-    order, starts = pool(shares, smaller)
+    if ordered:
+        middle = (np.cumsum(total) - 0.5 * total) / total.sum()
+        labels = (middle * max(min(INTERVALS, smaller // int(LEAST)), 1)).astype(np.int64)
+        order, starts = np.arange(len(total)), np.flatnonzero(np.diff(labels, prepend=-1))
+    else:
+        order, starts = pool(total / total.sum(), smaller)
     table = np.array([np.add.reduceat(v[order], starts) for v in (a, b)])
-    return (*_independence(table), len(starts))
+    return (*_independence(table), table)
 
 
 def contingency(table: Ints) -> tuple[float, float, int]:
@@ -246,18 +278,24 @@ def detectable_bias(probs: Floats, draws: int, alpha: float, power: float) -> fl
     decides where nearly all mass is on one token.
 
     It takes a second bin: of one, a sampler that draws nothing else would pass. Unless the law has
-    only one token, as far as float64 goes.
+    only one token, as far as float64 goes. And more of them where all hold several tokens: that
+    half of a vocabulary is drawn half of the time tells little of its tokens.
     """
     order, starts = pool(probs, draws)
-    bins = np.add.reduceat(probs[order], starts)
-    if len(bins) < 2 and probs.max() < 1.0:
+    count = len(starts)
+    level = chi_square_share(count) * alpha
+    if count > WIDE:
+        order, starts = pool(probs, draws, draws / WIDE)
+    several = len(starts) > 1 and starts[1] > 1
+    if len(starts) < (LEAST_BINS if several else 2) and probs.max() < 1.0:
         return math.inf
+    bins = np.add.reduceat(probs[order], starts)
     # The likeliest bin shows the least, but where it has no room to gain: then the next.
     likeliest = tuple(np.sort(bins)[::-1][:3].tolist())
-    best = _bias_of_bins(likeliest, len(bins), draws, CHI_SQUARE_SHARE * alpha, power)
+    best = _bias_of_bins(likeliest, len(bins), draws, level, power)
     p = min(float(probs.max()), 1.0)
-    level = TOKEN_SHARE * alpha / np.count_nonzero(probs)
-    return min(best, _bias_alone(p, draws, level, power))
+    alone = _bias_alone(p, draws, TOKEN_SHARE * alpha / np.count_nonzero(probs), power)
+    return min(best, alone)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,15 @@ import numpy as np
 from scipy import stats
 
 from sampler._checks import U64_END, U64_TEXT, array_of, check_ids, check_integer
-from sampler.testing._draws import bar, check_any, check_rates, counted, judge, times
+from sampler.testing._draws import (
+    bar,
+    check_any,
+    check_rates,
+    check_seeds,
+    counted,
+    judge,
+    times,
+)
 from sampler.testing._result import Result, combined, show_count, show_share
 from sampler.testing._statistics import (
     LEAST,
@@ -83,7 +91,7 @@ def check_uniform(
         return Result(
             check="check_uniform", ok=False, pvalue=0.0, detectable_bias=math.inf,
             draws=numbers.size, findings=findings, alpha=alpha, power=power,
-            seeds=dict(seeds or {}),
+            seeds=check_seeds(seeds),
         )  # fmt: skip
     edges = _edges(inside.size)
     places = np.searchsorted(edges, inside, side="right") - 1
@@ -163,8 +171,9 @@ def check_same(
     Parameters
     ----------
     a, b : array_like of int >= 0, or of float
-        Both of one kind, in any shape. Tokens are compared by chi-square over bins of 25 or more
-        in either sample, floats by Kolmogorov and Smirnov's test.
+        Both of one kind, in any shape. They are compared by chi-square over bins that expect 25 or
+        more of either sample: tokens pooled by how frequent they are, floats in up to 16 intervals
+        of equal frequency.
     alpha, power : float, in (0, 1)
         The two error rates.
     seeds : mapping, optional
@@ -173,8 +182,6 @@ def check_same(
     Returns
     -------
     Result
-        For floats `detectable_bias` is the largest distance of the two distribution functions
-        that may go unseen.
 
     Raises
     ------
@@ -195,39 +202,34 @@ def check_same(
     kinds = {first.dtype.kind.replace("u", "i"), second.dtype.kind.replace("u", "i")}
     if first.size and second.size and kinds not in ({"i"}, {"f"}):
         raise TypeError(
-            f"`a` and `b` have to be integers or floats, but are {first.dtype} and {second.dtype}"
+            f"`a` and `b` have to be integers, or floats, but are {first.dtype} and {second.dtype}"
         )
     draws = first.size + second.size
-    fewer = min(first.size, second.size)
-    if kinds == {"f"}:
-        x, y = _check_uniforms("a", first), _check_uniforms("b", second)
-        for name, v in (("a", x), ("b", y)):
-            if np.isnan(v).any():
+    are_floats = kinds == {"f"}
+    both: list[Any] = []
+    for name, given in (("a", a), ("b", b)):
+        if are_floats:
+            both.append(_check_uniforms(name, given))
+            if np.isnan(both[-1]).any():
                 raise ValueError(f"`{name}` has to be numbers, but holds nan")
-        statistic, pvalue = stats.ks_2samp(x, y, method="asymp")
-        pvalue = float(pvalue)
-        told = f"their distribution functions differ by {statistic:.3g} (p = {pvalue:.2g})"
-        scale = math.sqrt((first.size + second.size) / (first.size * second.size))
-        # Massart's bound, twice: what alpha allows, and what power may lose.
-        bias = scale * (math.sqrt(math.log(2 / alpha) / 2) + math.sqrt(-math.log(1 - power) / 2))
-    else:
-        for name, v in (("a", first), ("b", second)):
-            check_any(name, v)
-            check_ids(name, v, 2**63, "integers in [0, 2**63)")
-        # By their rank among the ids that there are: no table is as long as the largest.
-        ids, ranks = np.unique(np.concatenate([first.ravel(), second.ravel()]), return_inverse=True)
-        counts = [counted(r, len(ids)) for r in np.split(ranks, [first.size])]
-        statistic, pvalue, bins = two_samples(*counts)
-        told = (
-            f"the counts differ: chi-square {statistic:,.0f} over {bins} bins, where "
-            f"{bins - 1} is usual (p = {pvalue:.2g})"
-        )
-        bias = math.inf
-        if bins > 1:
-            # A share p of both together; the likeliest bin has at least 1 / bins.
-            p = max(float((counts[0] + counts[1]).max()) / draws, 1 / bins)
-            value = noncentrality(bins - 1, alpha, power)
-            bias = math.sqrt(value * draws / (first.size * second.size) * (1 - p) / p)
+        else:
+            check_any(name, given)
+            both.append(check_ids(name, given, 2**63, "integers in [0, 2**63)").ravel())
+    # By their rank among the values that there are: no table is as long as the largest id.
+    values, ranks = np.unique(np.concatenate(both), return_inverse=True)
+    one, other = (counted(r, len(values)) for r in np.split(ranks, [first.size]))
+    statistic, pvalue, table = two_samples(one, other, ordered=are_floats)
+    bins = table.shape[1]
+    told = (
+        f"the counts differ: chi-square {statistic:,.0f} over {bins:,} bins, where "
+        f"{bins - 1:,} is usual (p = {pvalue:.2g})"
+    )
+    bias = math.inf
+    if bins > 1:
+        p = float(table.sum(0).max()) / draws
+        value = noncentrality(bins - 1, alpha, power)
+        bias = math.sqrt(value * draws / (first.size * second.size) * (1 - p) / p)
+    fewer = min(first.size, second.size)
     findings = [told] if pvalue < alpha else []
     return _concluded("check_same", findings, pvalue, bias, draws, fewer, alpha, power, seeds)
 
@@ -296,11 +298,12 @@ def check_independent(
         findings.append(f"{show_share(equal / x.size)} of pairs are equal, {times(equal)}")
     least = stats.norm.isf(level / 2) / math.sqrt(x.size)
     # Constants correlate with nothing.
-    findings += [
+    constant = [
         f"all numbers of `{name}` are equal" for name, v in (("a", x), ("b", y))
-        if v.size > 1 and not v.std()
+        if v.size > 1 and v.min() == v.max()
     ]  # fmt: skip
-    r = float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else 0.0
+    findings += constant
+    r = float(np.corrcoef(x, y)[0, 1]) if x.size > 1 and not constant else 0.0
     p_trend = float(2 * stats.norm.sf(abs(r) * math.sqrt(x.size)))
     if p_trend < level:
         findings.append(f"the correlation is {r:.3f}, where {least:.3g} is the most by chance")
@@ -316,7 +319,7 @@ def check_independent(
                 f"{freedom} is usual (p = {p_joint:.2g})"
             )
     bias = (stats.norm.isf(level / 2) + stats.norm.isf(1 - power)) / math.sqrt(x.size)
-    pvalue = min(1.0, 3 * p_equal, 3 * p_trend, 3 * p_joint)
+    pvalue = 0.0 if constant else min(1.0, 3 * p_equal, 3 * p_trend, 3 * p_joint)
     return _concluded(
         "check_independent", findings, pvalue, float(bias), x.size, x.size, alpha, power, seeds
     )
@@ -347,7 +350,7 @@ def check_streams(
     axes : tuple of str
         The parts of the key.
     seed : int, in [0, 2**64)
-        Where keys start; along each axis neighbours are seed, seed + 1, ...
+        Where every part of the key starts; along its axis it is seed, seed + 1, ...
     bits : int, in [1, 53]
         As for `check_uniform`.
     progress : bool, optional
@@ -380,7 +383,7 @@ def check_streams(
     crossed = [(a, b) for i, a in enumerate(axes) for b in axes[i + 1 :]]
     level = alpha / (2 * len(axes) + len(crossed))
     parts: dict[str, Result] = {}
-    plain = dict.fromkeys(axes, 0) | {axes[0]: seed}
+    plain = dict.fromkeys(axes, seed)
 
     def along(axis: str, numbers: range, base: dict[str, int]) -> Floats:
         keys = ({**base, axis: (base[axis] + i) % U64_END} for i in numbers)
@@ -418,10 +421,11 @@ def check_streams(
 
 def _check_uniforms(name: str, u: Any) -> Floats:
     array = array_of(u)
+    if array.dtype.kind != "f":
+        kind = array.dtype if array.size else "ragged"
+        raise TypeError(f"`{name}` have to be floats, but are {kind}")
     if not array.size:
         raise ValueError(f"`{name}` have to be at least one number, but are none")
-    if array.dtype.kind != "f":
-        raise TypeError(f"`{name}` have to be floats, but are {array.dtype}")
     numbers: Floats = array.astype(np.float64).ravel()
     return numbers
 
@@ -450,5 +454,5 @@ def _concluded(
         ]
     return Result(
         check=check, ok=ok, pvalue=pvalue, detectable_bias=bias, draws=draws, findings=findings,
-        alpha=alpha, power=power, seeds=dict(seeds or {}),
+        alpha=alpha, power=power, seeds=check_seeds(seeds),
     )  # fmt: skip
