@@ -70,7 +70,7 @@ def main(output: Path) -> None:
 
     ax = axes["power"]
     draws = np.geomspace(1000, 1e7, 13).astype(int)
-    for tokens, color in ((2, GREEN), (60, BLUE), (1000, ORANGE)):
+    for tokens, color in ((2, GREEN), (10, BLUE), (60, ORANGE)):
         label = f"{tokens:,} equal tokens"
         ax.plot(draws, curve(np.full(tokens, 1 / tokens), draws), color=color, label=label)
     ax.set_xscale("log")

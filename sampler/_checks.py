@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -110,7 +111,7 @@ def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.in
     array = array_of(ids)
     if array.dtype.kind not in "iu":
         # A long one is told by its dtype. `array_of` makes nothing of a ragged list.
-        told = array.dtype if array.size > 1 else repr(ids)
+        told = array.dtype if array.size > 1 else reprlib.repr(ids)
         raise TypeError(f"`{name}` have to be {wanted}, but are {told}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():

@@ -74,8 +74,8 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
         float16, bfloat16, float32 or float64, of one or more axes; lists become float64. -inf
         counts for nothing.
     temperature : float or array_like of floats, in [0, inf], off at 1 or None
-        One for all, or one a row: an array that broadcasts to the shape of the result. 0 and inf are
-        the limits, log(number of tokens with the largest logit) and log(number of logits above
+        One for all, or one a row: an array that broadcasts to the shape of the result. 0 and inf
+        are the limits, log(number of tokens with the largest logit) and log(number of logits above
         -inf).
     axis : int
         The axis that holds a row.

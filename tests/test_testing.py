@@ -25,7 +25,7 @@ from sampler.testing import (
     required_draws,
 )
 from sampler.testing._sampler import softmax_law
-from sampler.testing._statistics import Bins, chi_square, contingency
+from sampler.testing._statistics import Bins, chi_square, contingency, pool, two_samples
 from wrong_samplers import CASES, RIGHT, examine, named
 
 pytest_plugins = ["sampler.testing.fixtures"]
@@ -195,6 +195,46 @@ def test_the_detectable_bias_is_seen_with_its_power(n, size, sign):
     assert alarms >= 162
 
 
+WIDE_LAWS = {
+    "flat": np.full(1000, 1e-3),
+    "geometric": 0.97 ** np.arange(400) / np.sum(0.97 ** np.arange(400)),
+    "peaked": np.append(0.99, np.full(1000, 1e-5)),
+}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("name, n", [("flat", 100_000), ("geometric", 20_000), ("peaked", 10**6)])
+def test_the_detectable_bias_of_a_wide_law_is_seen(name, n, sign):
+    """Of the likeliest of the wide bins, over many that are narrow. As above, of 60 runs 44."""
+    law = WIDE_LAWS[name]
+    result = check_draws(drawn(law, n), law, power=0.9)
+    assert result.ok is True
+    bias = sign * result.detectable_bias
+    assert len(result.bins.probs) > 64
+    order, starts = pool(law, n, n / 64)
+    bins = np.append(starts, len(law))
+    if len(starts) == 1:  # one token has it all, but for less than a bin
+        bins = np.array([0, 1, len(law)])
+    places = np.arange(len(bins) - 1)
+    likeliest = max(places, key=lambda i: law[order[bins[i] : bins[i + 1]]].sum())
+    ids = order[bins[likeliest] : bins[likeliest + 1]]
+    wrong = law.copy()
+    wrong[ids] *= 1 + bias
+    rest = np.ones(len(law), bool)
+    rest[ids] = False
+    wrong[rest] *= (1 - wrong[ids].sum()) / law[rest].sum()
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(60):
+        tokens = np.repeat(np.arange(len(law)), rng.multinomial(n, wrong / wrong.sum()))
+        alarms += check_draws(tokens, law, power=0.9).ok is False
+    assert alarms >= 44
+
+
+def test_required_draws_of_many_bins_share_alpha():
+    assert required_draws(0.01, bins=65) > required_draws(0.01, bins=64, alpha=5e-7)
+
+
 def test_required_draws_see_the_effect():
     """Half the tokens 5 % up, half 5 % down: w = 0.05. 100 runs at power 0.9."""
     n = required_draws(0.05, bins=10, power=0.9)
@@ -278,6 +318,7 @@ def test_a_sequential_false_alarm_is_as_rare_as_alpha():
         ([0, -1], LAW, {}, ValueError, r"integers in \[0, 5\), but one is -1"),
         ([0.5], LAW, {}, TypeError, "`tokens` have to be integers"),
         ([True], LAW, {}, TypeError, "`tokens` have to be integers"),
+        ([[0] * 1000, [1]], LAW, {}, TypeError, r"but are \[\[0, 0, 0, 0, 0, 0, ...\], \[1\]\]"),
         ([[0], [1, 2]], LAW, {}, TypeError, r"integers in \[0, 5\), but are \[\[0\], \[1, 2\]\]"),
         (np.zeros((0, 3)), LAW, {}, ValueError, "`tokens` have to be at least one draw"),
         ([0], [0.5, 0.4], {}, ValueError, "`probs` have to sum to 1, but sum to 0.9"),
@@ -543,6 +584,8 @@ def test_a_seed_that_does_not_repeat_is_named():
         # Equal ones at a cut, which go by id.
         ({"top_k": 2}, np.array([2, 1, 1, 1, 0], np.float32)),
         ({"top_p": 0.5}, np.ones(10, np.float32)),
+        # Where 1e-5 is not slight.
+        ({"temperature": 1e-4}, 1 + np.array([0, 1e-4, 2e-4, 3e-4], np.float32)),
         # What float16 does not hold.
         ({}, np.array([0, 1, -1e9], np.float32)),
     ],
@@ -556,8 +599,8 @@ def test_rows_that_a_change_makes_another_pass(settings, row, by_function):
         assert result.ok is True, result
 
 
-def test_a_law_that_goes_by_ids_is_asked_anew():
-    """Token 2 is never drawn, whatever its logit; nor token 2 of a padded or permuted row."""
+def test_a_law_that_goes_by_ids_has_no_relations():
+    """Token 2 is never drawn, whatever its logit."""
 
     def without_2(logits):
         logits = np.array(logits, np.float64)
@@ -566,13 +609,32 @@ def test_a_law_that_goes_by_ids_is_asked_anew():
 
     draw = gumbel(1)
     result = check_sampler(
-        lambda x: draw(without_2(x)), ROW, lambda row: softmax_law(without_2(row)), tail=False
-    )
+        lambda x: draw(without_2(x)), ROW, lambda row: softmax_law(without_2(row)), tail=False,
+        relations=False,
+    )  # fmt: skip
     assert result.ok is True, result
-    assert {n for n in result.notes if "the one given does not" in n} == {
-        "that the law stays the same (permutation): the one given does not",
-        "that the law stays the same (padding): the one given does not",
-    }
+    assert "shifts, permutation and padding, by relations=False" in result.notes
+
+
+def clipped(logits):
+    """A softmax that is wrong from logits of 80 on."""
+    weights = np.exp(np.clip(np.asarray(logits, np.float64), -80, 80))
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def test_a_law_that_shares_the_sampler_s_fault_does_not_hide_it():
+    draw = gumbel(1)
+    result = check_sampler(lambda x: draw(np.log(clipped(x))), ROW, clipped, tail=False)
+    assert result.ok is False
+    assert result.findings[0].startswith("shift up: logits + 128 have another law")
+
+
+def test_a_law_that_fails_of_shifted_rows_is_not_asked_for_them():
+    def naive(row):
+        weights = np.exp(row.astype(np.float32))
+        return weights / weights.sum()
+
+    assert check_sampler(Sampler(seed=1), ROW, naive, tail=False).ok is True
 
 
 def test_a_sampler_where_a_function_of_a_seed_belongs_is_refused():
@@ -587,6 +649,12 @@ def test_logits_next_to_the_end_of_their_dtype():
     result = check_sampler(lambda x: draw(x.astype(float)), row, draws=2000, tail=False)
     assert result.ok is True, result
     assert any(note.startswith("shifts, since") for note in result.notes)
+
+
+def test_a_lone_token_that_is_not_drawn_is_named_once():
+    result = check_sampler(lambda x: np.zeros(len(x), int), np.zeros(1, np.float32), tail=False)
+    assert result.findings[0].startswith("padding: tokens put in at -inf were drawn")
+    assert not any("too few" in finding for finding in result.findings)
 
 
 def test_beside_other_rows_as_many_are_drawn_as_are_planned():
@@ -647,19 +715,26 @@ def test_generate_is_a_sampler(model):
 def test_generate_is_checked_with_its_penalties(model):
     """Also what `generate` does ahead of the caller's own processors."""
     row = np.random.default_rng(1).normal(0, 2, 199).astype(np.float32)
+    from transformers import GenerationConfig
+
     *seen, a, b = np.argsort(row)[-4:].tolist()
     penalized = row.copy()
     penalized[seen] /= 2  # the logits are above 0
     penalized[[a, b]] = -np.inf
     settings = {
         "do_sample": True, "top_k": 0, "repetition_penalty": 2.0, "suppress_tokens": [a, b],
-        "max_new_tokens": 9,
+        "max_new_tokens": 9, "min_new_tokens": 3,
     }  # fmt: skip
     draw = from_generate(model, settings, seed=1, input_ids=seen)
     tokens = draw(np.tile(row, (4000, 1)))
     assert check_draws(tokens, softmax_law(penalized)).ok is True
     assert check_draws(tokens, softmax_law(row)).ok is False
     assert not model._forward_hooks
+    config = GenerationConfig(**settings)
+    kept = config.to_dict()
+    draw = from_generate(model, {"generation_config": config}, seed=1, input_ids=seen)
+    assert np.array_equal(draw(np.tile(row, (4000, 1))), tokens)
+    assert config.to_dict() == kept
     for call, message in (
         (lambda: from_generate(3, {}), "`model` has to be a model that can generate, but is 3"),
         (lambda: from_generate(model, None), "`kwargs` has to be a mapping, or a function"),
@@ -779,18 +854,41 @@ def test_two_samples():
     assert check_same(U[0, :5], U[1, :5]).ok is None
 
 
-def test_the_detectable_bias_of_two_samples_is_seen():
-    """100 runs at power 0.9: 77 or more, but for 1 run in 10,000."""
-    law = np.full(10, 0.1)
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(
+    "law, sizes",
+    [([0.1] * 10, (20_000, 20_000)), ([1 / 16] * 16, (2000, 50_000)), ([0.9, 0.1], (1000, 1000)),
+     ([0.99, 0.01], (2500, 20_000))],
+)  # fmt: skip
+def test_the_detectable_bias_of_two_samples_is_seen(law, sizes, ordered):
+    """In either of them, up or down: of 60 runs at power 0.9 44 or more, but for 1 in 10,000."""
     rng = np.random.default_rng(0)
-    a = rng.choice(10, 20_000, p=law)
-    bias = check_same(a, rng.choice(10, 20_000, p=law), power=0.9).detectable_bias
-    wrong = np.append(0.1 * (1 + bias), np.full(9, 0.1 * (1 - bias / 9)))
-    runs = [
-        check_same(rng.choice(10, 20_000, p=law), rng.choice(10, 20_000, p=wrong)).ok is False
-        for _ in range(100)
+
+    def sample(n, probs):
+        tokens = rng.choice(len(law), n, p=probs)
+        return tokens.astype(float) if ordered else tokens
+
+    result = check_same(*(sample(n, law) for n in sizes), power=0.9)
+    assert result.ok is True
+    for biased in (0, 1):
+        for bias in (result.detectable_bias, -result.detectable_bias):
+            p = law[0] * (1 + bias)
+            if p >= 1:  # there is no such law
+                continue
+            laws = [law, law]
+            laws[biased] = [p, *(np.array(law[1:]) * (1 - p) / (1 - law[0]))]
+            runs = [check_same(*map(sample, sizes, laws)).ok is False for _ in range(60)]
+            assert sum(runs) >= 44, (biased, bias)
+
+
+def test_ordered_values_are_joined_until_there_are_enough():
+    table = two_samples(np.array([0, 400, 0]), np.array([2, 4000, 1]), ordered=True)[2]
+    assert table.tolist() == [[400], [4003]]
+    ones = np.ones(1000, np.int64)
+    assert two_samples(ones, ones, ordered=True)[2].shape == (2, 16)
+    assert check_same(np.zeros(1000), np.zeros(1000)).findings == [
+        "too few draws for any conclusion: 1,000, nearly all of them of one bin"
     ]
-    assert sum(runs) >= 77
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,9 +89,10 @@ def from_generate(
     model : transformers.GenerationMixin
         A small one will do, of the vocabulary of the logits.
     kwargs : mapping, or function of nothing that gives one
-        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``; the lengths in
-        them are left out. A function is asked anew at each call: `sampler.hf.generate_kwargs` takes
-        a seed each time it is called, and would repeat its draws with the same.
+        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``, but for the
+        lengths (`max_new_tokens`, `min_length` ...), which are left out. A function is asked anew
+        at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, and would
+        repeat its draws with the same.
     seed : int, in [0, 2**64)
         Of torch's generator, which is put back after each call.
     input_ids : array_like of int of shape (length,), optional
@@ -125,8 +127,13 @@ def from_generate(
             value = given.get(name, getattr(config, name, None))
             if value not in (None, 1):
                 raise ValueError(f"`{name}` has to be 1, to draw one token a row, but is {value!r}")
-        for name in ("max_length", "max_new_tokens"):
+        for name in _LENGTHS:
             given.pop(name, None)
+        if "generation_config" in given:  # which would be at odds with an argument of its own
+            given["generation_config"] = copy.deepcopy(config)
+            given["generation_config"].update(**{**dict.fromkeys(_LENGTHS), "max_new_tokens": 1})
+        else:
+            given["max_new_tokens"] = 1
         wanted = _tensor(logits)[:, None]
 
         def replaced(module: Any, args: Any, output: Any) -> Any:
@@ -134,7 +141,7 @@ def from_generate(
             return output
 
         prompt = before.expand(len(wanted), -1)
-        given = {"attention_mask": torch.ones_like(prompt), **given, "max_new_tokens": 1}
+        given = {"attention_mask": torch.ones_like(prompt), **given}
         hook = model.register_forward_hook(replaced)
         try:
             with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -147,6 +154,9 @@ def from_generate(
         return tokens
 
     return draw
+
+
+_LENGTHS = ("max_length", "max_new_tokens", "min_length", "min_new_tokens")
 
 
 def _generator(seed: Any) -> Any:

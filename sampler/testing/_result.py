@@ -49,8 +49,9 @@ class Result:
         were. 0 where something that cannot happen did.
     detectable_bias : float
         The smallest relative bias of the likeliest bin that this many draws show with probability
-        `power`: 0.02 is 2 % more or less than the probability. Rarer ones have to be further off.
-        inf where none is seen.
+        `power`: 0.02 is 2 % more or less than the probability. A bin is a token, or several where
+        they are rare, or, of a wide vocabulary, less likely than 1 in 64. Rarer bins, and a token
+        among several, have to be further off. inf where none is seen.
     draws : int
         How many tokens, or uniforms, were looked at.
     findings : list of str

@@ -30,6 +30,7 @@ from sampler.testing._draws import (
 from sampler.testing._result import Result, combined, show_share
 from sampler.testing._statistics import (
     LEAST,
+    WIDE,
     Floats,
     Ints,
     contingency,
@@ -57,6 +58,7 @@ def check_sampler(
     seeded: bool = False,
     seed: int = 0,
     ties: bool = True,
+    relations: bool = True,
     tail: bool = True,
     progress: bool | None = None,
 ) -> Result:
@@ -90,6 +92,9 @@ def check_sampler(
     ties : bool
         Whether the law says which of equal logits a cut keeps. Hugging Face's top-p leaves it to
         the sort: check it with ``ties=False``.
+    relations : bool
+        Whether shifted, permuted and padded logits have the same law. Not where it goes by token
+        ids or by the size of logits, as with penalties and biases.
     tail : bool
         Whether to draw from a row of 2**18 tokens that lie 20.5 nats below the first: some 70,000
         draws, seconds for a fast sampler, minutes for one that makes noise for every token.
@@ -126,9 +131,8 @@ def check_sampler(
     impossible is reported of the counts. A changed row that misses the law is reported where it
     also differs from the plain row: so each fault is named once.
 
-    A law that is a function may itself change where logits are shifted, permuted or padded:
-    penalties do, and a cut between logits that rounding has made equal. Then the changed row is
-    judged by its own law, and a note says so.
+    Shifted, permuted and padded rows are judged by the law of the row as it was, mapped: a law that
+    shares the sampler's code would share its faults.
 
     ``repeat`` asks that what one row draws does not depend on the values of the others. A sampler
     that draws by rejection from one common sequence is correct without that: check it unseeded.
@@ -163,7 +167,8 @@ def check_sampler(
     seed = check_integer("seed", seed, 0, U64_END, U64_TEXT)
     if law is None:
         law = sampler if isinstance(sampler, Sampler) else softmax_law
-    check = _Check(sampler, rows, law, alpha, power, draws, batch, seeded, seed, ties, tail)
+    check = _Check(sampler, rows, law, alpha, power, draws, batch, seeded, seed)
+    check.plan_parts(ties, relations, tail)
     return check.run(progress)
 
 
@@ -218,8 +223,6 @@ class _Check:
         batch: int,
         seeded: bool,
         seed: int,
-        ties: bool,
-        tail: bool,
     ) -> None:
         self.sampler, self.rows, self.row = sampler, rows, rows[0]
         self.alpha, self.power, self.batch = alpha, power, batch
@@ -230,12 +233,7 @@ class _Check:
         self.law_of = self._law_function(law)
         self.laws = self._laws(law)
         self.law = self.laws[0]
-        self.plan = self._plan(ties, tail)
-        self.level = alpha / len(self.plan)
-        if draws is None:
-            bins = min(max(int(np.count_nonzero(self.law)), 2), 64)
-            draws = required_draws(EFFECT, bins, self.level, power)
-        self.calls = -(-draws // batch)
+        self.draws = draws
         self.base: Result | None = None
         self.dependent = False
         self.writes = False
@@ -264,8 +262,17 @@ class _Check:
             )
         return [check_probs("law", probs, self.vocab) for probs in array]
 
-    def _plan(self, ties: bool, tail: bool) -> dict[str, Callable[[], Result]]:
-        """The parts, chosen before anything is drawn: their number shares alpha."""
+    def plan_parts(self, ties: bool, relations: bool, tail: bool) -> None:
+        """Choose the parts before anything is drawn: their number shares alpha."""
+        self.plan = self._plan(ties, relations, tail)
+        self.level = self.alpha / len(self.plan)
+        draws = self.draws
+        if draws is None:
+            bins = min(max(int(np.count_nonzero(self.law)), 2), WIDE)
+            draws = required_draws(EFFECT, bins, self.level, self.power)
+        self.calls = -(-draws // self.batch)
+
+    def _plan(self, ties: bool, relations: bool, tail: bool) -> dict[str, Callable[[], Result]]:
         plan: dict[str, Callable[[], Result]] = {"draws": self._draws}
         for i in range(1, len(self.rows)):
             plan[f"draws[{i}]"] = partial(self._row, i)
@@ -273,16 +280,12 @@ class _Check:
         if self.seeded:
             plan["repeat"], plan["seeds"] = self._repeat, self._seeds
         plan["neighbours"] = self._neighbours
-        if self._can_be_shifted():
-            plan["shift up"] = partial(self._shift, "shift up", SHIFT)
-            plan["shift down"] = partial(self._shift, "shift down", -SHIFT)
+        if relations:
+            self._plan_shifts(plan)
+            plan["permutation"], plan["padding"] = self._permutation, self._padding
         else:
-            self.notes.append(
-                f"shifts, since logits + {SHIFT:g} and - {SHIFT:g} are not exact in "
-                f"{self.row.dtype}"
-            )
-        plan["permutation"] = self._permutation
-        plan["padding"], plan["layout"] = self._padding, self._layout
+            self.notes.append("shifts, permutation and padding, by relations=False")
+        plan["layout"] = self._layout
         largest = float(np.abs(self.row[np.isfinite(self.row)]).max())
         for dtype in ("float64", "float32", "float16"):
             if largest > float(np.finfo(dtype).max):
@@ -306,19 +309,39 @@ class _Check:
             self.notes.append("tail, by tail=False")
         return plan
 
-    def _can_be_shifted(self) -> bool:
-        """Whether rounding costs less than any check could see, where nothing else tells of it."""
-        finite = np.isfinite(self.row)
-        lost = np.zeros(self.vocab)
-        for by in (SHIFT, -SHIFT):
-            moved = _moved(self.row, by)[finite].astype(np.float64)
-            lost[finite] += np.abs(moved - by - self.row[finite].astype(np.float64))
-        possible = self.law > 0
-        slight = bool(np.all(lost[possible] < 1e-4))
-        if self.law_of is None:
-            # At a cut, two that become equal are not slight. Without one there is no cut.
-            return not lost.any() or (slight and not np.any(finite & ~possible))
-        return slight
+    def _plan_shifts(self, plan: dict[str, Callable[[], Result]]) -> None:
+        """Plan to move a row on so coarse a grid that it can be moved without rounding.
+
+        Rounding afterwards would make equals of neighbours, between which a cut may fall.
+        """
+        row = self._on_grid()
+        if row is None:
+            why = f"logits + {SHIFT:g} and - {SHIFT:g} are not exact in {self.row.dtype}"
+            self.notes.append(f"shifts, since {why}")
+            return
+        law = None
+        if not np.array_equal(row, self.row):
+            if self.law_of is None:
+                self.notes.append("shifts, since the law of logits that can be moved is not known")
+                return
+            law = self.law_of(row)
+            if np.allclose(law, self.law, rtol=1e-3, atol=1e-12):
+                law = None  # as far as any check could see
+        plan["shift up"] = partial(self._shift, row, SHIFT, law)
+        plan["shift down"] = partial(self._shift, row, -SHIFT, law)
+
+    def _on_grid(self) -> npt.NDArray[Any] | None:
+        """The row, rounded to what is exact also when moved; None if there is no such row."""
+        row = self.row.astype(np.float64)
+        near = row > row.max() - 5000.0  # what is lower has no probability at all
+        largest = np.abs(row[near]).max() + SHIFT
+        if largest > float(np.finfo(self.row.dtype).max):
+            return None
+        step = float(np.spacing(self.row.dtype.type(largest)))
+        row[near] = np.round(row[near] / step) * step
+        rounded = row.astype(self.row.dtype)
+        moved = (_moved(rounded, by)[near].astype(np.float64) - by for by in (SHIFT, -SHIFT))
+        return rounded if all(np.array_equal(x, row[near]) for x in moved) else None
 
     def run(self, progress: bool | None) -> Result:
         """All parts, and what they amount to."""
@@ -460,23 +483,9 @@ class _Check:
             result = replace(result, findings=[f"{lead}: {f}" for f in result.findings])
         if strays:
             told = [f"tokens put in at -inf were drawn {strays:,} times in {len(tokens):,}"]
-            result = replace(result, ok=False, pvalue=0.0, findings=told + result.findings)
+            told += result.findings if result.ok is False else []
+            result = replace(result, ok=False, pvalue=0.0, findings=told)
         return result
-
-    def _own_law(self, name: str, row: npt.NDArray[Any], ids: Ints | None = None) -> Floats | None:
-        """The law of a changed row, if it is not the plain row's; None if it is, or not known.
-
-        It is another where rounding makes two logits at a cut equal, or where the law depends on
-        ids or on the logits' size, as penalties do.
-        """
-        if self.law_of is None:
-            return None
-        own = self.law_of(row)
-        plain = self.law if ids is None else np.append(self.law, 0.0)[ids]
-        if np.allclose(own, plain, rtol=1e-5, atol=1e-12):
-            return None
-        self.notes.append(f"that the law stays the same ({name}): the one given does not")
-        return own
 
     def _neighbours(self) -> Result:
         batch = self._copies(self.row)
@@ -487,20 +496,17 @@ class _Check:
         lead = "a row's law changes with the rows beside it"
         return self._changed(lead, self.row, 1, batches=[batch], used=slice(0, None, 2))
 
-    def _shift(self, name: str, by: float) -> Result:
-        row = _moved(self.row, by)
+    def _shift(self, row: npt.NDArray[Any], by: float, law: Floats | None) -> Result:
         lead = f"logits {'-' if by < 0 else '+'} {abs(by):g} have another law"
-        return self._changed(lead, row, 2, law=self._own_law(name, row))
+        return self._changed(lead, _moved(row, by), 2, law=law)
 
     def _permutation(self) -> Result:
         shuffled = self.rng.permutation(self.vocab)
         # Equal logits keep their order, by which a cut may choose among them.
         order = np.empty_like(shuffled)
         order[np.argsort(self.row[shuffled], kind="stable")] = np.argsort(self.row, kind="stable")
-        row = self.row[order]
-        law = self._own_law("permutation", row, order)
         lead = "the law changes with the order of the vocabulary"
-        return self._changed(lead, row, 3, ids=order, law=law)
+        return self._changed(lead, self.row[order], 3, ids=order)
 
     def _padding(self) -> Result:
         extra = 7
@@ -508,8 +514,7 @@ class _Check:
         places = np.concatenate([[0], places, [self.vocab] * extra])
         row = np.insert(self.row, places, -np.inf)
         ids = np.insert(np.arange(self.vocab), places, self.vocab)
-        law = self._own_law("padding", row, ids)
-        return self._changed("tokens put in at -inf change the law", row, 4, ids=ids, law=law)
+        return self._changed("tokens put in at -inf change the law", row, 4, ids=ids)
 
     def _layout(self) -> Result:
         """Every second column, backwards; columns first; every third row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -63,9 +64,12 @@ def pool(probs: Floats, draws: int, least: float = LEAST) -> tuple[Ints, Ints]:
     return order, np.array(starts or [0], np.int64)
 
 
-def bins_of(probs: Floats, counts: Ints, least: float = LEAST) -> Bins:
+def bins_of(probs: Floats, counts: Ints) -> Bins:
     """Pool counts by their law."""
-    order, starts = pool(probs, int(counts.sum()), least)
+    return _bins(probs, counts, *pool(probs, int(counts.sum())))
+
+
+def _bins(probs: Floats, counts: Ints, order: Ints, starts: Ints) -> Bins:
     sizes: Ints = np.diff(np.append(starts, np.count_nonzero(probs))).astype(np.int64)
     return Bins(
         np.add.reduceat(probs[order], starts), np.add.reduceat(counts[order], starts), sizes
@@ -97,8 +101,16 @@ def chi_square(bins: Bins) -> tuple[float, float]:
 
 
 def chi_square_share(bins: int) -> float:
-    """The share of alpha that a chi-square has: where there are many bins, there are two."""
+    """The share of alpha that each chi-square has: of more bins than `WIDE` there are two."""
     return CHI_SQUARE_SHARE / (2 if bins > WIDE else 1)
+
+
+def wide(probs: Floats, draws: int, bins: int) -> tuple[Ints, Ints] | None:
+    """Pool tokens to at most `WIDE` bins, where there are more; None where that is no use."""
+    if bins <= WIDE:
+        return None
+    order, starts = pool(probs, draws, draws / WIDE)
+    return (order, starts) if len(starts) > 1 else None
 
 
 def fit(probs: Floats, counts: Ints, bins: Bins) -> tuple[float, float, int, float]:
@@ -109,8 +121,9 @@ def fit(probs: Floats, counts: Ints, bins: Bins) -> tuple[float, float, int, flo
     corrected for the share of alpha.
     """
     tried = [bins]
-    if len(bins.probs) > WIDE:
-        tried.append(bins_of(probs, counts, float(counts.sum()) / WIDE))
+    pooled = wide(probs, int(counts.sum()), len(bins.probs))
+    if pooled is not None:
+        tried.append(_bins(probs, counts, *pooled))
     found = [(*chi_square(b), len(b.probs)) for b in tried]
     statistic, pvalue, count = min(found, key=lambda each: each[1])
     return statistic, pvalue, count, min(1.0, pvalue / chi_square_share(len(bins.probs)))
@@ -178,17 +191,19 @@ def _levels(draws: int) -> list[float]:
 def two_samples(a: Ints, b: Ints, ordered: bool = False) -> tuple[float, float, Ints]:
     """Chi-square of homogeneity of two vectors of counts: statistic, p-value, the table of bins.
 
-    The bins are pooled by frequency, or, if the counts are of ordered values, neighbours are.
+    Tokens are pooled by frequency, or, if the counts are of ordered values, with their neighbours,
+    until the smaller sample expects `LEAST`.
     """
     total = a + b
     smaller = int(min(a.sum(), b.sum()))
     if ordered:
         middle = (np.cumsum(total) - 0.5 * total) / total.sum()
-        labels = (middle * max(min(INTERVALS, smaller // int(LEAST)), 1)).astype(np.int64)
-        order, starts = np.arange(len(total)), np.flatnonzero(np.diff(labels, prepend=-1))
+        starts = np.flatnonzero(np.diff((middle * INTERVALS).astype(np.int64), prepend=-1))
+        table = np.array([np.add.reduceat(v, starts) for v in (a, b)])
+        table = _joined(table.T, LEAST * int(total.sum()) / smaller).T
     else:
         order, starts = pool(total / total.sum(), smaller)
-    table = np.array([np.add.reduceat(v[order], starts) for v in (a, b)])
+        table = np.array([np.add.reduceat(v[order], starts) for v in (a, b)])
     return (*_independence(table), table)
 
 
@@ -273,29 +288,28 @@ def noncentrality(freedom: int, alpha: float, power: float) -> float:
 def detectable_bias(probs: Floats, draws: int, alpha: float, power: float) -> float:
     """The smallest relative bias of the likeliest bin that `check_draws` sees with this power.
 
-    inf if it sees none. The bin, of probability p, is really q = p (1 + b), or p (1 - b), the
-    others making up for it in proportion. The likeliest token is also judged alone, exactly: that
-    decides where nearly all mass is on one token.
+    Of the wide bins, where there are such; inf if it sees none. The bin, of probability p, is
+    really q = p (1 + b), or p (1 - b), the others making up for it in proportion. If it is one
+    token, that is also judged alone, exactly: which decides where it has nearly all mass.
 
     It takes a second bin: of one, a sampler that draws nothing else would pass. Unless the law has
     only one token, as far as float64 goes. And more of them where all hold several tokens: that
     half of a vocabulary is drawn half of the time tells little of its tokens.
     """
     order, starts = pool(probs, draws)
-    count = len(starts)
-    level = chi_square_share(count) * alpha
-    if count > WIDE:
-        order, starts = pool(probs, draws, draws / WIDE)
-    several = len(starts) > 1 and starts[1] > 1
-    if len(starts) < (LEAST_BINS if several else 2) and probs.max() < 1.0:
-        return math.inf
+    level = chi_square_share(len(starts)) * alpha
+    order, starts = wide(probs, draws, len(starts)) or (order, starts)
+    p = min(float(probs.max()), 1.0)
     bins = np.add.reduceat(probs[order], starts)
+    several = len(starts) > 1 and starts[1] > 1
+    if len(starts) < (LEAST_BINS if several else 2) and p < 1.0:
+        return math.inf
     # The likeliest bin shows the least, but where it has no room to gain: then the next.
     likeliest = tuple(np.sort(bins)[::-1][:3].tolist())
     best = _bias_of_bins(likeliest, len(bins), draws, level, power)
-    p = min(float(probs.max()), 1.0)
-    alone = _bias_alone(p, draws, TOKEN_SHARE * alpha / np.count_nonzero(probs), power)
-    return min(best, alone)
+    if likeliest[0] > p * (1 + 1e-9):
+        return best
+    return min(best, _bias_alone(p, draws, TOKEN_SHARE * alpha / np.count_nonzero(probs), power))
 
 
 @lru_cache(maxsize=4096)
@@ -309,6 +323,36 @@ def _bias_of_bins(
     gain = _bias_in_chi_square(bins, (1.0 - bins) / bins, draws, value, power)
     loss = _bias_in_chi_square(bins, -np.ones_like(bins), draws, value, power)
     return float(np.min(_of_either_sign(gain, loss)))
+
+
+def bias_of_two(p: float, bins: int, sizes: tuple[int, int], alpha: float, power: float) -> float:
+    """The smallest relative bias of a bin of probability p that `two_samples` sees; inf if none.
+
+    Whichever of the two samples has it.
+    """
+    if bins < 2:
+        return math.inf
+    value, margin = noncentrality(bins - 1, alpha, power), float(special.ndtri(power))
+    found = []
+    for biased in (0, 1):
+
+        def excess(bias: Floats, biased: int = biased) -> Floats:
+            q = np.clip(p * (1.0 + bias), 1e-300, 1.0 - 1e-16)
+            shares = [np.full_like(q, p), np.full_like(q, p)]
+            shares[biased] = q
+            both = (sizes[0] * shares[0] + sizes[1] * shares[1]) / sum(sizes)
+            ratio, variance = np.zeros_like(q), np.zeros_like(q)
+            for n, share in zip(sizes, shares, strict=True):
+                up, down = np.log(share / both), np.log((1.0 - share) / (1.0 - both))
+                ratio += 2.0 * n * (share * up + (1.0 - share) * down)
+                variance += n * share * (1.0 - share) * (up - down) ** 2
+            score = np.sqrt(np.maximum(ratio, 1e-300))
+            result: Floats = score - margin * (np.sqrt(variance) / score - 1.0) - math.sqrt(value)
+            return result
+
+        gain, loss = _smallest(excess, np.array([(1.0 - p) / p, -1.0]))
+        found.append(float(_of_either_sign(gain, loss)))
+    return max(found)
 
 
 def _of_either_sign(gain: Any, loss: Any) -> Any:
@@ -332,7 +376,12 @@ def _bias_in_chi_square(p: Floats, limit: Floats, draws: int, value: float, powe
         result: Floats = score - margin * (deviation - 1.0) - math.sqrt(value)
         return result
 
-    low, high = np.zeros_like(p), limit * (1.0 - 1e-12)
+    return _smallest(excess, limit)
+
+
+def _smallest(excess: Callable[[Floats], Floats], limit: Floats) -> Floats:
+    """Where an excess becomes positive between 0 and each limit; inf where it does not."""
+    low, high = np.zeros_like(limit), limit * (1.0 - 1e-12)
     possible = excess(high) >= 0
     for _ in range(50):
         middle = 0.5 * (low + high)

@@ -25,8 +25,8 @@ from sampler.testing._result import Result, combined, show_count, show_share
 from sampler.testing._statistics import (
     LEAST,
     Floats,
+    bias_of_two,
     contingency,
-    noncentrality,
     two_samples,
 )
 
@@ -224,11 +224,8 @@ def check_same(
         f"the counts differ: chi-square {statistic:,.0f} over {bins:,} bins, where "
         f"{bins - 1:,} is usual (p = {pvalue:.2g})"
     )
-    bias = math.inf
-    if bins > 1:
-        p = float(table.sum(0).max()) / draws
-        value = noncentrality(bins - 1, alpha, power)
-        bias = math.sqrt(value * draws / (first.size * second.size) * (1 - p) / p)
+    likeliest = float(table.sum(0).max()) / draws
+    bias = bias_of_two(likeliest, bins, (first.size, second.size), alpha, power)
     fewer = min(first.size, second.size)
     findings = [told] if pvalue < alpha else []
     return _concluded("check_same", findings, pvalue, bias, draws, fewer, alpha, power, seeds)
@@ -446,12 +443,11 @@ def _concluded(
     if ok and not bias < 1:
         ok = None
         needed = 4 * LEAST if math.isinf(bias) else fewer * bias**2
-        findings = [
-            (
-                f"too few draws for any conclusion: {fewer:,}, where it takes about "
-                f"{max(math.ceil(needed), fewer + 1):,}"
-            )
-        ]
+        takes = (
+            f"where it takes about {math.ceil(needed):,}" if needed > fewer
+            else "nearly all of them of one bin"
+        )  # fmt: skip
+        findings = [f"too few draws for any conclusion: {fewer:,}, {takes}"]
     return Result(
         check=check, ok=ok, pvalue=pvalue, detectable_bias=bias, draws=draws, findings=findings,
         alpha=alpha, power=power, seeds=check_seeds(seeds),
