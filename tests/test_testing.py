@@ -113,6 +113,13 @@ def test_a_wide_flat_law_is_told_from_a_number_of_draws_on():
         assert any(bins in finding for finding in result.findings), result
 
 
+def test_numbers_of_a_result_are_python_s():
+    result = check_sampler(gumbel(1), ROW, draws=2000, tail=False)
+    for part in (result, *result.parts.values()):
+        assert type(part.pvalue) is float and type(part.detectable_bias) is float
+        assert type(part.draws) is int
+
+
 def test_what_cannot_happen_leaves_no_odds():
     result = check_draws([1, 1], [1.0, 0.0])
     assert result.ok is False and result.pvalue == 0

@@ -127,7 +127,7 @@ def judge(
     statistic, of_fit, number, least_fit = fit(law, possible, bins)
     alone = token_pvalues(law, possible)
     several = tails(law, possible)
-    least_token = float(alone.min()) * np.count_nonzero(law)
+    least_token = float(alone.min()) * int(np.count_nonzero(law))
     least_tail = min((tail.pvalue for tail in several), default=1.0) * len(several)
     pvalue = min(
         1.0, least_fit, least_token / TOKEN_SHARE,
