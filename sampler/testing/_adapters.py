@@ -87,12 +87,12 @@ def from_generate(
     Parameters
     ----------
     model : transformers.GenerationMixin
-        A small one will do, of the vocabulary of the logits.
+        A small one will do, of any vocabulary.
     kwargs : mapping, or function of nothing that gives one
         Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``, but for the
         lengths (`max_new_tokens`, `min_length` ...), which are left out. A function is asked anew
-        at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, and would
-        repeat its draws with the same.
+        at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, if its
+        Sampler has none. With one, as within one dict, every call would draw the same.
     seed : int, in [0, 2**64)
         Of torch's generator, which is put back after each call.
     input_ids : array_like of int of shape (length,), optional

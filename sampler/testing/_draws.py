@@ -133,9 +133,11 @@ def judge(
         1.0, least_fit, least_token / TOKEN_SHARE,
         least_tail / TAIL_SHARE if several else 1.0,
     )  # fmt: skip
+    expected = law * int(possible.sum())
+    # Of equal p-values, which may all be 0, the one that is furthest off.
     worst = [
-        TokenCount(i, float(law[i]), draws * float(law[i]), int(counts[i]), float(alone[i]))
-        for i in np.argsort(alone, kind="stable")[:10].tolist()
+        TokenCount(i, float(law[i]), float(expected[i]), int(counts[i]), float(alone[i]))
+        for i in np.lexsort((-np.abs(possible - expected), alone))[:10].tolist()
         if law[i] > 0
     ]
     if pvalue < alpha:
@@ -203,10 +205,12 @@ def _misfits(worst: list[TokenCount], several: list[Tail], alpha: float, kept: i
         tail = min((t for t in several if t.name == name), key=lambda t: (t.pvalue, -t.tokens))
         if tail.pvalue < level:
             often = f"drawn {times(tail.observed)}" if tail.observed else "never drawn"
-            found.append(
-                f"the {tail.tokens:,} {name}, {show_share(tail.probability)} together, were "
-                f"{often}, where {show_count(tail.expected)} times are expected"
+            which = (
+                f"the {tail.tokens:,} {name}, {show_share(tail.probability)} together, were"
+                if tail.tokens > 1
+                else f"the {name[:-1]}, of {show_share(tail.probability)}, was"
             )
+            found.append(f"{which} {often}, where {show_count(tail.expected)} times are expected")
     return found
 
 

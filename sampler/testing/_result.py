@@ -194,8 +194,8 @@ def _draw(ax: Axes, result: Result) -> None:
     # Wide enough that all bins of a correct sampler lie within it, but for alpha.
     miss = result.alpha / (2 * len(probs))
     bands = [
-        (law.ppf(0.0005), law.isf(0.0005), 0.9, "99.9 % of counts"),
-        (law.ppf(miss), law.isf(miss), 0.45, f"all counts, but for {result.alpha:.2g}"),
+        (law.ppf(0.0005), law.isf(0.0005), 0.9, "a bin, in 99.9 % of runs"),
+        (law.ppf(miss), law.isf(miss), 0.45, f"every bin, in all but {result.alpha:.2g} of runs"),
     ]
     # Bins of one size are spread out by their place, others by what is expected of them.
     spread = expected.max() > 1.5 * expected.min()

@@ -132,17 +132,15 @@ def _of_numbers(finding: str, edges: Floats) -> str:
         low, high = edges[place], edges[place + 1]
         rest = finding.replace(f"token {place} was {alone[2]}", f"were {alone[2]}", 1)
         return f"numbers in [{low:.7g}, {high:.7g}) {rest}"
-    several = re.match(
-        r"the ([\d,]+) (first token ids|last token ids|least likely tokens)", finding
-    )
+    several = re.match(r"the (?:([\d,]+) )?(first|last|least likely) token(?: id)?s?", finding)
     if several:
-        size = int(several[1].replace(",", ""))
+        size = int((several[1] or "1").replace(",", ""))
         name = {
-            "first token ids": f"numbers in [0, {edges[size]:.7g})",
-            "last token ids": f"numbers in [{edges[-1 - size]:.7g}, 1)",
-            "least likely tokens": "numbers next to 0 and 1",
+            "first": f"numbers in [0, {edges[size]:.7g})",
+            "last": f"numbers in [{edges[-1 - size]:.7g}, 1)",
+            "least likely": "numbers next to 0 and 1",
         }[several[2]]
-        return finding.replace(several[0], name, 1)
+        return finding.replace(several[0], name, 1).replace(" was ", " were ", 1)
     return finding
 
 
