@@ -570,6 +570,51 @@ def test_a_part_fails_where_its_pvalue_is_below_its_alpha():
     assert {"draws", "rows", "steps", "seeds"} <= seen
 
 
+def shared_noise(seed):
+    """One noise vector for all rows; its seeds and calls are independent."""
+    rng = np.random.default_rng([seed, 99])
+    return lambda logits: (logits + rng.gumbel(size=logits.shape[1])).argmax(axis=1)
+
+
+def repeated_call(seed):
+    """A generator made anew each call; its seeds and rows are independent."""
+
+    def draw(logits):
+        rng = np.random.default_rng([seed, 99])
+        return (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
+
+    return draw
+
+
+@pytest.mark.parametrize("make, part", [(shared_noise, "rows"), (repeated_call, "steps")])
+def test_repeats_are_blamed_once(make, part):
+    """A regression: copies were taken for further evidence, against seeds too."""
+    result = check_sampler(make, ROW, seeded=True, tail=False, seed=1)
+    assert result.findings
+    assert all(f.startswith(part) and "100 % of pairs agree" in f for f in result.findings), result
+
+
+def test_what_is_expected_is_of_the_draws_that_can_be():
+    tokens = np.append(np.repeat([0, 1], [900, 100]), np.full(1000, 2))
+    result = check_draws(tokens, [0.5, 0.5, 0.0])
+    assert {token.expected for token in result.tokens} == {500}
+    assert "it is expected 500 times" in " ".join(result.findings)
+
+
+def test_the_token_that_is_furthest_off_comes_first():
+    law = np.array([0.3, 0.3, 0.4])
+    result = check_draws(np.full(20_000, 2), law)
+    assert all(token.pvalue == 0 for token in result.tokens)
+    assert result.tokens[0].token == 2
+    assert result.findings[0].startswith("token 2 was drawn 20,000 times")
+
+
+def test_only_seeds_that_repeat_are_told():
+    assert check_sampler(gumbel(1), ROW, draws=2000, tail=False).seeds == {}
+    own = check_sampler(Sampler(seed=5), ROW, draws=2000, tail=False)
+    assert own.seeds == {"seed": 0, "sampler.seed": 5, "sampler.step": 0}
+
+
 def test_a_seed_that_does_not_repeat_is_named():
     def unseeded(seed):
         return gumbel(None)
