@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+# The tiny models' matrices are too small to share: torch's threads would spend the time spinning.
+# Read when torch is first imported, which is later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shared machine may stall any one example: no deadline. In CI the same examples every time.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
