@@ -1339,6 +1339,7 @@ cdef struct Job:
     uint64_t step
     const uint64_t *streams
     const uint64_t *steps
+    uint64_t first_draw
     int64_t n
     int64_t top
     # The results.
@@ -1373,7 +1374,7 @@ cdef double coin(const Job *job, int64_t row, int64_t draw) noexcept nogil:
         return job.u[row * job.n + draw]
     stream = row if job.streams == NULL else job.streams[row]
     step = job.step if job.steps == NULL else job.steps[row]
-    return philox_uniform(job.seed, stream, step, draw, 0)
+    return philox_uniform(job.seed, stream, step, job.first_draw + <uint64_t> draw, 0)
 
 
 cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
@@ -1663,13 +1664,15 @@ cdef class Coins:
 
 
 cdef int toss(Job *job, Coins coins, const uint64_t[::1] streams,
-              const uint64_t[::1] steps) except -1:
+              const uint64_t[::1] steps, uint64_t first_draw) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
-    step. The last thing that may fail: an error before the core runs takes no step."""
+    step, and the draws from the first on. The last thing that may fail: an error before the core
+    runs takes no step."""
     if ((streams is not None and streams.shape[0] != job.batch)
             or (steps is not None and steps.shape[0] != job.batch)):
         raise ValueError("one stream and one step a row")
     job.seed = coins.seed
+    job.first_draw = first_draw
     if streams is not None and job.batch > 0:
         job.streams = &streams[0]
     if steps is None:
@@ -1724,15 +1727,15 @@ def draw_token(Chain chain, Rows rows, Coins coins, bint flag_invalid):
     job.tokens = &token
     if job.batch != 1:
         raise ValueError("one row, and one token")
-    toss(&job, coins, None, None)
+    toss(&job, coins, None, None, 0)
     complaint = run(&job, 1, 0, 0)
     return token if complaint is None else complaint
 
 
 def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bint flag_invalid,
                 int threads=1, const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                const double[:, ::1] u=None):
-    """tokens[row, i] = the token of draw i of the row under the chain.
+                const double[:, ::1] u=None, uint64_t first_draw=0):
+    """tokens[row, i] = the token of draw first_draw + i of the row under the chain.
 
     The uniforms are those of `coins`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
     (row, token, value) of the first invalid logit: token -1 where no logit is finite. With
@@ -1751,7 +1754,7 @@ def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bin
     if job.batch > 0 and job.n > 0:
         job.tokens = &tokens[0, 0]
     if u is None:
-        toss(&job, coins, streams, steps)
+        toss(&job, coins, streams, steps, first_draw)
     elif job.batch > 0 and job.n > 0:
         job.u = &u[0, 0]
     if job.n == 0:
@@ -1826,7 +1829,8 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
 def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens,
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
-                  const uint64_t[::1] streams=None, const uint64_t[::1] steps=None):
+                  const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
+                  uint64_t first_draw=0):
     """`draw_tokens`, and what `Samples` tells of each token; without coins, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
@@ -1862,7 +1866,7 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
         job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
         job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
     if not job.given:
-        toss(&job, coins, streams, steps)
+        toss(&job, coins, streams, steps, first_draw)
     return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 

@@ -666,13 +666,14 @@ class Sampler:
         streams: _WordArray | None,
         steps: _WordArray | None,
         name: str = "logits",
+        draw: int = 0,
     ) -> _IntArray:
         """One token a row of checked logits; takes a step unless given one for each row."""
         rows = source.rows()
         tokens = np.empty((rows.batch, 1), np.int64)
         complaint = _core.draw_tokens(
             self._chain, rows, self._coins, tokens, self._flags_invalid, self._workers(),
-            streams, steps,
+            streams, steps, first_draw=draw,
         )  # fmt: skip
         self._complain(complaint, name, steps)
         return tokens[:, 0]
@@ -697,6 +698,7 @@ class Sampler:
         *,
         given: _IntArray | None = None,
         name: str = "logits",
+        draw: int = 0,
     ) -> Samples:
         """`_draw` n tokens a row, or take those given, and tell of them.
 
@@ -711,7 +713,7 @@ class Sampler:
             tokens[0] = given
         complaint = _core.sample_tokens(
             self._chain, rows, self._coins if given is None else None, tokens, logs, top_ids,
-            top_logs, self._flags_invalid, self._workers(), streams, steps,
+            top_logs, self._flags_invalid, self._workers(), streams, steps, draw,
         )  # fmt: skip
         self._complain(complaint, name, steps)
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
