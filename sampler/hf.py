@@ -15,8 +15,11 @@ sampler would have told while drawing it.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -77,6 +80,10 @@ _OUR_DRAW: dict[str, Any] = {
     "renormalize_logits": False,
     **_NEUTRAL,
 }
+# Other ways to choose a token. They would have no effect on a draw of our own, silently.
+_NO_EFFECT: dict[str, Any] = {"dola_layers": None, "penalty_alpha": None}
+# The names that a model's cache has had; "cache" is that of transformers 5.24.
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 # In the first releases of transformers 5 the model finds out by itself what its cache lacks.
 _TAKES_LENGTH = (
     "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
@@ -115,7 +122,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
     seed : int
         Its seed.
     samples : Samples
-        What was drawn. A processor serves one generation.
+        What was drawn in its one generation.
+    generations : tuple of Samples
+        What was drawn in each generation, in order.
 
     Raises
     ------
@@ -131,8 +140,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
     row's place in the batch, or the one given. So the same seed, stream and prompt draw alike,
     whatever the rest of the batch and the padding. Two rows of one prompt differ by their stream.
 
+    A processor is made for one generation. In another one, such as each 30-second segment of
+    Whisper's long form, it draws with the next draw index (docs/law.md), so that no random number
+    is used twice. With `streams` or an `attention_mask`, the rows have to be the same again.
+
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
-    to both. What the model's own configuration or the caller asks of Hugging Face beside sampling
+    to both. If a later processor replaces the drawn token, the next call raises RuntimeError. What the model's own configuration or the caller asks of Hugging Face beside sampling
     (penalties, forced or suppressed tokens, minimum lengths) runs before it, on the logits it then
     draws from. A row with NaN, +inf or no finite score always raises.
 
@@ -174,7 +187,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._top = None if logprobs is None else check_logprobs(logprobs)
         self._ends = _check_ends(eos_token_id)
         self._prompt: torch.Tensor | None = None
-        self._record = _Record()
+        self._generation = -1  # the number of the current one
+        self._texts: list[_Text] = []  # all generations, or the current one if nothing is recorded
+        self._use = _Use()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.sampler!r})"
@@ -188,23 +203,42 @@ class SamplingLogitsProcessor(LogitsProcessor):
     def samples(self) -> Samples:
         """What was drawn, a column a new token: those that `generate` returns.
 
-        Arrays have shape (batch, new), top lists (batch, new, logprobs). Where a row has ended,
+        Arrays have shape (batch, new), top lists (batch, new, logprobs). After the end of a row
         they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
 
-        A row ends behind a token of `eos_token_id`. Without that, the end shows where `generate`
+        A row ends with a token of `eos_token_id`. Without that, the end shows where `generate`
         puts padding in place of the token drawn; padding does not show in the last column, nor a
         first one that happens to be drawn as well, and is then taken for text.
 
         Raises
         ------
         RuntimeError
-            If nothing was drawn, nothing recorded (``logprobs=None``), or a processor behind this
-            one chose other tokens.
+            If nothing was drawn, nothing recorded (``logprobs=None``), a later processor chose
+            other tokens, or there was more than one generation.
         """
-        if not self._record.drawn:
-            why = "`logprobs` is None" if self._top is None else "nothing has been drawn yet"
-            raise RuntimeError(f"`samples` have to be recorded, but {why}")
-        return self._record.samples(self._ends)
+        every = self.generations
+        if len(every) > 1:
+            raise RuntimeError(
+                f"this processor has drawn {len(every)} generations: read `generations`, one "
+                "Samples for each, or call generate_kwargs for every prompt"
+            )
+        return every[0]
+
+    @property
+    def generations(self) -> tuple[Samples, ...]:
+        """What was drawn in each generation, in order: `samples` for each.
+
+        Raises
+        ------
+        RuntimeError
+            As `samples`, except for the number of generations.
+        """
+        if self._top is None:
+            raise RuntimeError("nothing was recorded, because `logprobs` is None")
+        if not self._texts:
+            why = f": {_UNCALLED}" if self._use.handed_out and not self._use.called else ""
+            raise RuntimeError(f"nothing has been drawn yet{why}")
+        return tuple(text.samples(self._ends) for text in self._texts)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: Any) -> torch.Tensor:
         """Return scores that leave each row's drawn token, at 0, no rival.
@@ -230,7 +264,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
         ValueError
             If a row is invalid, the batch is not that of the streams or the mask, or the mask not
             that of the prompt.
+        RuntimeError
+            If a token of the rows is neither the one drawn nor padding after the end of its row.
         """
+        self._use.called = True
         if not isinstance(scores, torch.Tensor):
             kind = _inputs.kind_of(scores)
             raise TypeError(f"`scores` have to be a torch tensor, but are a {kind}")
@@ -242,28 +279,55 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return drawn
 
     def _draw(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> Samples:
-        """Draw a token a row, and tell of it unless told not to: arrays of shape (batch, 1)."""
+        """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
         steps = None if input_ids is None else self._steps(input_ids, batch)
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
-        if self._top is None or input_ids is None:
-            tokens = self.sampler._draw(source, self._streams, steps, "scores")
-            return Samples(tokens[:, None], None, None, None, None)
-        r = self.sampler._sample(source, self._streams, steps, 1, self._top, name="scores")
-        self._record.add(input_ids, r)
+        text = None if input_ids is None else self._text_of(input_ids, scores)
+        draw = 0 if text is None else self._generation
+        if self._top is None or text is None:
+            tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
+            r = Samples(tokens[:, None], None, None, None, None)
+        else:
+            r = self.sampler._sample(
+                source, self._streams, steps, 1, self._top, name="scores", draw=draw
+            )
+        if text is not None:
+            text.add(input_ids, r)
         return r
+
+    def _text_of(self, input_ids: torch.Tensor, scores: torch.Tensor) -> _Text:
+        """The generation that these rows belong to: the current one, or another that they begin."""
+        made_up = _is_made_up(scores)
+        if self._texts and self._texts[-1].goes_on(input_ids, made_up):
+            return self._texts[-1]
+        if len(self._texts) > 1 and self._texts[-2].goes_on(input_ids, made_up):
+            raise ValueError(
+                "two texts take turns on one processor: a draft model with a tokenizer of its own "
+                "(`assistant_tokenizer`) is not supported"
+            )
+        text = _Text(input_ids, made_up)
+        self._texts = [text] if self._top is None else [*self._texts, text]
+        self._generation += 1
+        return text
 
     def _steps(self, input_ids: torch.Tensor, batch: int) -> npt.NDArray[np.uint64]:
         """The true length of each row."""
+        if batch == 2 * len(input_ids):
+            raise ValueError(
+                f"`scores` have {batch} rows for {batch // 2} texts, because classifier-free "
+                "guidance runs after this processor: switch it off with guidance_scale=1, or draw "
+                "from the guided scores in a loop of your own"
+            )
         check_batch("input_ids", len(input_ids), batch)
         length = input_ids.shape[-1]
         if self._padding is None:
             return np.full(batch, length, np.uint64)
         check_batch("attention_mask", len(self._padding), batch)
-        # The first draw is behind the prompt; later ones are behind more than that.
+        # The first draw follows the prompt; later ones follow more than that.
         if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
             raise ValueError(
                 f"`attention_mask` has to be that of the prompt, but has {self._prompt_length} "
@@ -282,32 +346,119 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return (length - self._padding).astype(np.uint64)
 
 
-class _Record:
-    """The last draw of each place of a text, and what became of the draws before it."""
+_UNCALLED = (
+    "generate() never called this processor, so the sampler drew nothing (generate_batch and "
+    "cache_implementation='paged' ignore the caller's processors)"
+)
+
+
+class _Use:
+    """Whether a processor was handed out for generate(), and whether that has called it."""
 
     def __init__(self) -> None:
-        self.drawn: list[Samples] = []
-        self._rows = torch.empty(0, 0)  # as they were at the last draw
+        self.handed_out = self.called = False
 
-    def add(self, input_ids: torch.Tensor, r: Samples) -> None:
-        """Note what was drawn behind these rows."""
-        prompt = self._rows.shape[1] - len(self.drawn) + 1
-        place = input_ids.shape[1] - prompt
-        # Assisted decoding comes back to a place when a candidate was wrong.
-        goes_on = (
-            0 <= place <= len(self.drawn)
-            and len(self._rows) == len(input_ids)
-            and torch.equal(self._rows[:, :prompt], input_ids[:, :prompt])
-        )
-        if not goes_on:
-            place = 0
-        del self.drawn[place:]
-        self.drawn.append(r)
-        self._rows = input_ids
+    def hand_out(self, processor: Any) -> None:
+        """Warn if the processor goes without having been called."""
+        self.handed_out = True
+        weakref.finalize(processor, self._warn).atexit = False
+
+    def _warn(self) -> None:
+        if not self.called:
+            warnings.warn(_UNCALLED, RuntimeWarning, stacklevel=2)
+
+
+def _is_made_up(scores: torch.Tensor) -> bool:
+    """Whether prompt lookup asks which tokens are forbidden, on scores of 1."""
+    if len(scores) != 1:
+        return False  # assisted decoding has one row
+    some = scores[0, :: max(1, scores.shape[1] // 64)]
+    return bool((some == 1.0).sum() * 2 > len(some))  # earlier processors have changed a few
+
+
+class _Text:
+    """One generation: its rows, the last draw at each place, and where rows have ended.
+
+    Assisted decoding returns to a place: candidates are drawn or made up, and then verified, by
+    draws from the logits of the model itself. The rows of a verification are a slice of the
+    candidates, and no token before them changes any more.
+    """
+
+    def __init__(self, rows: torch.Tensor, made_up: bool) -> None:
+        self._prompt = self._rows = rows  # as they were at the first draw, and at the last
+        self._drawn: list[Samples] = []
+        self._settled = 0  # the length of rows after which a token has been chosen for good
+        self._drawn_up_to = 0  # the length of rows last drawn from, for good or for candidates
+        self._candidates: int | None = None  # their address while they are verified
+        self._ended = np.zeros(len(rows), bool)
+        self._padding: int | None = None
+        self._note(rows, made_up)
+
+    def goes_on(self, rows: torch.Tensor, made_up: bool) -> bool:
+        """Whether rows belong to this generation, which they then do."""
+        length, prompt = rows.shape[1], self._prompt.shape[1]
+        if not (
+            len(rows) == len(self._prompt)
+            and prompt <= length <= prompt + len(self._drawn)
+            and torch.equal(rows[:, :prompt], self._prompt)
+        ):
+            return False
+        if self._begins_verification(rows):
+            if length <= self._settled:
+                return False
+        elif rows.data_ptr() != self._candidates:
+            if length <= max(self._settled, self._drawn_up_to):
+                return False
+            if length > prompt and not made_up:
+                self._find_replaced(rows)
+        self._note(rows, made_up)
+        return True
+
+    def _begins_verification(self, rows: torch.Tensor) -> bool:
+        storage = rows.untyped_storage().nbytes() // rows.element_size()
+        is_slice = len(rows) == 1 and rows.storage_offset() == 0 and storage > rows.numel()
+        return is_slice and rows.data_ptr() != self._candidates
+
+    def _note(self, rows: torch.Tensor, made_up: bool) -> None:
+        if self._begins_verification(rows):
+            self._candidates = rows.data_ptr()
+            self._settled = self._drawn_up_to = rows.shape[1]
+        elif rows.data_ptr() != self._candidates:
+            self._candidates = None
+            if not made_up:
+                self._drawn_up_to = rows.shape[1]
+
+    def _find_replaced(self, rows: torch.Tensor) -> None:
+        """Raise if the last token of a row is neither the one drawn nor padding."""
+        place = rows.shape[1] - self._prompt.shape[1] - 1
+        shown, drawn = rows[:, -1].cpu().numpy(), self._drawn[place].tokens[:, 0]
+        wrong = shown != drawn
+        if not (wrong.any() or self._ended.any()):
+            return
+        if len(rows) > 1 and place > 0:
+            # A row that has ended is padded to the end of the text, every one with the same token.
+            if self._padding is None:
+                self._padding = int(shown[wrong][0])
+            self._ended |= wrong
+            wrong = self._ended & (shown != self._padding)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise RuntimeError(
+                f"the generated text does not contain the sampled tokens: row {row} has token "
+                f"{shown[row]} where {drawn[row]} was drawn. A later logits processor, or a beam "
+                "search, replaced it; SamplingLogitsProcessor has to be the last processor, as in "
+                "generate_kwargs(..., logits_processor=[...])"
+            )
+
+    def add(self, rows: torch.Tensor, r: Samples) -> None:
+        """Record what was drawn after these rows, in place of what was drawn there before."""
+        del self._drawn[rows.shape[1] - self._prompt.shape[1] :]
+        self._drawn.append(r)
+        self._rows = rows
 
     def samples(self, ends: npt.NDArray[np.int64]) -> Samples:
-        """What was drawn of the texts themselves, as far as the rows tell where each has ended."""
-        tokens = np.concatenate([r.tokens for r in self.drawn], axis=1)
+        """What was drawn of the texts themselves, as far as the rows show where each has ended."""
+        tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
         # What `generate` put in each place; of the last one it has not shown it yet.
         shown = self._rows[:, self._rows.shape[1] - tokens.shape[1] + 1 :].numpy()
         replaced = np.logical_or.accumulate(tokens[:, :-1] != shown, axis=1)
@@ -315,7 +466,7 @@ class _Record:
         over[:, 1:] = replaced
         if len(tokens) > 1:
             # By padding, from the first such place on. In a lone row there is none: there it was
-            # a candidate of assisted decoding, in whose place the draw then came.
+            # a candidate of assisted decoding, which the draw then replaced.
             over[:, :-1] |= replaced
             if not len(ends):
                 # Padding that was drawn as well does not show, but padding follows it to the end.
@@ -324,14 +475,9 @@ class _Record:
                 tail = np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
                 over[:, 1:] |= tail[:, 1:] & tail[:, :-1]
         over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
-        if over[:, 0].any():
-            raise RuntimeError(
-                "`samples` have to be of the texts' own tokens, but behind the draw others were "
-                "put in their place: let no processor that chooses run behind this one"
-            )
         # Assisted decoding draws beyond the end.
         new = np.flatnonzero(~over.all(axis=0))[-1] + 1
-        return _aligned(self.drawn[:new], ~over[:, :new])
+        return _aligned(self._drawn[:new], ~over[:, :new])
 
 
 def generate_kwargs(
@@ -341,12 +487,14 @@ def generate_kwargs(
     streams: Any = None,
     logprobs: int | None = 0,
     eos_token_id: Any = None,
+    logits_processor: Iterable[Any] = (),
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
     Every setting of Hugging Face's own sampling is among them at a value that does nothing, so
-    that giving one of them twice is a TypeError ("multiple values") and not a second filter; beams
-    and watermarks too, which a draw of our own leaves without effect.
+    that giving one of them twice is a TypeError ("multiple values") and not a second filter; beams,
+    watermarks, `penalty_alpha` and `dola_layers` too, which a draw of our own leaves without
+    effect.
 
     Parameters
     ----------
@@ -362,6 +510,8 @@ def generate_kwargs(
         How many top tokens ``kwargs["logits_processor"][-1].samples`` lists; None records nothing.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for generation and for `samples` alike.
+    logits_processor : iterable of LogitsProcessor, optional
+        Yours, to run before the draw.
 
     Returns
     -------
@@ -371,7 +521,13 @@ def generate_kwargs(
     Raises
     ------
     TypeError, ValueError
-        As `SamplingLogitsProcessor`.
+        As `SamplingLogitsProcessor`; and if `logits_processor` is not an iterable of processors.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the processor goes without having been called: ``generate_batch`` and
+        ``cache_implementation="paged"`` ignore it.
 
     Examples
     --------
@@ -388,11 +544,14 @@ def generate_kwargs(
         logprobs=logprobs,
         eos_token_id=eos_token_id,
     )
+    own = _check_processors(logits_processor)
+    processor._use.hand_out(processor)
     ends = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
     return {
-        "logits_processor": LogitsProcessorList([processor]),
+        "logits_processor": LogitsProcessorList([*own, processor]),
         **_OUR_DRAW,
-        "watermarking_config": None,  # it would run behind the draw, and change nothing
+        **_NO_EFFECT,
+        "watermarking_config": None,  # it would run after the draw, and change nothing
         **ends,
     }
 
@@ -406,7 +565,8 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
     Parameters
     ----------
     inputs : mapping
-        What a tokenizer returns. Tensors are repeated along their first axis, all else is kept.
+        What a tokenizer or a processor returns. Tensors are repeated along their first axis, which
+        has to be that of the prompts; everything else is kept.
     num_return_sequences : int, >= 1
 
     Returns
@@ -416,9 +576,13 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
 
     Raises
     ------
-    TypeError, ValueError
-        If `inputs` are no mapping or hold arrays or lists, or `num_return_sequences` is no integer
-        or below 1.
+    TypeError
+        If `inputs` is not a mapping or holds arrays or lists, or `num_return_sequences` is not an
+        integer.
+    ValueError
+        If `num_return_sequences` is below 1, or the rows of a tensor are not known to be the
+        prompts: images, videos or sounds that may be several for one prompt and none for another.
+        `generate` takes those.
 
     Examples
     --------
@@ -436,12 +600,23 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
                 f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: call "
                 "the tokenizer with return_tensors='pt'"
             )
-    return {
-        name: value.repeat_interleave(n, dim=0)
-        if isinstance(value, torch.Tensor) and value.ndim
-        else value
-        for name, value in inputs.items()
-    }
+    tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and v.ndim}
+    text = next((tensors[name] for name in _TEXT if name in tensors), None)
+    for name, value in tensors.items() if text is not None and n > 1 else ():
+        # A batch may hold as many images as prompts, and two of them belong to one prompt.
+        if len(value) != len(text) or (
+            value.ndim > 2 and len(text) > 1 and value.shape[:2] != text.shape[:2]
+        ):
+            raise ValueError(
+                f"`{name}` has shape {tuple(value.shape)}, which does not say which of its rows "
+                f"belong to which of the {len(text)} prompts: use "
+                f"sampler.hf.generate(model, **inputs, num_return_sequences={n})"
+            )
+    return {**inputs, **{k: v.repeat_interleave(n, dim=0) for k, v in tensors.items()}}
+
+
+# What has one row for each prompt.
+_TEXT = ("input_ids", "inputs_embeds", "attention_mask")
 
 
 # --------------------------------------------------------------------------------- our filters
@@ -519,6 +694,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         if filter_value != -math.inf:
             check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
         self.filter_value = float(filter_value)
+        self._use = _Use()
         self._removes = any(
             not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
             for stage in own.stages
@@ -544,6 +720,7 @@ class FilterLogitsProcessor(LogitsProcessor):
             If a row on the CPU is invalid, another device cannot follow the sampler, or the dtype
             cannot hold `filter_value`.
         """
+        self._use.called = True
         if not (
             self.filter_value == -math.inf
             or abs(self.filter_value) <= torch.finfo(scores.dtype).max
@@ -606,6 +783,7 @@ def filter_kwargs(
     min_p: float | None = 0.0,
     filter_value: float = -math.inf,
     min_tokens_to_keep: int | None = 1,
+    logits_processor: Iterable[Any] = (),
 ) -> dict[str, Any]:
     """Return the keyword arguments that put our filters in place of Hugging Face's.
 
@@ -617,6 +795,8 @@ def filter_kwargs(
     ----------
     sampler, temperature, top_k, top_p, min_p, filter_value, min_tokens_to_keep
         As for `FilterLogitsProcessor`.
+    logits_processor : iterable of LogitsProcessor, optional
+        Yours, to run before the filters.
 
     Returns
     -------
@@ -625,7 +805,12 @@ def filter_kwargs(
     Raises
     ------
     TypeError, ValueError
-        As `FilterLogitsProcessor`.
+        As `FilterLogitsProcessor`; and if `logits_processor` is not an iterable of processors.
+
+    Warns
+    -----
+    RuntimeWarning
+        As `generate_kwargs`.
 
     Examples
     --------
@@ -643,7 +828,10 @@ def filter_kwargs(
         filter_value=filter_value,
         min_tokens_to_keep=min_tokens_to_keep,
     )
-    return {"logits_processor": LogitsProcessorList([processor]), "do_sample": True, **_NEUTRAL}
+    own = _check_processors(logits_processor)
+    processor._use.hand_out(processor)
+    processors = LogitsProcessorList([*own, processor])
+    return {"logits_processor": processors, "do_sample": True, **_NEUTRAL}
 
 
 # ---------------------------------------------------------------------------- an existing text
@@ -716,6 +904,7 @@ def score(
         )
     """
     _check_sampler(sampler)
+    _check_model(model, "config", "forward")
     sampler = sampler.replace(on_invalid="raise")
     if getattr(sequences, "dtype", None) is not torch.int64:
         kind = getattr(sequences, "dtype", _inputs.kind_of(sequences))
@@ -728,7 +917,7 @@ def score(
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
     ends = _check_ends(eos_token_id)
-    processors = LogitsProcessorList(logits_processor or ())
+    processors = LogitsProcessorList(_check_processors(logits_processor or ()))
     accepts = signature(_unwrapped(model).forward).parameters
     for name in model_kwargs:
         if name not in accepts:
@@ -756,12 +945,20 @@ def score(
             mask[:, : known.shape[1]] = torch.from_numpy(known)
             real &= mask[:, first:].numpy() != 0
             model_kwargs.update(attention_mask=mask)
-            if "position_ids" in accepts:
+            # Models that place images in several dimensions work these out from the mask.
+            has_own = any(hasattr(part, "get_rope_index") for part in model.modules())
+            if "position_ids" in accepts and not has_own:
                 model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
     if "logits_to_keep" in accepts:
         model_kwargs.update(logits_to_keep=length - first + 1)
     logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
     logits = logits[:, -(length - first + 1) : -1]
+    if tokens[:, first:].max() >= logits.shape[-1]:
+        row, place = np.argwhere(tokens[:, first:] >= logits.shape[-1])[0].tolist()
+        raise ValueError(
+            f"`sequences` have to hold ids in [0, {logits.shape[-1]}), the width of the model's "
+            f"logits, but row {row} has {tokens[row, first + place]} at place {first + place}"
+        )
 
     told = []
     for place in range(first, length):
@@ -779,8 +976,18 @@ def score(
 # --------------------------------------------------------------------------- a loop of our own
 
 
+class _Drawn:
+    """What `GenerateOutput` has beside its fields.
+
+    Not fields: models that put several generations together split every field by row.
+    """
+
+    samples: Samples | None = None
+    seed: int | None = None
+
+
 @dataclass
-class GenerateOutput(ModelOutput):
+class GenerateOutput(_Drawn, ModelOutput):
     """What `generate` returns under ``return_dict_in_generate=True``.
 
     Attributes
@@ -792,7 +999,8 @@ class GenerateOutput(ModelOutput):
         applied, the sampler's own stages not.
     logits : tuple of tensor of shape (batch, vocab), float32
         Under ``output_logits=True``: as the model gave them.
-    past_key_values : Cache
+    cache : Cache
+        To go on from; also as `past_key_values`, its name before transformers 5.24.
     samples : Samples
         What was drawn, arrays of shape (batch, new).
     seed : int
@@ -802,9 +1010,12 @@ class GenerateOutput(ModelOutput):
     sequences: torch.Tensor | None = None
     scores: tuple[torch.Tensor, ...] | None = None
     logits: tuple[torch.Tensor, ...] | None = None
-    past_key_values: Any = None
-    samples: Samples | None = None
-    seed: int | None = None
+    cache: Any = None
+
+    @property
+    def past_key_values(self) -> Any:
+        """The cache."""
+        return self.cache
 
 
 def generate(
@@ -841,7 +1052,8 @@ def generate(
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional
-        Given the prompt and each token, as ``model.generate`` does.
+        Given the prompt and each token, as ``model.generate`` does, and ended once, after an error
+        too.
     **kwargs
         Everything else that ``model.generate`` takes, save settings of its own sampling.
 
@@ -853,9 +1065,13 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        As `SamplingLogitsProcessor`; for a setting of Hugging Face's own sampling, an argument
-        that ``model.generate`` refuses, and what this loop does without: assisted decoding, token
-        healing, paged caches, `output_attentions`, `output_hidden_states`.
+        As `SamplingLogitsProcessor`; for a model that cannot generate, a setting of Hugging Face's
+        own sampling, an argument that ``model.generate`` refuses, and what this loop does without:
+        assisted decoding, token healing, paged caches, `output_attentions`,
+        `output_hidden_states`, `penalty_alpha`, `dola_layers`.
+    RuntimeError
+        If the model's own ``generate`` does not run this loop, as that of models whose tokens are
+        not drawn one after another.
 
     Notes
     -----
@@ -863,30 +1079,41 @@ def generate(
     Hugging Face does not hand a streamer or tokenizer to such a callable, and filters before it
     under ``do_sample=True``, which is therefore refused.
 
+    A model whose ``generate`` runs the loop several times, as Whisper's does for long audio, draws
+    the k-th text with draw index k - 1, and puts the texts together in an output of its own, which
+    has no `samples`: those are in `SamplingLogitsProcessor.generations`.
+
     Examples
     --------
     ::
 
         output = sampler.hf.generate(model, **inputs, sampler=s, max_new_tokens=50)
     """
-    _check_sampler(sampler)
-    check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
-    check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
-    loop = partial(
-        _loop,
-        sampler=sampler,
-        streams=streams,
-        logprobs=logprobs,
-        copies=num_return_sequences,
-        streamer=streamer,
-    )
-    for name in ("assistant_model", "token_healing"):
-        if kwargs.get(name):
-            raise _not_in_this_loop(name)
-    if kwargs.get("cache_implementation") == "paged":
-        raise _not_in_this_loop("cache_implementation='paged'")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"`streamer` has to be a streamer, but is a {_inputs.kind_of(streamer)}")
+    try:
+        _check_sampler(sampler)
+        _check_model(model, "config", "generate")
+        check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
+        copies = check_integer(
+            "num_return_sequences", num_return_sequences, 1, None, "an integer >= 1"
+        )
+        _check_loop(kwargs)
+        loop = partial(
+            _loop, sampler=sampler, streams=streams, logprobs=logprobs, copies=copies,
+            streamer=streamer, draws=itertools.count(),
+        )  # fmt: skip
+        return _run(model, inputs, loop, kwargs)
+    finally:
+        if streamer is not None:
+            streamer.end()  # or whoever reads it waits for ever
+
+
+def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) -> Any:
+    """Let the model's generate prepare everything and call the loop."""
+    given = () if inputs is None else (inputs,)  # the first parameter has different names
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
-        return loop(model, inputs, **kwargs)  # prepared: model.generate() is calling
+        return loop(model, *given, **kwargs)  # prepared: model.generate() is calling
     tokenizer, strings = kwargs.pop("tokenizer", None), kwargs.pop("stop_strings", None)
     if strings is not None:
         # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
@@ -896,7 +1123,17 @@ def generate(
         kwargs["stopping_criteria"] = StoppingCriteriaList(
             [*(kwargs.get("stopping_criteria") or ()), stop]
         )
-    return model.generate(inputs, custom_generate=loop, **_OUR_DRAW, **kwargs)
+    # Whisper has a temperature of its own, and samples if it is given one.
+    named = signature(model.generate).parameters
+    draw = {name: value for name, value in _OUR_DRAW.items() if name not in named}
+    result = model.generate(*given, custom_generate=loop, **draw, **kwargs)
+    if next(loop.keywords["draws"]) == 0:
+        raise RuntimeError(
+            f"{type(model).__name__}.generate() did not call this loop, so the sampler drew "
+            "nothing of what it returns: pass the part that writes text, such as "
+            "model.language_model, or draw from its logits in a loop of your own"
+        )
+    return result
 
 
 def _loop(
@@ -911,9 +1148,14 @@ def _loop(
     logprobs: int,
     copies: int,
     streamer: Any,
+    draws: Iterator[int],
     **model_kwargs: Any,
 ) -> Any:
     config = generation_config
+    if input_ids.ndim != 2:
+        raise ValueError(
+            f"this loop draws one token per row, but the rows have shape {tuple(input_ids.shape)}"
+        )
     if config.do_sample or config.num_beams != 1:
         raise ValueError(
             "`do_sample` has to be False and `num_beams` 1, since the sampler draws, but they are "
@@ -921,7 +1163,7 @@ def _loop(
         )
     for name in (
         *("prompt_lookup_num_tokens", "assistant_early_exit"),
-        *("output_attentions", "output_hidden_states"),
+        *("output_attentions", "output_hidden_states", *_NO_EFFECT),
     ):
         if getattr(config, name, None):
             raise _not_in_this_loop(name)
@@ -939,6 +1181,7 @@ def _loop(
     processor = SamplingLogitsProcessor(
         sampler, streams=streams, attention_mask=mask, logprobs=logprobs if tells else None
     )
+    processor._generation += next(draws)
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
@@ -977,18 +1220,24 @@ def _loop(
             break
         model_inputs = model.prepare_inputs_for_generation(input_ids, **last_only, **model_kwargs)
         outputs = model(**model_inputs, return_dict=True)
-    if streamer is not None:
-        streamer.end()
     if not tells:
         return input_ids
-    return GenerateOutput(
+    output = GenerateOutput(
         sequences=input_ids,
         scores=scores if config.output_scores else None,
         logits=logits if config.output_logits else None,
-        past_key_values=model_kwargs.get("past_key_values"),
-        samples=_aligned(drawn, np.stack(real, axis=1)),
-        seed=processor.seed,
+        cache=next((model_kwargs[name] for name in _CACHE_NAMES if name in model_kwargs), None),
     )
+    output.samples, output.seed = _aligned(drawn, np.stack(real, axis=1)), processor.seed
+    return output
+
+
+def _check_loop(kwargs: Mapping[str, Any]) -> None:
+    for name in ("assistant_model", "token_healing", *_NO_EFFECT):
+        if kwargs.get(name):
+            raise _not_in_this_loop(name)
+    if kwargs.get("cache_implementation") == "paged":
+        raise _not_in_this_loop("cache_implementation='paged'")
 
 
 def _not_in_this_loop(name: str) -> ValueError:
@@ -1011,6 +1260,30 @@ def _unwrapped(model: Any) -> Any:
             "that does not: give the model inside"
         )
     return model
+
+
+def _check_model(model: Any, *wanted: str) -> None:
+    if not all(hasattr(model, name) for name in wanted):
+        raise TypeError(
+            "`model` has to be a transformers model that generates text, but is a "
+            f"{_inputs.kind_of(model)}"
+        )
+
+
+def _check_processors(processors: Any) -> list[Any]:
+    wanted = "an iterable of logits processors"
+    if not isinstance(processors, Iterable):
+        kind = _inputs.kind_of(processors)
+        raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
+    own = list(processors)
+    for processor in own:
+        if not callable(processor) or isinstance(processor, SamplingLogitsProcessor):
+            kind = _inputs.kind_of(processor)
+            raise TypeError(
+                f"`logits_processor` has to hold processors that run before the draw, but holds a "
+                f"{kind}"
+            )
+    return own
 
 
 def _check_sampler(sampler: Any) -> None:
