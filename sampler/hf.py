@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ try:
         TopKLogitsWarper,
         TopPLogitsWarper,
     )
-    from transformers.utils.generic import ModelOutput
+    from transformers.generation import GenerateDecoderOnlyOutput
 except ImportError as error:
     raise ImportError(
         f"sampler.hf needs torch, and transformers 5 or newer ({error}); they come with "
@@ -88,6 +88,10 @@ _CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "pa
 _TAKES_LENGTH = (
     "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
 )
+# From transformers 5.24 on the cache in an output is `cache`, before that `past_key_values`.
+_HAS_CACHE = hasattr(GenerateDecoderOnlyOutput, "cache")
+# Whether transformers knows which image belongs to which prompt when it repeats inputs.
+_EXPANDS_MEDIA = hasattr(GenerationMixin, "_expand_multimodal_outputs")
 _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -284,6 +288,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
         steps = None if input_ids is None else self._steps(input_ids, batch)
+        if self._streams is not None and len(self._streams) != batch and self._texts:
+            raise ValueError(
+                f"`streams` are for {len(self._streams)} rows, but another generation of the same "
+                f"processor has {batch}: leave them out where generate() writes several texts, one "
+                "after another"
+            )
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
         text = None if input_ids is None else self._text_of(input_ids, scores)
@@ -403,8 +413,10 @@ class _Text:
             and torch.equal(rows[:, :prompt], self._prompt)
         ):
             return False
-        if self._begins_verification(rows):
-            if length <= self._settled:
+        candidates = self._begins_verification(rows)
+        if candidates:
+            # Candidates hold all that was drawn for them.
+            if length <= self._settled or candidates <= self._drawn_up_to:
                 return False
         elif rows.data_ptr() != self._candidates:
             if length <= max(self._settled, self._drawn_up_to):
@@ -414,10 +426,12 @@ class _Text:
         self._note(rows, made_up)
         return True
 
-    def _begins_verification(self, rows: torch.Tensor) -> bool:
-        storage = rows.untyped_storage().nbytes() // rows.element_size()
-        is_slice = len(rows) == 1 and rows.storage_offset() == 0 and storage > rows.numel()
-        return is_slice and rows.data_ptr() != self._candidates
+    def _begins_verification(self, rows: torch.Tensor) -> int:
+        """The length of the candidates that these rows are the first slice of, or 0."""
+        if len(rows) > 1 or rows.storage_offset() or rows.data_ptr() == self._candidates:
+            return 0
+        length = rows.untyped_storage().nbytes() // rows.element_size()
+        return length if length > rows.numel() else 0
 
     def _note(self, rows: torch.Tensor, made_up: bool) -> None:
         if self._begins_verification(rows):
@@ -600,23 +614,34 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
                 f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: call "
                 "the tokenizer with return_tensors='pt'"
             )
+    if n > 1:
+        _check_rows_are_prompts(
+            inputs, f"use sampler.hf.generate(model, **inputs, num_return_sequences={n})"
+        )
+    return {
+        name: value.repeat_interleave(n, dim=0)
+        if isinstance(value, torch.Tensor) and value.ndim
+        else value
+        for name, value in inputs.items()
+    }
+
+
+# What has one row for each prompt, and what may have several or none.
+_TEXT = ("input_ids", "inputs_embeds", "attention_mask")
+_MEDIA = ("pixel", "image", "video", "audio", "input_features", "input_values")
+
+
+def _check_rows_are_prompts(inputs: Mapping[str, Any], instead: str) -> None:
+    """Refuse tensors whose rows are not known to be those of the text, where there is one."""
     tensors = {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor) and v.ndim}
-    text = next((tensors[name] for name in _TEXT if name in tensors), None)
-    for name, value in tensors.items() if text is not None and n > 1 else ():
-        # A batch may hold as many images as prompts, and two of them belong to one prompt.
-        if len(value) != len(text) or (
-            value.ndim > 2 and len(text) > 1 and value.shape[:2] != text.shape[:2]
-        ):
+    batch = next((len(tensors[name]) for name in _TEXT if name in tensors), None)
+    for name, value in tensors.items() if batch is not None else ():
+        # As many images as prompts may be two of the first and none of the second.
+        if len(value) != batch or (batch > 1 and name.startswith(_MEDIA)):
             raise ValueError(
                 f"`{name}` has shape {tuple(value.shape)}, which does not say which of its rows "
-                f"belong to which of the {len(text)} prompts: use "
-                f"sampler.hf.generate(model, **inputs, num_return_sequences={n})"
+                f"belong to which of the {batch} prompts: {instead}"
             )
-    return {**inputs, **{k: v.repeat_interleave(n, dim=0) for k, v in tensors.items()}}
-
-
-# What has one row for each prompt.
-_TEXT = ("input_ids", "inputs_embeds", "attention_mask")
 
 
 # --------------------------------------------------------------------------------- our filters
@@ -949,6 +974,11 @@ def score(
             has_own = any(hasattr(part, "get_rope_index") for part in model.modules())
             if "position_ids" in accepts and not has_own:
                 model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+    for name, value in model_kwargs.items():
+        # As generate() extends those of a prompt.
+        if name.endswith("token_type_ids") and value.shape[1] < length:
+            text = value[:, -1:].expand(-1, length - value.shape[1])
+            model_kwargs[name] = torch.cat([value, text], dim=1)
     if "logits_to_keep" in accepts:
         model_kwargs.update(logits_to_keep=length - first + 1)
     logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
@@ -976,18 +1006,8 @@ def score(
 # --------------------------------------------------------------------------- a loop of our own
 
 
-class _Drawn:
-    """What `GenerateOutput` has beside its fields.
-
-    Not fields: models that put several generations together split every field by row.
-    """
-
-    samples: Samples | None = None
-    seed: int | None = None
-
-
 @dataclass
-class GenerateOutput(_Drawn, ModelOutput):
+class GenerateOutput(GenerateDecoderOnlyOutput):
     """What `generate` returns under ``return_dict_in_generate=True``.
 
     Attributes
@@ -1007,15 +1027,16 @@ class GenerateOutput(_Drawn, ModelOutput):
         That of the draws.
     """
 
-    sequences: torch.Tensor | None = None
-    scores: tuple[torch.Tensor, ...] | None = None
-    logits: tuple[torch.Tensor, ...] | None = None
-    cache: Any = None
+    # Not fields: models that put several generations together split every field by row.
+    samples: ClassVar[Samples | None] = None
+    seed: ClassVar[int | None] = None
 
-    @property
-    def past_key_values(self) -> Any:
-        """The cache."""
-        return self.cache
+    if not _HAS_CACHE:
+
+        @property
+        def cache(self) -> Any:
+            """The cache."""
+            return self.past_key_values
 
 
 def generate(
@@ -1126,13 +1147,19 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
     # Whisper has a temperature of its own, and samples if it is given one.
     named = signature(model.generate).parameters
     draw = {name: value for name, value in _OUR_DRAW.items() if name not in named}
-    result = model.generate(*given, custom_generate=loop, **draw, **kwargs)
+    elsewhere = RuntimeError(
+        f"{type(model).__name__}.generate() does not run this loop, so the sampler cannot draw in "
+        "it: use model.generate(**inputs, **generate_kwargs(sampler)), or pass the part of the "
+        "model that writes text, such as model.language_model"
+    )
+    try:
+        result = model.generate(*given, custom_generate=loop, **draw, **kwargs)
+    except (TypeError, ValueError) as error:
+        if "custom_generate" in str(error):
+            raise elsewhere from error
+        raise
     if next(loop.keywords["draws"]) == 0:
-        raise RuntimeError(
-            f"{type(model).__name__}.generate() did not call this loop, so the sampler drew "
-            "nothing of what it returns: pass the part that writes text, such as "
-            "model.language_model, or draw from its logits in a loop of your own"
-        )
+        raise elsewhere
     return result
 
 
@@ -1168,6 +1195,11 @@ def _loop(
         if getattr(config, name, None):
             raise _not_in_this_loop(name)
     encoder_decoder = model.config.is_encoder_decoder
+    if copies > 1 and not _EXPANDS_MEDIA and not _has_own(model, "_expand_inputs_for_generation"):
+        _check_rows_are_prompts(
+            {"input_ids": input_ids, **model_kwargs},
+            "this transformers would mix them up, and 5.23 does not",
+        )
     input_ids, model_kwargs = model._expand_inputs_for_generation(
         input_ids=input_ids,
         expand_size=copies,
@@ -1222,13 +1254,15 @@ def _loop(
         outputs = model(**model_inputs, return_dict=True)
     if not tells:
         return input_ids
+    cache = next((model_kwargs[name] for name in _CACHE_NAMES if name in model_kwargs), None)
     output = GenerateOutput(
         sequences=input_ids,
         scores=scores if config.output_scores else None,
         logits=logits if config.output_logits else None,
-        cache=next((model_kwargs[name] for name in _CACHE_NAMES if name in model_kwargs), None),
+        **{_CACHE_NAMES[0] if _HAS_CACHE else "past_key_values": cache},
     )
-    output.samples, output.seed = _aligned(drawn, np.stack(real, axis=1)), processor.seed
+    # Of this instance, not of the class.
+    vars(output).update(samples=_aligned(drawn, np.stack(real, axis=1)), seed=processor.seed)
     return output
 
 
@@ -1238,6 +1272,11 @@ def _check_loop(kwargs: Mapping[str, Any]) -> None:
             raise _not_in_this_loop(name)
     if kwargs.get("cache_implementation") == "paged":
         raise _not_in_this_loop("cache_implementation='paged'")
+
+
+def _has_own(model: Any, method: str) -> bool:
+    """Whether a model's class overrides a method of transformers' own generation."""
+    return getattr(type(model), method, None) is not getattr(GenerationMixin, method)
 
 
 def _not_in_this_loop(name: str) -> ValueError:

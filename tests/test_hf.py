@@ -155,7 +155,8 @@ def test_seed(model):
         {"temperature": 0.7}, {"top_k": 50}, {"top_p": 0.9}, {"min_p": 0.1}, {"typical_p": 0.9},
         {"epsilon_cutoff": 0.1}, {"eta_cutoff": 0.1}, {"do_sample": True}, {"num_beams": 2},
         {"logits_processor": LogitsProcessorList()}, {"top_h": 0.5}, {"renormalize_logits": True},
-        {"num_return_sequences": 2}, {"watermarking_config": {}},
+        {"num_return_sequences": 2}, {"watermarking_config": {}}, {"penalty_alpha": 0.6},
+        {"dola_layers": "low"},
     ],
     ids=str,
 )  # fmt: skip
@@ -298,10 +299,11 @@ def test_the_step_is_the_length_of_the_row():
     s = Sampler(temperature=9.0, seed=7)
     scores = torch.zeros(2, VOCAB)
     processor = SamplingLogitsProcessor(s, attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    ids = torch.zeros(2, 3, dtype=torch.long)
     for length in range(3, 9):
-        ids = torch.zeros(2, length, dtype=torch.long)
-        want = s.sample(scores, step=[length - 1, length]).tokens.tolist()
-        assert processor(ids, scores).argmax(dim=1).tolist() == want
+        want = s.sample(scores, step=[length - 1, length]).tokens
+        assert processor(ids, scores).argmax(dim=1).tolist() == want.tolist()
+        ids = torch.cat([ids, torch.from_numpy(want)[:, None]], dim=1)
     assert s.step == 0
 
 

@@ -396,12 +396,16 @@ def test_pipeline(model, tokenizer):
     inputs = tokenizer("w8 w9 w10", return_tensors="pt")
     words = tokenizer.decode(generate(model, inputs, HOT)[0]).split()
     assert len(words) == NEW
-    kwargs = {"return_full_text": False, "max_new_tokens": NEW, **generate_kwargs(HOT)}
+    kwargs = {"return_full_text": False, "max_new_tokens": NEW}
     # Whether the text begins with a space depends on the version.
-    [got] = pipe("w8 w9 w10", **kwargs)
+    [got] = pipe("w8 w9 w10", **kwargs, **generate_kwargs(HOT))
     assert got["generated_text"].split() == words
-    [got] = pipe("w8 w9 w10", stop_sequence=words[2], **kwargs)
+    [got] = pipe("w8 w9 w10", stop_sequence=words[2], **kwargs, **generate_kwargs(HOT))
     assert got["generated_text"].split() == words[:3]
+    # Each prompt of a list is a generation.
+    both = pipe(["w8 w9 w10"] * 2, **kwargs, **generate_kwargs(HOT))
+    texts = [got["generated_text"].split() for [got] in both]
+    assert texts[0] == words != texts[1]
 
 
 def test_chat(model, tokenizer):

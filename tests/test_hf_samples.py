@@ -1,7 +1,10 @@
 """What was drawn, `score`, and a loop of our own: each against `Sampler.sample` on the logits."""
 
 import dataclasses
+import gc
 import math
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -11,11 +14,14 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
+    TextIteratorStreamer,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
+import tiny
 from sampler import Sampler, Samples, hf
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
-from tiny import NEW, VOCAB, Puts, by_hand, count, encoder_inputs, padded, prompts, same_samples
+from tiny import CACHE_NAME, NEVER, NEW, VOCAB, Puts, by_hand, count, encoder_inputs, padded, prompts, same_samples
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
@@ -35,7 +41,7 @@ def run(model, inputs, s, *, ends=None, logprobs=2, **more):
     return out, kwargs["logits_processor"][-1]
 
 
-def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None):
+def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None, draw=0):
     """What `samples` should be, from the sampler and the logits of `generate`."""
     if model.config.is_encoder_decoder:
         lengths, new = np.ones(len(out.sequences), int), out.sequences[:, 1:].numpy()
@@ -43,7 +49,7 @@ def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None):
         lengths = inputs["attention_mask"].sum(dim=1).numpy()
         new = out.sequences[:, inputs["input_ids"].shape[1] :].numpy()
     steps = [
-        s.sample(rows, step=lengths + t, logprobs=logprobs)
+        tiny.sample(s, rows, lengths + t, logprobs, draw)
         for t, rows in enumerate(logits or out.logits)
     ]
     behind = np.zeros(new.shape, bool)
@@ -96,10 +102,10 @@ def test_nothing_recorded(model):
     told, _ = run(model, inputs, HOT)
     out, processor = run(model, inputs, HOT, logprobs=None)
     assert torch.equal(out.sequences, told.sequences)
-    with pytest.raises(RuntimeError, match=r"^`samples` have to be .* but `logprobs` is None$"):
+    with pytest.raises(RuntimeError, match=r"^nothing was recorded, because `logprobs` is None$"):
         _ = processor.samples
     processor = SamplingLogitsProcessor(HOT)
-    nothing = r"^`samples` have to be recorded, but nothing has been drawn yet$"
+    nothing = r"^nothing has been drawn yet$"
     with pytest.raises(RuntimeError, match=nothing):
         _ = processor.samples
     processor(None, torch.zeros(1, VOCAB))  # without rows there is no place to record it at
@@ -198,22 +204,99 @@ def test_ends_are_seen_by_the_padding(model, pad, monkeypatch):
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_another_generation_starts_anew(model, batch):
-    processor = SamplingLogitsProcessor(HOT, logprobs=2)
+def test_another_generation_draws_afresh(model, batch):
+    # As each segment of Whisper's long form: equal random numbers gave equal texts.
+    processor, same = SamplingLogitsProcessor(HOT, logprobs=2), prompts(batch)
+    unrecorded, outs = SamplingLogitsProcessor(HOT, logprobs=None), []
     for inputs, new in (
-        (prompts(batch), NEW),
+        (same, NEW),
+        (same, 1),  # the same tensors, and other ones of the same ids
+        (same, 1),
         (prompts(batch), 5),
         (prompts(batch), NEW),
+        ({name: value[:, :7] for name, value in prompts(batch, 9).items()}, 5),  # a slice, twice
+        ({name: value[:, :7] for name, value in prompts(batch, 9).items()}, NEW),
         (prompts(batch, seed=1), 5),
         (prompts(batch, length=9), NEW),
         (prompts(batch, length=8, seed=2), NEW),
         (prompts(batch + 1, length=3), 4),
     ):
-        out = model.generate(
-            **inputs, logits_processor=LogitsProcessorList([processor]), do_sample=False,
-            max_new_tokens=new, return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
-        check_equal(processor.samples, told_by_hand(model, inputs, HOT, out))
+        for drawing in (processor, unrecorded):
+            out = model.generate(
+                **inputs, logits_processor=LogitsProcessorList([drawing]), do_sample=False,
+                max_new_tokens=new, return_dict_in_generate=True, output_logits=True,
+            )  # fmt: skip
+            outs.append((inputs, out))
+        assert torch.equal(out.sequences, outs[-2][1].sequences)
+        assert len(processor.generations) == len(outs) // 2
+    for draw, ((inputs, out), r) in enumerate(zip(outs[::2], processor.generations, strict=True)):
+        check_equal(r, told_by_hand(model, inputs, HOT, out, draw=draw))
+    with pytest.raises(RuntimeError, match=r"has drawn 11 generations: read `generations`"):
+        _ = processor.samples
+
+
+@pytest.mark.parametrize("how", [
+    {}, {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": "itself"}
+], ids=str)  # fmt: skip
+def test_another_assisted_generation_draws_afresh(model, how, monkeypatch):
+    monkeypatch.setattr(model.generation_config, "num_assistant_tokens", 4)
+    row = prompts(1, 6)["input_ids"].repeat(1, 5)
+    mask, cool = torch.ones_like(row), HOT.replace(temperature=0.5)
+    if how.get("assistant_model"):
+        how = {"assistant_model": model}
+    for more in ({}, how, {"max_new_tokens": 1}, {**how, "max_new_tokens": 2}):
+        kwargs = generate_kwargs(cool, attention_mask=mask)
+        texts = [
+            model.generate(
+                row, attention_mask=mask, **kwargs, eos_token_id=NEVER,
+                **{"max_new_tokens": 20, **(more if i else how)},
+            )[0, 30:].tolist()
+            for i in range(3)
+        ]  # fmt: skip
+        generations = kwargs["logits_processor"][-1].generations
+        assert [r.tokens[0].tolist() for r in generations] == texts
+        for i, text in enumerate(texts):
+            assert text == by_hand(model, row[0].tolist(), cool, 0, len(text), draw=i)
+
+
+def test_made_up_scores_are_not_a_generation(model):
+    # Prompt lookup proposes the end, cuts it off, and asks the model after all.
+    ids = torch.tensor([[9, 8, NEVER - 1, 7, 9, 8]])
+    more = {"prompt_lookup_num_tokens": 4, "max_matching_ngram_size": 2}
+    ends = NEVER - 1
+    for penalty in (1.0, 1.2):
+        texts = []
+        for lookup in ({}, more):
+            kwargs = generate_kwargs(HOT, attention_mask=torch.ones(1, 6), eos_token_id=ends)
+            texts.append(model.generate(
+                ids, attention_mask=torch.ones_like(ids), **kwargs, max_new_tokens=9,
+                repetition_penalty=penalty, **lookup,
+            ).tolist())  # fmt: skip
+            assert kwargs["logits_processor"][-1].samples.tokens.tolist() == [texts[-1][0][6:]]
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("streams", [None, [4, 5]])
+def test_another_generation_of_other_rows(model, streams):
+    # With streams or a mask it cannot go on: which rows are left?
+    processor = SamplingLogitsProcessor(HOT, streams=streams)
+    more = {"logits_processor": LogitsProcessorList([processor]), "max_new_tokens": 2}
+    model.generate(**prompts(2), **more, do_sample=False)
+    if streams is None:
+        model.generate(**prompts(1), **more, do_sample=False)
+        return
+    with pytest.raises(ValueError, match=r"^`streams` are for 2 rows, but another generation of"):
+        model.generate(**prompts(1), **more, do_sample=False)
+
+
+def test_two_texts_take_turns():
+    # A draft model with a tokenizer of its own is handed the processor as well.
+    processor, scores = SamplingLogitsProcessor(Sampler(seed=7)), torch.zeros(1, VOCAB)
+    token = int(Sampler(seed=7).sample(scores[0], step=3).tokens)
+    processor(torch.tensor([[3, 4, 5]]), scores)
+    processor(torch.tensor([[30, 40]]), scores)
+    with pytest.raises(ValueError, match="two texts take turns on one processor"):
+        processor(torch.tensor([[3, 4, 5, token]]), scores)
 
 
 def test_behind_a_wrong_candidate_nothing_is_told():
@@ -479,6 +562,42 @@ def test_our_loop_streams(model):
     assert streamer.ended == 1
 
 
+@pytest.mark.parametrize("more", [
+    {"logits_processor": [lambda ids, x: x * (1.0 if ids.shape[1] < 12 else math.nan)]},
+    {"sampler": None}, {"no_such_setting": 1}, {"streams": [0]}, {"logprobs": -1},
+], ids=str)  # fmt: skip
+def test_an_error_while_streaming_ends_the_streamer(model, more):
+    # Or whoever reads it waits for ever.
+    streamer = Puts()
+    with pytest.raises((TypeError, ValueError)):
+        hf.generate(model, **prompts(2), **{"sampler": HOT, "max_new_tokens": NEW, **more},
+                    streamer=streamer)  # fmt: skip
+    assert streamer.ended == 1
+
+
+def test_an_error_reaches_who_reads_a_stream(model, tokenizer):
+    streamer, errors = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60.0), []
+    break_off = [lambda ids, x: x * (1.0 if ids.shape[1] < 12 else math.nan)]
+
+    def write():
+        try:
+            ours(model, prompts(1), streamer=streamer, logits_processor=break_off)
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    text = "".join(streamer)  # raises queue.Empty where nobody ends it
+    thread.join()
+    assert len(text.split()) == 5
+    assert "nan" in str(errors[0])
+
+
+def test_no_streamer(model):
+    with pytest.raises(TypeError, match=r"^`streamer` has to be a streamer, but is a object$"):
+        ours(model, prompts(1), streamer=object())
+
+
 def test_our_loop_stops_at_a_string(model, tokenizer):
     inputs = prompts(1)
     text = plain(model, inputs)[0]
@@ -527,14 +646,15 @@ def test_the_cache_of_our_loop(model):
     assert out.scores is None
     assert out.logits is None
     assert out.past_key_values.get_seq_length() == 7 + 5 - 1
+    assert out.past_key_values is out.cache is out[CACHE_NAME]
     with torch.no_grad():
-        last = model(out.sequences[:, -1:], past_key_values=out.past_key_values).logits[:, -1]
+        last = model(out.sequences[:, -1:], **{CACHE_NAME: out.cache}).logits[:, -1]
         assert torch.allclose(last, model(out.sequences).logits[:, -1], atol=1e-4)
     # A text goes on where it was left.
     first = ours(model, inputs, return_dict_in_generate=True, max_new_tokens=5)
     rest = hf.generate(
         model, first.sequences, sampler=HOT, max_new_tokens=NEW - 5,
-        attention_mask=torch.ones_like(first.sequences), past_key_values=first.past_key_values,
+        attention_mask=torch.ones_like(first.sequences), **{CACHE_NAME: first.cache},
     )  # fmt: skip
     assert rest.tolist() == plain(model, inputs)
 
@@ -628,6 +748,21 @@ def test_score_of_ids_outside_the_vocabulary(model, token):
         score(model, torch.tensor([[1, 2, token]]), Sampler(seed=7))
 
 
+def test_score_of_ids_beyond_a_narrower_head(model):
+    # The configuration has a wider vocabulary than the model gives logits for.
+    class Narrow(torch.nn.Module):
+        config = model.config
+
+        def forward(self, input_ids, attention_mask=None, use_cache=None, return_dict=None):
+            return CausalLMOutput(logits=model(input_ids).logits[..., :50])
+
+    ids = torch.tensor([[1, 60, 3, 4, 5], [1, 2, 3, 49, 60]])  # a prompt may have any
+    words = r"`sequences` have to hold ids in \[0, 50\), the width of the model's logits, but row 1 "
+    with pytest.raises(ValueError, match=words + "has 60 at place 4$"):
+        score(Narrow(), ids, HOT, prompt_length=2)
+    assert np.isfinite(score(Narrow(), ids[:1], HOT, prompt_length=2).raw_logprobs).all()
+
+
 def test_score_names_a_step_that_there_is(model):
     inputs = padded(3, 7)
     with pytest.raises(ValueError, match="row 0 at step 0 has nan"):
@@ -658,7 +793,7 @@ def test_rows_that_stop_without_an_end_go_on(model):
     [
         {"assistant_model": object()}, {"cache_implementation": "paged"},
         {"prompt_lookup_num_tokens": 3}, {"output_attentions": True}, {"token_healing": True},
-        {"output_hidden_states": True},
+        {"output_hidden_states": True}, {"dola_layers": "low"}, {"penalty_alpha": 0.6},
     ],
     ids=str,
 )  # fmt: skip
@@ -681,17 +816,84 @@ def test_our_loop_always_counts_its_top_list(model):
         hf.generate(model, **prompts(), sampler=Sampler(seed=7), logprobs=None)
 
 
-def test_a_processor_behind_that_chooses(model):
+def forbid_even_ids(input_ids, scores):
+    scores = scores.clone()
+    scores[:, ::2] = -torch.inf
+    return scores
+
+
+REPLACED = r"^the generated text does not contain the sampled tokens: row \d+ has token \d+ where"
+
+
+@pytest.mark.parametrize("logprobs", [0, None])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_processor_behind_the_draw_is_found_out(model, batch, logprobs):
+    # It left an argmax of equal scores, of no law, silently for one row.
+    inputs, calls = prompts(batch), []
+    for seed in range(20):
+        s = HOT.replace(seed=seed)
+        calls.clear()
+        kwargs = generate_kwargs(s, attention_mask=inputs["attention_mask"], logprobs=logprobs)
+        kwargs["logits_processor"].append(lambda ids, x: calls.append(0) or forbid_even_ids(ids, x))
+        with pytest.raises(RuntimeError, match=REPLACED):
+            model.generate(**inputs, **kwargs, max_new_tokens=60)
+        if batch == 1:
+            # At the first token that it changed.
+            free = generate_kwargs(s, attention_mask=inputs["attention_mask"])
+            text = model.generate(**inputs, **free, max_new_tokens=60)[0, 7:].numpy()
+            assert len(calls) == np.argmax(text % 2 == 0) + 1
+
+
+def test_a_processor_before_the_draw(model):
     inputs = prompts()
-    kwargs = generate_kwargs(Sampler(seed=7), attention_mask=inputs["attention_mask"])
+    kwargs = generate_kwargs(
+        HOT, attention_mask=inputs["attention_mask"], logits_processor=[forbid_even_ids]
+    )
+    out = model.generate(
+        **inputs, **kwargs, max_new_tokens=NEW, return_dict_in_generate=True, output_logits=True
+    )
+    logits = [forbid_even_ids(None, x) for x in out.logits]
+    check_equal(
+        kwargs["logits_processor"][-1].samples,
+        told_by_hand(model, inputs, HOT, out, logits=logits, logprobs=0),
+    )
+    assert (out.sequences[:, 7:] % 2 == 1).all()
+
+
+@pytest.mark.parametrize("make", [generate_kwargs, hf.filter_kwargs])
+@pytest.mark.parametrize("given", [
+    RepetitionPenaltyLogitsProcessor(3.0), [None], [SamplingLogitsProcessor(HOT)], 7, None,
+], ids=str)  # fmt: skip
+def test_bad_processors(make, given):
+    with pytest.raises(TypeError, match=r"^`logits_processor` has to (be an iterable of|hold)"):
+        make(HOT, logits_processor=given)
+
+
+def test_a_processor_before_the_filters(model):
+    inputs = prompts()
+    kwargs = hf.filter_kwargs(top_k=5, logits_processor=[forbid_even_ids])
+    out = model.generate(**inputs, **kwargs, max_new_tokens=NEW)
+    assert (out[:, 7:] % 2 == 1).all()
+
+
+# --------------------------------------------------------------------- what is never called
+
+
+@pytest.mark.parametrize("make", [generate_kwargs, hf.filter_kwargs])
+def test_a_processor_that_is_never_called_warns(model, make):
+    # As continuous batching, which ignores the processors of the caller.
+    words = r"never called this processor, so the sampler drew nothing \(generate_batch and"
+    kwargs = make(HOT)
     processor = kwargs["logits_processor"][-1]
-
-    def only_high(input_ids, scores):
-        scores = scores.clone()
-        scores[:, :150] = -torch.inf
-        return scores
-
-    kwargs["logits_processor"].append(only_high)
-    model.generate(**inputs, **kwargs, max_new_tokens=6)
-    with pytest.raises(RuntimeError, match=r"^`samples` have to be of the texts' own tokens"):
-        _ = processor.samples
+    if make is generate_kwargs:
+        with pytest.raises(RuntimeError, match=words):
+            _ = processor.samples
+    with pytest.warns(RuntimeWarning, match=words):
+        del kwargs, processor
+        gc.collect()
+    kwargs = make(HOT)
+    model.generate(**prompts(), **kwargs, max_new_tokens=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del kwargs
+        gc.collect()

@@ -1,5 +1,6 @@
 """Tiny random models, and the loops that their texts are compared with."""
 
+import dataclasses
 import logging
 from functools import wraps
 
@@ -16,8 +17,10 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import logging as hf_logging
 
+from sampler import Samples
 from sampler.hf import generate_kwargs
 
 VOCAB = 199
@@ -25,6 +28,8 @@ VOCAB = 199
 # for prompt lookup.
 NEVER = VOCAB
 NEW = 12
+# The cache of a model: its field in outputs, its argument.
+CACHE_NAME = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 SMALL = {"vocab_size": VOCAB, "d_model": 32, "pad_token_id": 0, "eos_token_id": None}
 
 
@@ -112,14 +117,27 @@ def generate(model, inputs, s, *, streams=None, eos_token_id=None, **more):
 
 
 @torch.no_grad()
-def by_hand(model, ids, s, stream, new=NEW, **encoder):
+def by_hand(model, ids, s, stream, new=NEW, draw=0, **encoder):
     """The loop over raw logits that one would write with the standalone sampler, one row."""
     rows = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
     ids = list(ids)
     for _ in range(new):
         logits = model(**{rows: torch.tensor([ids])}, **encoder).logits[0, -1].float()
-        ids.append(int(s.sample(logits, streams=stream, step=len(ids)).tokens))
+        drawn = s.sample(logits, streams=stream, step=len(ids), n=draw + 1).tokens
+        ids.append(int(drawn[draw]))
     return ids[-new:]
+
+
+def sample(s, logits, steps, logprobs, draw):
+    """What `Sampler.sample` returns of one draw of each row: draw 0 is that without `n`."""
+    if draw == 0:
+        return s.sample(logits, step=steps, logprobs=logprobs)
+    r = s.sample(logits, step=steps, logprobs=logprobs, n=draw + 1)
+    return Samples(*(
+        value if value is None or field.name.startswith(("top_", "raw_top_")) or value.ndim < 2
+        else value[:, draw]
+        for field in dataclasses.fields(r) for value in [getattr(r, field.name)]
+    ))  # fmt: skip
 
 
 def same_samples(a, b):
