@@ -320,6 +320,8 @@ class Sampler:
         config : transformers.GenerationConfig, or mapping
             ``model.generation_config``, or what a model's generation_config.json holds. Where it
             leaves a field unset, Hugging Face's own default counts: ``top_k=50`` when it samples.
+            A field that a GenerationConfig does not have is ignored, as ``generate()`` ignores it,
+            unless it is a misspelling or another library's sampling setting that is on.
         **changes
             Fields of `config` to replace (None switches one off), and ``seed``, ``rng``, ``step``,
             ``on_invalid``, ``min_tokens_to_keep``, ``ties`` or ``threads`` of the sampler.
@@ -333,10 +335,16 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            If `config` is no configuration, asks for what a Sampler does not do (a penalty,
-            beams, ``typical_p`` ...), or has a field that is unknown: each is named. What
-            ``model.generate()`` does itself before the draw, such as a penalty, can be left to it:
+            If `config` is not a configuration, or asks for what a Sampler does not do (a penalty,
+            beams, ``typical_p`` ...). One message names all such fields, and the call to type. What
+            ``model.generate()`` applies before the draw, such as a penalty, can be left to it:
             ``repetition_penalty=None``. And as `Sampler`, if a setting is out of its range.
+
+        Warns
+        -----
+        UserWarning
+            If `config` has sampling settings, but ``do_sample`` is not True, so that they have no
+            effect. ``do_sample=True`` samples; ``do_sample=False`` stays greedy, without a warning.
 
         Examples
         --------
@@ -345,8 +353,7 @@ class Sampler:
         >>> Sampler.from_generation_config(config, seed=7)
         Sampler(temperature=0.6, top_k=50, top_p=0.9, ties='all', seed=7)
         """
-        own = {name: changes.pop(name) for name in _NOT_OF_A_CONFIG if name in changes}
-        return cls(**{**from_generation_config(config, changes), **own})
+        return cls(**from_generation_config(config, changes))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -743,7 +750,6 @@ class Sampler:
 
 
 _STAGE_SETTINGS = frozenset(stage.setting for stage in STAGES)
-_NOT_OF_A_CONFIG = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads")
 _DEFAULTS: dict[str, Any] = {
     **{stage.setting: stage.off for stage in STAGES},
     "min_tokens_to_keep": 1,

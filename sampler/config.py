@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from sampler._inputs import kind_of
 
 # What `generate(do_sample=True)` takes for a field that is unset.
-_UNSET = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+_HF_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
 
-# Field -> the values that switch it off. Of draws that `generate(do_sample=True)` makes with any
-# other value, no stage of a Sampler has the law.
-_STAGES_NOT_COVERED: dict[str, tuple[Any, ...]] = {
+# Field -> the values that ask for nothing, besides None, False and empty ones. First those that a
+# Sampler has as well: a greedy card that sets them to anything else gets a warning.
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "temperature": (0.0, 1.0),
+    "top_k": (0, 50),
+    "top_p": (1.0,),
+    "min_p": (0.0,),
+}
+# Stages that a Sampler does not have. Greedy decoding ignores them.
+_UNSUPPORTED_STAGES: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
@@ -26,18 +35,17 @@ _PROCESSORS: dict[str, tuple[Any, ...]] = {
     "encoder_no_repeat_ngram_size": (0,),
     "bad_words_ids": (),
     "sequence_bias": (),
-    "suppress_tokens": ([],),
-    "begin_suppress_tokens": ([],),
+    "suppress_tokens": (),
+    "begin_suppress_tokens": (),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "min_length": (0,),
     "min_new_tokens": (0,),
     "exponential_decay_length_penalty": (),
     "guidance_scale": (1.0,),
-    "watermarking_config": (),
     "remove_invalid_values": (),
 }
-# Another algorithm than a draw a token.
+# Not a draw per token, or, as a watermark, applied after it.
 _ALGORITHMS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -47,10 +55,35 @@ _ALGORITHMS: dict[str, tuple[Any, ...]] = {
     "constraints": (),
     "force_words_ids": (),
     "assistant_ensemble_weight": (),
+    "watermarking_config": (),
 }
-_OFF = {**_STAGES_NOT_COVERED, **_PROCESSORS, **_ALGORITHMS}
-# Lengths, caches, outputs, special tokens: nothing of how a token is drawn.
-_NOT_OF_THE_DRAW = {
+_OF_THE_DRAW = {
+    "do_sample": (),
+    **_SETTINGS,
+    **_UNSUPPORTED_STAGES,
+    **_PROCESSORS,
+    **_ALGORITHMS,
+}
+# Arguments of Sampler that are not fields of a configuration.
+_SAMPLER_ONLY = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads")
+# Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author
+# wanted an effect.
+_OF_OTHERS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(_SAMPLER_ONLY, ()),
+    "min_tokens_to_keep": (1,),
+    "seed": (-1,),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens", "top_a"), (0,)),
+    **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
+    **dict.fromkeys(("smoothing_factor", "adaptive_target"), (0,)),
+    **dict.fromkeys(
+        ("repeat_penalty", "rep_pen", "temp", "typ_p", "tfs", "tfs_z", "best_of"), (1,)
+    ),
+    "top_n_sigma": (0, -1),
+    **dict.fromkeys(("logit_bias", "bad_words", "allowed_token_ids", "use_beam_search"), ()),
+}
+_OFF = {**_OF_THE_DRAW, **_OF_OTHERS}
+# Lengths, caches, outputs, special tokens: they do not change how a token is drawn.
+_IGNORED_FIELDS = {
     *("max_length", "max_new_tokens", "max_time", "stop_strings", "token_healing"),
     *("early_stopping", "length_penalty", "num_return_sequences", "renormalize_logits"),
     *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory"),
@@ -68,11 +101,14 @@ _NOT_OF_THE_DRAW = {
 def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the `Sampler` that draws as ``generate()`` would under a ``GenerationConfig``.
 
+    A field that a ``GenerationConfig`` does not have is ignored, as ``generate()`` ignores it,
+    unless it is a misspelling or another library's sampling setting that is on.
+
     Parameters
     ----------
     config : transformers.GenerationConfig, or the mapping that a generation_config.json holds
     changes : mapping
-        Fields to replace before they are read; None switches one off.
+        Fields to replace before they are read (None switches one off), and arguments of `Sampler`.
 
     Returns
     -------
@@ -82,15 +118,20 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     Raises
     ------
     TypeError
-        If `config` is neither of these, or a change is of no field.
+        If `config` is neither of these, or a change is not a field.
     ValueError
-        If fields ask for what a Sampler does not do, or are unknown; all are named.
+        If fields ask for what a Sampler does not do. One message names all, and what to type.
+
+    Warns
+    -----
+    UserWarning
+        If sampling settings have no effect, because ``do_sample`` is not True.
     """
     fields = _fields_of(config)
-    for name, default in _UNSET.items():
+    for name, default in _HF_DEFAULTS.items():
         if fields.get(name) is None:
             fields[name] = default
-    known = fields.keys() | _OFF.keys() | _NOT_OF_THE_DRAW | {"do_sample"}
+    known = fields.keys() | _OF_THE_DRAW.keys() | _IGNORED_FIELDS | set(_SAMPLER_ONLY)
     for name in changes:
         if name not in known:
             raise TypeError(
@@ -101,32 +142,24 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     draws = fields.pop("do_sample", None)
     if not isinstance(draws, (bool, type(None))):
         raise TypeError(f"`do_sample` has to be a bool, but is {draws!r}")
-    settings = {name: fields.pop(name) for name in _UNSET}
-    refused, unknown = [], []
-    for name, value in fields.items():
-        if str(name).startswith("_") or name in _NOT_OF_THE_DRAW or value is None or value is False:
-            continue
-        if name not in _OFF:
-            unknown.append(name)
-        elif value not in _OFF[name] and (draws or name not in _STAGES_NOT_COVERED):
-            refused.append(name)
-    if unknown:
-        raise ValueError(
-            f"`config` has to hold fields of a GenerationConfig, but has {_list(unknown, fields)}; "
-            f"to go without, pass {unknown[0]}=None"
-        )
+    own = {name: fields.pop(name) for name in _SAMPLER_ONLY if name in changes}
+    asked = {name: value for name, value in fields.items() if _asks(name, value)}
+    refused = [
+        name
+        for name in asked
+        if name not in _SETTINGS and (draws or name not in _UNSUPPORTED_STAGES)
+    ]
     if refused:
-        instead = f"to go without, pass {refused[0]}=None"
-        if any(name in _PROCESSORS for name in refused):
-            instead += ", also where `model.generate()` will do it, before the draw"
-        raise ValueError(
-            "`config` has to ask for what a Sampler does, but has "
-            f"{_list(refused, fields)}; {instead}"
-        )
-    if not draws:
-        return {"temperature": 0.0}
-    # Hugging Face's rule.
-    return {**settings, "ties": "all"}
+        raise ValueError(_refusal({name: asked[name] for name in refused}, changes))
+    if draws:
+        settings = {name: fields[name] for name in _HF_DEFAULTS}
+        settings["ties"] = "all"  # Hugging Face's rule
+    else:
+        if draws is None:
+            _check_not_of_parts(config, fields, changes)
+        _warn_of_greedy(asked, changes)
+        settings = {"temperature": 0.0}
+    return settings | {name: value for name, value in own.items() if value is not None}
 
 
 def _fields_of(config: Any) -> dict[str, Any]:
@@ -138,5 +171,81 @@ def _fields_of(config: Any) -> dict[str, Any]:
     raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is a {kind}")
 
 
-def _list(names: list[str], fields: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={fields[name]!r}" for name in names)
+def _asks(name: str, value: Any) -> bool:
+    if value is None or value is False or (isinstance(value, (Sequence, Mapping)) and not value):
+        return False
+    return value not in _OFF.get(_meant(name), (value,))
+
+
+def _meant(name: str) -> str:
+    """Return the field that `name` is, or is a misspelling of."""
+    if name in _OFF or name in _IGNORED_FIELDS:
+        return name
+    # 0.86 lets the fields of published cards pass, text_temperature for example.
+    near = get_close_matches(str(name).lower().replace("-", "_"), _OF_THE_DRAW, n=1, cutoff=0.86)
+    return near[0] if near else name
+
+
+def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    # What generate() does not apply comes first: of many fields only two are shown.
+    order = sorted(asked, key=lambda name: (name in _PROCESSORS, name))
+    shown = {name: asked[name] for name in order}
+    lost = [name for name in shown if name not in _PROCESSORS]
+    if len(lost) == len(shown):
+        do = "To go without"
+    else:
+        these = f"all but {', '.join(lost)}" if lost else "these" if len(shown) > 1 else "this"
+        do = f"model.generate() applies {these} before the draw"
+    return (
+        f"`config` asks for what a Sampler does not do: {_list(shown)}. "
+        f"{do}: {_call(changes, dict.fromkeys(shown))}"
+    )
+
+
+def _warn_of_greedy(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    if "do_sample" in changes:  # the caller asks for greedy, whatever the card has
+        asked = {name: value for name, value in asked.items() if name in changes}
+    if asked:
+        stages = dict.fromkeys(name for name in asked if name in _UNSUPPORTED_STAGES)
+        warnings.warn(
+            "`do_sample` is not True, so the sampler is greedy, as generate() is, without "
+            f"{_list(asked)}. To sample: {_call(changes, {'do_sample': True, **stages})}; "
+            "do_sample=False keeps it greedy without this warning",
+            stacklevel=4,
+        )
+
+
+def _check_not_of_parts(config: Any, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value.keys() & {"do_sample", *_SETTINGS}:
+            part = f"[{name!r}]" if isinstance(config, Mapping) else f".{name}"
+            raise ValueError(
+                "`config` has sampling settings for each part of the model. Choose one: "
+                f"{_call(changes, {}, part)}"
+            )
+
+
+def _call(changes: Mapping[str, Any], more: Mapping[str, Any], part: str = "") -> str:
+    """Return the call to type."""
+    arguments = [
+        f"{name}={value!r}" if name.isidentifier() else f"**{{{name!r}: {value!r}}}"
+        for name, value in {**changes, **more}.items()
+    ]
+    return f"Sampler.from_generation_config({', '.join([f'config{part}', *arguments])})"
+
+
+def _list(asked: Mapping[str, Any]) -> str:
+    shown = []
+    for name, value in asked.items():
+        text = repr(value)
+        if len(text) > 24:
+            text = f"{text[:20]}...{text[-1]}"
+        meant = _meant(name)
+        if name in _SAMPLER_ONLY:
+            text += " (an argument, not a field)"
+        elif meant != name:
+            text += f" ({meant}?)"
+        elif name in _OF_OTHERS:
+            text += " (transformers ignores it)"
+        shown.append(f"{name}={text}")
+    return ", ".join(shown if len(shown) <= 3 else [*shown[:2], f"and {len(shown) - 2} more"])

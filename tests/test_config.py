@@ -1,7 +1,11 @@
 """`Sampler.from_generation_config`: what `generate` would do under it, or a refusal."""
 
 import copy
+import json
 import math
+import re
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,10 +97,51 @@ def test_greedy_without_do_sample(model, fields):
     ignored = {"temperature": 0.7, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "typical_p": 0.5,
                "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0.5}  # fmt: skip
     _, tokens = generate(model, **fields)
-    for more in ({}, ignored):
-        s = read({**fields, **more}, seed=7)
-        assert repr(s) == "Sampler(temperature=0.0, seed=7)"
-        assert s(rows())[[0, 2]].tolist() == tokens[[0, 2]].tolist()
+    greedy = "Sampler(temperature=0.0, seed=7)"
+    s = read(fields, seed=7)
+    assert repr(s) == greedy
+    assert s(rows())[[0, 2]].tolist() == tokens[[0, 2]].tolist()
+    with pytest.warns(UserWarning, match=r"greedy, as generate\(\) is") as caught:
+        assert repr(read({**fields, **ignored}, seed=7)) == greedy
+    call = call_in(str(caught[0].message).partition("To sample: ")[2].partition(";")[0])
+    want = "Sampler(temperature=0.7, top_k=5, top_p=0.5, min_p=0.1, ties='all', seed=7)"
+    assert repr(evaluate(call, {**fields, **ignored})) == want
+
+
+GREEDY_WARNING = (
+    "`do_sample` is not True, so the sampler is greedy, as generate() is, without {ignores}. To "
+    "sample: Sampler.from_generation_config(config, seed=7, do_sample=True); do_sample=False keeps "
+    "it greedy without this warning"
+)
+
+
+def test_sampling_settings_without_do_sample_are_said_once_per_line():
+    for form in (dict, GenerationConfig):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")  # Python's own: once per line that calls
+            for _ in range(2):
+                read(form(temperature=0.6, top_p=0.9), seed=7)
+        assert [str(w.message) for w in caught] == [
+            GREEDY_WARNING.format(ignores="temperature=0.6, top_p=0.9")
+        ]
+        assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"])
+def test_who_asks_for_greedy_is_not_warned(name):
+    value = 5 if name == "top_k" else 0.5
+    for card in ({name: value}, {name: value, "do_sample": False}):
+        assert repr(read(card, do_sample=False, seed=7)) == "Sampler(temperature=0.0, seed=7)"
+        with pytest.warns(UserWarning, match=f"without {name}={value}. To sample"):
+            read(card)
+    with pytest.warns(UserWarning, match=f"without {name}={value}. To sample"):  # both are new
+        read({}, do_sample=False, **{name: value})
+
+
+def test_defaults_and_off_values_are_not_warned_of():
+    quiet = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None, "typical_p": 1.0}
+    for card in (quiet, {"temperature": 0.0, "top_k": 0, "min_p": 0.0, "do_sample": False}):
+        assert repr(read(card, seed=7)) == "Sampler(temperature=0.0, seed=7)"
 
 
 # ---------------------------------------------------------------------- what is off, or no matter
@@ -132,22 +177,60 @@ def test_top_h_is_never_off(model):
         read({"do_sample": True, "top_k": 0, "top_h": 1.0})
 
 
-def test_what_model_makers_ship():
-    llama = {
-        "bos_token_id": 128000, "do_sample": True, "eos_token_id": [128001, 128008, 128009],
-        "temperature": 0.6, "top_p": 0.9, "transformers_version": "4.42.3",
-    }  # fmt: skip
-    want = "Sampler(temperature=0.6, top_k=50, top_p=0.9, ties='all', seed=7)"
-    assert repr(read(llama, seed=7)) == want
-    qwen = {
-        "bos_token_id": 151643, "pad_token_id": 151643, "do_sample": True,
-        "eos_token_id": [151645, 151643], "repetition_penalty": 1.05, "temperature": 0.7,
-        "top_p": 0.8, "top_k": 20, "transformers_version": "4.37.0",
-    }  # fmt: skip
-    with pytest.raises(ValueError, match=r"repetition_penalty=1\.05"):
-        read(qwen)
-    want = "Sampler(temperature=0.7, top_k=20, top_p=0.8, ties='all', seed=7)"
-    assert repr(read(qwen, repetition_penalty=None, seed=7)) == want
+# -------------------------------------------------------------------------------- model cards
+
+# Configurations of well-known models, in the form in which they are published: "gives" is the
+# sampler, of the call to type where the card is refused; "refuses" and "ignores" are the settings
+# that the error and the warning name; "sampling" is what the call in the warning gives.
+CARDS = json.loads((Path(__file__).parent / "data" / "generation_configs.json").read_text())
+
+
+def call_in(message):
+    return re.search(r"Sampler\.from_generation_config\(.*\)$", message).group()
+
+
+def evaluate(call, config):
+    return eval(call, {"Sampler": Sampler, "config": config})
+
+
+def check_call(call, config, card):
+    """What the call gives, and what it warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert repr(evaluate(call, config)) == card["gives"]
+    if "ignores" not in card:
+        assert not caught
+        return
+    (warning,) = caught
+    message = str(warning.message)
+    assert f"without {card['ignores']}. To sample: " in message
+    call = call_in(message.partition(";")[0])
+    assert repr(evaluate(call, config)) == card["sampling"]
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_published_cards(name):
+    card = CARDS[name]
+    plain = "Sampler.from_generation_config(config, seed=7)"
+    for form in (card["config"], GenerationConfig.from_dict(card["config"])):
+        if "refuses" not in card and "parts" not in card:
+            check_call(plain, form, card)
+            continue
+        with pytest.raises(ValueError, match=r"^`config` ") as caught:
+            evaluate(plain, form)
+        message = str(caught.value)
+        assert len(message) < 335  # 300, and what long names add
+        if "refuses" in card:
+            start = "`config` asks for what a Sampler does not do: "
+            assert message.startswith(f"{start}{card['refuses']}. ")
+        check_call(call_in(message), form, card)
+
+
+def test_there_are_cards_of_all_kinds():
+    assert len(CARDS) >= 40
+    for kind, count in (("refuses", 15), ("ignores", 4), ("parts", 1)):
+        assert sum(kind in card for card in CARDS.values()) >= count
+    assert sum(card["gives"].startswith("Sampler(temperature=0.0") for card in CARDS.values()) > 15
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -159,17 +242,21 @@ PROCESSORS = {
     "suppress_tokens": [5], "begin_suppress_tokens": [5], "forced_bos_token_id": 5,
     "forced_eos_token_id": 5, "min_length": 4, "min_new_tokens": 4,
     "exponential_decay_length_penalty": (5, 1.1), "guidance_scale": 1.5,
-    "watermarking_config": {"bias": 2.0}, "remove_invalid_values": True,
+    "remove_invalid_values": True,
 }  # fmt: skip
 ALGORITHMS = {
     "num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "penalty_alpha": 0.6,
     "dola_layers": "low", "constraints": [object()], "force_words_ids": [[5]],
-    "assistant_ensemble_weight": 0.5,
+    "assistant_ensemble_weight": 0.5, "watermarking_config": {"bias": 2.0},
 }  # fmt: skip
 
 
-def refusal(name, value):
-    return f"`config` has to ask for what a Sampler does, but has {name}={value!r}; to go without, "
+def refusal(name, value, do):
+    shown = repr(value) if len(repr(value)) <= 24 else f"{value!r:.20}...{repr(value)[-1]}"
+    return (
+        f"`config` asks for what a Sampler does not do: {name}={shown}. {do}: "
+        f"Sampler.from_generation_config(config, {name}=None)"
+    )
 
 
 @pytest.mark.parametrize(("name", "value"), (STAGES | PROCESSORS | ALGORITHMS).items())
@@ -177,16 +264,17 @@ def test_what_a_sampler_does_not_do(name, value):
     fields = {"do_sample": True, "top_p": 0.9, name: value}
     with pytest.raises(ValueError) as caught:  # noqa: PT011  the whole message is compared
         read(fields)
-    message = refusal(name, value) + f"pass {name}=None"
-    behind = ", also where `model.generate()` will do it, before the draw"
-    assert str(caught.value) == message + (behind if name in PROCESSORS else "")
+    before = "model.generate() applies this before the draw"
+    assert str(caught.value) == refusal(
+        name, value, before if name in PROCESSORS else "To go without"
+    )
     with pytest.raises(ValueError, match=f"{name}="):
         read({"do_sample": True}, **{name: value})
     want = "Sampler(top_k=50, top_p=0.9, ties='all', seed=7)"
     assert repr(read(fields, **{name: None}, seed=7)) == want
-    greedy = {**fields, "do_sample": False}
+    greedy = {"do_sample": False, name: value}
     if name in STAGES:  # greedy ignores them
-        assert repr(read(greedy, seed=7)) == "Sampler(temperature=0.0, seed=7)"
+        assert repr(read(greedy, do_sample=False, seed=7)) == "Sampler(temperature=0.0, seed=7)"
     else:
         with pytest.raises(ValueError, match=f"{name}="):
             read(greedy)
@@ -201,37 +289,145 @@ def test_zero_is_not_off(name):
             read({"do_sample": True, name: zero})
 
 
-def test_all_of_them_are_named():
+def test_all_of_them_are_named_in_one_message():
     everything = STAGES | PROCESSORS | ALGORITHMS
-    with pytest.raises(ValueError, match=r"^`config` has to ask for what a Sampler does") as caught:
+    with pytest.raises(ValueError, match=r"^`config` asks for what a Sampler does not") as caught:
         read({"do_sample": True, **everything})
-    for name, value in everything.items():
-        assert f"{name}={value!r}" in str(caught.value)
-    without = dict.fromkeys(everything)
-    assert read({"do_sample": True, **everything}, **without).stages[1].value == 50
+    call = call_in(str(caught.value))
+    for name in everything:
+        assert f"{name}=None" in call
+    assert evaluate(call, {"do_sample": True, **everything}).stages[1].value == 50
     # These tables forget nothing that the module refuses.
-    assert STAGES.keys() == config._STAGES_NOT_COVERED.keys()
+    assert STAGES.keys() == config._UNSUPPORTED_STAGES.keys()
     assert PROCESSORS.keys() == config._PROCESSORS.keys()
     assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
 
 
+def test_the_call_to_type_keeps_the_changes():
+    fields = {"do_sample": True, "typical_p": 0.9, "min_length": 5, "top-P": 0.5}
+    with pytest.raises(ValueError, match=r"typical_p=0\.9") as caught:
+        read(fields, temperature=0.7, min_length=9, ties="id", seed=7)
+    assert str(caught.value) == (
+        "`config` asks for what a Sampler does not do: top-P=0.5 (top_p?), typical_p=0.9, "
+        "min_length=9. model.generate() applies all but top-P, typical_p before the draw: "
+        "Sampler.from_generation_config(config, temperature=0.7, min_length=None, ties='id', "
+        "seed=7, **{'top-P': None}, typical_p=None)"
+    )
+    s = evaluate(call_in(str(caught.value)), fields)
+    assert repr(s) == "Sampler(temperature=0.7, top_k=50, seed=7)"
+
+
+def test_a_field_that_changes_the_draw_may_be_empty():
+    for empty in ([], {}, (), None, False):
+        fields = {"do_sample": True, **dict.fromkeys(STAGES | PROCESSORS | ALGORITHMS, empty)}
+        assert repr(read(fields, seed=7)) == "Sampler(top_k=50, ties='all', seed=7)"
+
+
 @pytest.mark.parametrize("name", GenerationConfig().to_dict())
 def test_every_field_of_the_installed_transformers_is_known(name):
-    try:
-        read({"do_sample": True, name: "a value"})
-    except (TypeError, ValueError) as error:
-        assert "fields of a GenerationConfig" not in str(error)  # noqa: PT017  may also not raise
+    assert name in config._OF_THE_DRAW or name in config._IGNORED_FIELDS or name.startswith("_")
 
 
-def test_unknown_fields():
-    for fields in ({"do_sample": True, "top_q": 0.9, "heat": "low"}, {"top_q": 0.9, "heat": "low"}):
-        with pytest.raises(ValueError, match=r"^`config` has to hold fields of a Gen") as caught:
-            read(fields, top_p=0.5)
-        assert "top_q=0.9" in str(caught.value)
-        assert "heat='low'" in str(caught.value)
-    with pytest.raises(ValueError, match=r"has top_q=0\.9; to go without, pass top_q=None$"):
-        read({"top_q": 0.9, "heat": None})
-    assert read({"do_sample": True, "top_q": 0.9}, top_q=None).stages[1].value == 50
+# What generate() ignores: fields of published cards, of models of transformers' own, of servers.
+HARMLESS = [
+    "alignment_heads", "architectures", "assistant_token_id", "attn_implementation",
+    "audio_window_size", "begin_audio_token_id", "bos_token", "bot_token_id", "char_to_id",
+    "chat_format", "chat_template", "codebook_size", "composer_to_feature_token",
+    "compression_ratio_threshold", "condition_on_prev_tokens", "depth_decoder_do_sample",
+    "depth_decoder_temperature", "depth_decoder_top_k", "dtype", "eos_token", "eos_threshold",
+    "forced_decoder_ids", "frames_after_eos", "gmask_token_id", "id_to_text", "is_multilingual",
+    "lang_to_id", "language", "logprob_threshold", "logprobs", "max_denoising_steps",
+    "max_initial_timestamp_index", "max_tokens", "max_window_size", "min_eos_p", "min_frames",
+    "model_type", "n", "num_codebooks", "num_diffusion_steps", "no_repeat_ngram_window_size",
+    "no_speech_threshold", "no_timestamps_token_id", "num_ctx", "num_predict",
+    "prev_sot_token_id", "prompt_condition_type", "ras_win_len", "repeat_last_n",
+    "repetition_penalty_range", "return_timestamps", "sample_rate", "sampler_config",
+    "sliding_window_len", "speed", "stop", "stop_sequences", "stop_token_ids", "stop_words_ids",
+    "subtalker_dosample", "subtalker_temperature", "subtalker_top_k", "subtalker_top_p",
+    "system_prompt", "t2u_lang_code_to_id", "talker_temperature", "talker_top_k", "talker_top_p",
+    "task", "task_to_id", "text_temperature", "thinking_budget", "top_logprobs", "torch_dtype",
+    "trust_remote_code", "user_token_id", "vocoder_lang_code_to_id", "1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_harmless_extras_pass(name):
+    for value in (0.5, 7, "a text", [[1, 2]], {"en": 3}, True, None):
+        s = read({"do_sample": True, name: value}, seed=7)
+        assert repr(s) == "Sampler(top_k=50, ties='all', seed=7)"
+        assert (
+            repr(read({name: value}, **{name: None}, seed=7)) == "Sampler(temperature=0.0, seed=7)"
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("temprature", "temperature"), ("Temperature", "temperature"), ("top_K", "top_k"),
+        ("topK", "top_k"), ("topp", "top_p"), ("top-p", "top_p"), ("min-p", "min_p"),
+        ("typical", "typical_p"), ("repitition_penalty", "repetition_penalty"),
+        ("repetition_penality", "repetition_penalty"), ("num_beam", "num_beams"),
+        ("no_repeat_ngrams_size", "no_repeat_ngram_size"), ("do_samples", "do_sample"),
+        ("suppress_token", "suppress_tokens"),
+    ],
+)  # fmt: skip
+def test_misspelled_fields(name, meant):
+    for fields in ({"do_sample": True, name: 7}, {name: 7}):
+        with pytest.raises(ValueError, match=r"^`config` asks for what a Sampler does n") as caught:
+            read(fields, seed=7)
+        assert f"{name}=7 ({meant}?). To go without: " in str(caught.value)
+        want = repr(
+            read({"do_sample": fields.get("do_sample")}, seed=7)
+        )  # as generate() ignores it
+        assert repr(evaluate(call_in(str(caught.value)), fields)) == want
+    off = {"temperature": 1.0, "top_k": 50, "min_p": 0.0, "num_beams": 1, "repetition_penalty": 1.0,
+           "no_repeat_ngram_size": 0, "typical_p": 1.0, "top_p": 1}.get(meant)  # fmt: skip
+    assert read({"do_sample": True, name: off}).stages[1].value == 50
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "on"),
+    [
+        ("frequency_penalty", 0.0, 0.5), ("presence_penalty", 0, -1.5), ("mirostat", 0, 2),
+        ("repeat_penalty", 1.0, 1.1), ("dry_multiplier", 0.0, 0.8), ("xtc_probability", 0.0, 0.1),
+        ("min_tokens", 0, 3), ("top_a", 0.0, 0.2), ("top_n_sigma", -1.0, 1.0), ("tfs_z", 1, 0.9),
+        ("logit_bias", {}, {"5": 2.0}), ("use_beam_search", False, True), ("best_of", 1, 4),
+        ("temp", 1.0, 0.7), ("bad_words", [], ["no"]), ("dynatemp_range", 0.0, 0.5),
+    ],
+)  # fmt: skip
+def test_settings_of_other_libraries(name, off, on):
+    for value in (off, None):
+        assert read({"do_sample": True, name: value}).stages[1].value == 50
+    fields = {"do_sample": True, name: on}
+    with pytest.raises(
+        ValueError, match=r"\(transformers ignores it\)\. To go without: "
+    ) as caught:
+        read(fields, seed=7)
+    assert f"{name}={on!r} (trans" in str(caught.value)
+    want = "Sampler(top_k=50, ties='all', seed=7)"
+    assert repr(evaluate(call_in(str(caught.value)), fields)) == want
+
+
+def test_tensors_and_other_keys_pass():
+    ids = torch.tensor([2, 3])
+    fields = {"do_sample": True, "eos_token_id": ids, "stop_ids": ids, 1: ids}
+    assert repr(read(fields, seed=7)) == "Sampler(top_k=50, ties='all', seed=7)"
+    with pytest.raises(ValueError, match=r"suppress_tokens=tensor"):
+        read({"suppress_tokens": ids})
+
+
+def test_settings_for_each_part_of_a_model():
+    part = {"temperature": 0.7, "do_sample": True}
+    for fields in ({"semantic_config": part}, {"semantic_config": {"temperature": 0.7}}):
+        for form, where in ((fields, "['semantic_config']"),
+                            (GenerationConfig(**fields), ".semantic_config")):  # fmt: skip
+            with pytest.raises(ValueError, match=r"^`config` has sampling settings") as caught:
+                read(form, do_sample=None, top_k=5, seed=7)
+            assert f"(config{where}, do_sample=None, top_k=5, seed=7)" in str(caught.value)
+    # The settings of all count where there are such.
+    assert read({"do_sample": True, "top_k": 9, "talker_config": part}).stages[1].value == 9
+    assert repr(read({"talker_config": part}, do_sample=False, seed=7)).endswith("re=0.0, seed=7)")
+    assert repr(read({"speaker_config": {"rate": 2}}, seed=7)) == "Sampler(temperature=0.0, seed=7)"
 
 
 def test_unknown_changes():
@@ -300,8 +496,13 @@ def test_seeds():
     assert read(fields, rng=np.random.default_rng(3)).seed == Sampler(rng=rng).seed
     with pytest.raises(TypeError, match="`seed` and `rng` exclude each other"):
         read(fields, seed=7, rng=rng)
-    with pytest.raises(ValueError, match="seed=3"):  # a sampler's, and no field of a configuration
-        read({**fields, "seed": 3})
+    for name, value in (("seed", 3), ("min_tokens_to_keep", 2), ("ties", "id")):
+        with pytest.raises(ValueError, match=r"\(an argument, not a field\)") as caught:
+            read({**fields, name: value})
+        assert evaluate(call_in(str(caught.value)), {**fields, name: value}).ties == "all"
+    assert read({**fields, "seed": 3}, seed=4).seed == 4
+    assert read({**fields, "min_tokens_to_keep": 1, "seed": -1}).min_tokens_to_keep == 1
+    assert read(fields, min_tokens_to_keep=None, ties=None, seed=None).min_tokens_to_keep == 1
 
 
 def test_the_callers_configuration_stays_as_it_is():
