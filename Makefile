@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help demo test test-slow test-isa test-oldest bench bench-check bench-report bench-instructions accuracy conformance lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-oldest test-latest bench bench-check bench-report bench-instructions accuracy conformance lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
+	@echo 'make test-latest   install the newest transformers there is, and run these tests on it'
 	@echo 'make bench         time a draw against every peer, and a token of generate(): ten minutes'
 	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
 	@echo 'make bench-report  the tables and plots of the last run once more'
@@ -109,6 +110,15 @@ $(VENV)/.has-oldest: $(VENV)/.has-test constraints-oldest.txt
 	$(end)
 	@touch $@
 
+# Whatever is newest today, with the newest of all that it needs: never a stamp.
+LATEST := $(VENV)/latest
+latest: $(VENV)/.has-test FORCE
+	$(call say,'Installing the newest transformers, unpinned')
+	$(begin)
+	@rm -rf $(LATEST)
+	@$(PIP) install --target $(LATEST) --upgrade transformers
+	$(end)
+
 # ---- demo and tests ---------------------------------------------------------------------------
 
 # As the user typed it, dollar signs and quotes included. Only from make's own command line: in
@@ -135,10 +145,15 @@ test-isa: $(VENV)/.has-test $(VENV)/.built
 	  printf '\n== Running the tests on %s\n' $$isa; \
 	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
 
+HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf.py docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
-	@PYTHONPATH=$(OLDEST) $(PY) -m pytest tests/test_hf*.py tests/test_config.py sampler/hf.py \
-	  docs/huggingface.md $(ARGS)
+	@PYTHONPATH=$(OLDEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
+
+# Before a release, and whenever sampler.hf changes.
+test-latest: latest $(VENV)/.built
+	$(call say,'Running the tests of sampler.hf on the newest transformers')
+	@PYTHONPATH=$(LATEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
 
 # ---- benchmarks -------------------------------------------------------------------------------
 

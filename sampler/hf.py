@@ -41,7 +41,7 @@ try:
         TopKLogitsWarper,
         TopPLogitsWarper,
     )
-    from transformers.generation import GenerateDecoderOnlyOutput
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
 except ImportError as error:
     raise ImportError(
         f"sampler.hf needs torch, and transformers 5 or newer ({error}); they come with "
@@ -149,9 +149,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
     is used twice. With `streams` or an `attention_mask`, the rows have to be the same again.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
-    to both. If a later processor replaces the drawn token, the next call raises RuntimeError. What the model's own configuration or the caller asks of Hugging Face beside sampling
-    (penalties, forced or suppressed tokens, minimum lengths) runs before it, on the logits it then
-    draws from. A row with NaN, +inf or no finite score always raises.
+    to both. If a later processor replaces the drawn token, the next call raises RuntimeError. What
+    the model's own configuration or the caller asks of Hugging Face besides sampling (penalties,
+    forced or suppressed tokens, minimum lengths) runs before it, on the logits it then draws from.
+    A row with NaN, +inf or no finite score always raises.
 
     Beam search has no use for it: `generate_kwargs` refuses beams, and so does a processor made by
     hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from a
@@ -296,17 +297,18 @@ class SamplingLogitsProcessor(LogitsProcessor):
             )
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
-        text = None if input_ids is None else self._text_of(input_ids, scores)
-        draw = 0 if text is None else self._generation
-        if self._top is None or text is None:
+        if input_ids is None:
+            tokens = self.sampler._draw(source, self._streams, None, "scores")
+            return Samples(tokens[:, None], None, None, None, None)
+        text, draw = self._text_of(input_ids, scores), self._generation
+        if self._top is None:
             tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
             r = Samples(tokens[:, None], None, None, None, None)
         else:
             r = self.sampler._sample(
                 source, self._streams, steps, 1, self._top, name="scores", draw=draw
             )
-        if text is not None:
-            text.add(input_ids, r)
+        text.add(input_ids, r)
         return r
 
     def _text_of(self, input_ids: torch.Tensor, scores: torch.Tensor) -> _Text:
@@ -1198,7 +1200,7 @@ def _loop(
     if copies > 1 and not _EXPANDS_MEDIA and not _has_own(model, "_expand_inputs_for_generation"):
         _check_rows_are_prompts(
             {"input_ids": input_ids, **model_kwargs},
-            "this transformers would mix them up, and 5.23 does not",
+            "this transformers would mix them up, and 5.18 does not",
         )
     input_ids, model_kwargs = model._expand_inputs_for_generation(
         input_ids=input_ids,
@@ -1255,12 +1257,12 @@ def _loop(
     if not tells:
         return input_ids
     cache = next((model_kwargs[name] for name in _CACHE_NAMES if name in model_kwargs), None)
-    output = GenerateOutput(
-        sequences=input_ids,
-        scores=scores if config.output_scores else None,
-        logits=logits if config.output_logits else None,
-        **{_CACHE_NAMES[0] if _HAS_CACHE else "past_key_values": cache},
-    )
+    fields: dict[str, Any] = {
+        "scores": scores if config.output_scores else None,
+        "logits": logits if config.output_logits else None,
+        "cache" if _HAS_CACHE else "past_key_values": cache,
+    }
+    output = GenerateOutput(sequences=input_ids, **fields)
     # Of this instance, not of the class.
     vars(output).update(samples=_aligned(drawn, np.stack(real, axis=1)), seed=processor.seed)
     return output

@@ -8,6 +8,7 @@ import inspect
 
 import pytest
 import torch
+import transformers
 from transformers import (
     DynamicCache,
     GenerationMixin,
@@ -134,3 +135,15 @@ def test_warpers_of_the_filters():
     for warper in ("TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"):
         arguments = inspect.signature(getattr(sampler.hf, warper)).parameters
         assert {"filter_value", "min_tokens_to_keep"} <= set(arguments)
+
+
+def test_transformers_repeats_images_by_prompt():
+    # Otherwise `_loop` refuses several texts of prompts with images.
+    version = tuple(map(int, transformers.__version__.split(".")[:2]))
+    assert (version >= (5, 18)) == sampler.hf._EXPANDS_MEDIA
+
+
+def test_models_that_place_images_say_so():
+    # `score` leaves positions to these, and tests/test_hf_models.py compares its figures.
+    assert hasattr(transformers.Qwen2VLModel, "get_rope_index")
+    assert not hasattr(transformers.LlamaModel, "get_rope_index")

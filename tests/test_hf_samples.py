@@ -21,7 +21,19 @@ from transformers.modeling_outputs import CausalLMOutput
 import tiny
 from sampler import Sampler, Samples, hf
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
-from tiny import CACHE_NAME, NEVER, NEW, VOCAB, Puts, by_hand, count, encoder_inputs, padded, prompts, same_samples
+from tiny import (
+    CACHE_NAME,
+    NEVER,
+    NEW,
+    VOCAB,
+    Puts,
+    by_hand,
+    count,
+    encoder_inputs,
+    padded,
+    prompts,
+    same_samples,
+)
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
@@ -757,7 +769,9 @@ def test_score_of_ids_beyond_a_narrower_head(model):
             return CausalLMOutput(logits=model(input_ids).logits[..., :50])
 
     ids = torch.tensor([[1, 60, 3, 4, 5], [1, 2, 3, 49, 60]])  # a prompt may have any
-    words = r"`sequences` have to hold ids in \[0, 50\), the width of the model's logits, but row 1 "
+    words = (
+        r"`sequences` have to hold ids in \[0, 50\), the width of the model's logits, but row 1 "
+    )
     with pytest.raises(ValueError, match=words + "has 60 at place 4$"):
         score(Narrow(), ids, HOT, prompt_length=2)
     assert np.isfinite(score(Narrow(), ids[:1], HOT, prompt_length=2).raw_logprobs).all()
