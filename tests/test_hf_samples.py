@@ -902,7 +902,7 @@ def test_a_processor_that_is_never_called_warns(model, make):
     if make is generate_kwargs:
         with pytest.raises(RuntimeError, match=words):
             _ = processor.samples
-    with pytest.warns(RuntimeWarning, match=words):
+    with pytest.warns(RuntimeWarning, match=words):  # noqa: PT031  (the last references go)
         del kwargs, processor
         gc.collect()
     kwargs = make(HOT)

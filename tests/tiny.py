@@ -29,9 +29,8 @@ VOCAB = 199
 NEVER = VOCAB
 NEW = 12
 # The cache of a model: its field in outputs, its argument.
-CACHE_NAME = (
-    "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-)
+FIELDS = CausalLMOutputWithPast.__dataclass_fields__
+CACHE_NAME = "cache" if "cache" in FIELDS else "past_key_values"
 SMALL = {"vocab_size": VOCAB, "d_model": 32, "pad_token_id": 0, "eos_token_id": None}
 
 
