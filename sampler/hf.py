@@ -1269,7 +1269,7 @@ def _loop(
 
 
 def _check_loop(kwargs: Mapping[str, Any]) -> None:
-    for name in ("assistant_model", "token_healing", *_NO_EFFECT):
+    for name in ("assistant_model", "token_healing"):
         if kwargs.get(name):
             raise _not_in_this_loop(name)
     if kwargs.get("cache_implementation") == "paged":

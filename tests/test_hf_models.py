@@ -282,7 +282,16 @@ def rag():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [musicgen, rag])
+class Ignoring(torch.nn.Module):
+    """Its `generate` takes anything, and writes what it likes."""
+
+    config = None
+
+    def generate(self, inputs=None, **kwargs):
+        return torch.ones(1, 3)
+
+
+@pytest.mark.parametrize("make", [musicgen, rag, lambda: (Ignoring(), {})])
 def test_a_generate_that_does_not_run_the_loop(make):
     model, inputs = make()
     with pytest.raises(RuntimeError, match=r"\.generate\(\) does not run this loop, so"):

@@ -228,6 +228,8 @@ def test_another_generation_draws_afresh(model, batch):
         (prompts(batch), NEW),
         ({name: value[:, :7] for name, value in prompts(batch, 9).items()}, 5),  # a slice, twice
         ({name: value[:, :7] for name, value in prompts(batch, 9).items()}, NEW),
+        ({name: value[:, -7:] for name, value in prompts(batch, 29).items()}, NEW),
+        ({name: value[:, -7:] for name, value in prompts(batch, 29).items()}, 5),
         (prompts(batch, seed=1), 5),
         (prompts(batch, length=9), NEW),
         (prompts(batch, length=8, seed=2), NEW),
@@ -243,7 +245,7 @@ def test_another_generation_draws_afresh(model, batch):
         assert len(processor.generations) == len(outs) // 2
     for draw, ((inputs, out), r) in enumerate(zip(outs[::2], processor.generations, strict=True)):
         check_equal(r, told_by_hand(model, inputs, HOT, out, draw=draw))
-    with pytest.raises(RuntimeError, match=r"has drawn 11 generations: read `generations`"):
+    with pytest.raises(RuntimeError, match=r"has drawn 13 generations: read `generations`"):
         _ = processor.samples
 
 
@@ -856,6 +858,15 @@ def test_a_processor_behind_the_draw_is_found_out(model, batch, logprobs):
             free = generate_kwargs(s, attention_mask=inputs["attention_mask"])
             text = model.generate(**inputs, **free, max_new_tokens=60)[0, 7:].numpy()
             assert len(calls) == np.argmax(text % 2 == 0) + 1
+
+
+def test_a_processor_behind_that_forces_one_token(model):
+    # It looks like padding, but no row has ended before its first token.
+    inputs = prompts(3)
+    kwargs = generate_kwargs(HOT, attention_mask=inputs["attention_mask"])
+    kwargs["logits_processor"].append(lambda ids, x: torch.eye(VOCAB)[[5] * len(x)])
+    with pytest.raises(RuntimeError, match=r"row 0 has token 5 where \d+ was drawn"):
+        model.generate(**inputs, **kwargs, max_new_tokens=2)
 
 
 def test_a_processor_before_the_draw(model):
