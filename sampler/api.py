@@ -514,7 +514,7 @@ class Sampler:
         top = check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
-        given = given.reshape(source.batch, -1)
+        given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
         r = self._sample(source, None, None, given.shape[1], top, given=given)
         return _shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
@@ -731,6 +731,12 @@ class Sampler:
             return
         row, token, value = complaint
         where = f"row {row}" if steps is None else f"row {row} at step {steps[row]}"
+        if name == "row":  # of `distribution`, which takes one
+            raise ValueError(
+                "`row` has to hold a finite value, but is -inf throughout"
+                if token < 0
+                else f"`row` has to be finite or -inf, but has {value} at token {token}"
+            )
         if token < 0:
             raise ValueError(
                 f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"

@@ -306,7 +306,8 @@ BAD_FOR_A_ROW = [
     (None, TypeError, "are None"),
     ([None], TypeError, "are "),
     ({0}, TypeError, "are "),
-    ([], TypeError, r"are \[\]"),  # without a dtype
+    ([[], [0]], TypeError, "are "),
+    (np.array([], object), TypeError, "are "),
     (2**70, TypeError, "are "),
     ([[0], [1]], ValueError, r"have shape \(2, 1\)"),
     ([[0, 1]], ValueError, r"have shape \(1, 2\)"),
@@ -360,6 +361,33 @@ def test_bad_tokens(logits, tokens, error, words):
 def test_bad_logits_and_options(logits, more, error, words):
     with pytest.raises(error, match=f"^{words}"):
         Sampler(seed=7).score(logits, 0, **more)
+
+
+@pytest.mark.parametrize("top", [None, 0, 3])
+@pytest.mark.parametrize("n", [None, 0, 1, 3])
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("kind", [np.array, np.ndarray.tolist, torch.tensor])
+def test_score_of_no_rows_or_no_tokens(batch, n, top, kind):
+    # Of no rows it was NumPy's "cannot reshape array of size 0".
+    s = Sampler(top_k=2, seed=7, threads=2)
+    tokens = kind(np.zeros(batch if n is None else (batch, n), int))
+    if kind is not np.ndarray.tolist or batch or n is None:  # else the list of no lists: one axis
+        r, like = s.score(np.zeros((batch, 4)), tokens, logprobs=top), s.sample(
+            np.zeros((batch, 4)), n=n or None, logprobs=top
+        )
+        for name in FIGURES:
+            shape = (batch,) if n is None else (batch, n)
+            assert getattr(r, name).shape == shape, name
+            assert getattr(r, name).dtype == getattr(like, name).dtype, name
+        for name in LISTS:
+            assert (getattr(r, name) is None) == (top is None), name
+            assert top is None or getattr(r, name).shape == (batch, top), name
+
+
+def test_score_of_one_row_and_no_tokens():
+    r = Sampler(top_k=2, seed=7).score(ROW, [], logprobs=2)
+    assert r.tokens.shape == r.logprobs.shape == (0,)
+    assert r.top_ids.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("n", [None, 3])
