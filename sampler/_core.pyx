@@ -69,6 +69,7 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # -1 with an exception set
+    void PyErr_SetString(object kind, const char *message)
 
 cdef extern from "philox.h" nogil:
     double philox_uniform(uint64_t seed, uint64_t stream, uint64_t step, uint64_t draw,
@@ -204,14 +205,15 @@ cdef enum:
     LEAST_ROOM = 4096     # tokens that the list of a short row holds
     LIST_GROWTH = 4
     FAST_FROM = 512       # below this many tokens the exact mass costs less than proving another
-    # Logits between looks at signals: 50 ms at the slowest. A row counts BLOCK more than it has,
-    # for what it costs however short it is.
+    # Logits and draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
+    # it has, for what it costs however short it is.
     WORK_PER_LOOK = 1 << 19
     # How rows are shared over threads, by what they take on a fast machine: a thread is worth
     # waking, which takes some 50 us, for a share like this, and claims rows for so long at a time.
     NS_PER_THREAD = 50000
     NS_PER_CLAIM = 25000
-    NS_PER_ROW = 500           # and for each logit, in units of a 16th
+    NS_PER_ROW = 500
+    NS_PER_DRAW = 40           # after the first; and for each logit, in units of a 16th
     READ_COST = 1
     MASS_COST = 4
     FILTER_COST = 10
@@ -1360,6 +1362,7 @@ cdef struct Job:
     int64_t next
     int64_t claim
     int64_t interrupted   # not 0 once an exception is set
+    long process          # whose threads help; 0 where none do
     Scratch *scratch[MOST_WORKERS + 1]
 
 
@@ -1377,7 +1380,8 @@ cdef double coin(const Job *job, int64_t row, int64_t draw) noexcept nogil:
 
 
 cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
-    """Count work; every WORK_PER_LOOK of it, let Python handle signals."""
+    """Count work; every WORK_PER_LOOK of it, let Python handle signals. For loops of one thread:
+    where a handler forks, the child goes on too."""
     done[0] += work
     if done[0] >= WORK_PER_LOOK:
         done[0] = 0
@@ -1391,13 +1395,26 @@ cdef bint is_interrupted(Job *job) noexcept nogil:
 
 
 cdef bint interrupts(Job *job, const Scratch *scratch) noexcept nogil:
-    """Let Python handle signals, in the thread that called. Whether one has raised: the exception
-    is set, and `do_rows` will pass it on."""
+    """Let Python handle signals, in the thread that called. Whether that ends the call: an
+    exception is set, and `do_rows` will pass it on."""
     if scratch == job.scratch[0] and not is_interrupted(job):
         with gil:
-            if PyErr_CheckSignals() != 0:
+            if check_signals(job) != 0:
                 fetch_add(&job.interrupted, 1)
+                stop(job)
     return is_interrupted(job)
+
+
+cdef int check_signals(const Job *job) noexcept:
+    """-1 with an exception set where a handler has raised, or has forked: the child lacks the
+    threads that help, and the rows that they were doing. A call on one thread goes on in both."""
+    if PyErr_CheckSignals() != 0:
+        return -1
+    if job.process != 0 and getpid() != job.process:
+        PyErr_SetString(RuntimeError, "a signal handler has forked during a call on several "
+                                      "threads: the child lacks them, and the call ends there")
+        return -1
+    return 0
 
 
 cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
@@ -1408,7 +1425,7 @@ cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
             scratch.bad_row = row
             stop(job)
             return False
-        done[0] += job.vocab + BLOCK
+        done[0] += job.vocab + BLOCK + job.n
     return first + job.claim < job.batch
 
 
@@ -1436,9 +1453,9 @@ cdef void help_out(void *job, int worker) noexcept nogil:
 
 cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
     """Do every row. None, or the `complaint` about the first invalid row, where that stops it."""
-    cdef int64_t row_ns = NS_PER_ROW + job.vocab * job.cost // 16, bad_row = INT64_MAX
+    cdef int64_t row_ns = (NS_PER_ROW + job.vocab * job.cost // 16
+                           + max(<int64_t> 0, job.n - 1) * NS_PER_DRAW), bad_row = INT64_MAX
     cdef int helpers = 0, ready = 0, i
-    cdef long process
     cdef Row row
     if job.batch == 0:
         return None
@@ -1457,19 +1474,18 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             with nogil:
                 do_rows(job)
         else:
-            process = getpid()
+            job.process = getpid()
             pool_start(helpers, help_out, job)
             try:
                 with nogil:
                     do_rows(job)
             finally:
                 stop(job)
-                if getpid() != process:
-                    helpers = 0  # nor are they this process's to leave
-                    raise RuntimeError("a signal handler has forked during a call on several "
-                                       "threads: the child lacks them, and the call ends there")
-                with nogil:
-                    pool_wait(helpers)
+                if getpid() == job.process:
+                    with nogil:
+                        pool_wait(helpers)
+                else:
+                    helpers = 0  # the child has none to wait for, or to give back
         for i in range(ready):
             bad_row = min(bad_row, job.scratch[i].bad_row)
     finally:

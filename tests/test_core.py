@@ -333,6 +333,29 @@ def test_short_rows_heed_signals(size):
     assert late[0] < 0.2  # 50 ms, and as much again for the machine
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("n", "batch"), [(200_000, 40), (600_000, 15)])
+def test_many_draws_from_each_of_a_few_rows_heed_signals(n, batch):
+    # Draws counted for nothing once, so that the next look came after 900 such rows; and where a
+    # look between draws had ended a row, the next one was begun all the same.
+    rows = _core.Rows(np.zeros((batch, 16), np.float32), _core.KINDS["float32"], False)
+    tokens = np.full((batch, n), -7)
+
+    def alarm(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        with pytest.raises(InterruptedError):
+            _core.draw_tokens(_core.Chain([]), rows, _core.Coins(0, 0), tokens, False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert tokens[0, 0] != -7
+    assert tokens[-1, 0] == -7  # it stopped long before the end
+
+
 def test_idle_memory_is_given_back():
     statm = Path("/proc/self/statm")
     if not statm.exists():
