@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 import signal
 import threading
 import weakref
@@ -41,7 +42,7 @@ REAL = {
     "min_p": (r"a float in \[0, 1\]", (1.7, -0.1, inf, -inf, 1 + 2**-52, -5e-324)),
 }
 INTEGER = {
-    "top_k": ("an integer >= 0", (-1, -(2**70))),
+    "top_k": (r"an integer >= 0 \(0 or None is off\)", (-1, -(2**70))),
     "min_tokens_to_keep": ("an integer >= 1", (0, -1, -(2**70))),
     "seed": (r"an integer in \[0, 2\*\*64\)", (-1, 2**64, 2**70)),
     "step": (r"an integer in \[0, 2\*\*64\]", (-1, 2**64 + 1, 2**70)),  # 2**64: none is left
@@ -108,9 +109,9 @@ def test_bad_setting(name, value, error, wanted):
         ("top_p", 1.7, "`top_p` has to be a float in [0, 1], but is 1.7"),
         ("min_p", nan, "`min_p` has to be a float in [0, 1], but is nan"),
         ("temperature", -1, "`temperature` has to be a float in [0, inf], but is -1"),
-        ("top_k", -3, "`top_k` has to be an integer >= 0, but is -3"),
-        ("top_k", True, "`top_k` has to be an integer >= 0, but is True"),
-        ("top_k", 40.0, "`top_k` has to be an integer >= 0, but is 40.0"),
+        ("top_k", -3, "`top_k` has to be an integer >= 0 (0 or None is off), but is -3"),
+        ("top_k", True, "`top_k` has to be an integer >= 0 (0 or None is off), but is True"),
+        ("top_k", 40.0, "`top_k` has to be an integer >= 0 (0 or None is off), but is 40.0"),
         ("seed", 2**64, f"`seed` has to be an integer in [0, 2**64), but is {2**64}"),
         ("ties", "any", "`ties` has to be 'id' or 'all', but is 'any'"),
     ],
@@ -377,7 +378,8 @@ def test_invalid_rows_are_named(bad, message, kind):
             batch = as_kind([[1.0, 2.0, 3.0]] * 3 + [bad, bad], kind)
             with pytest.raises(ValueError, match=f"^`logits` have to .*{message.format(row=3)}$"):
                 call(batch)
-        with pytest.raises(ValueError, match=f"^`row` have to .*{message.format(row=0)}$"):
+        of_one = re.sub("^row {row} (?=has )|row {row} (?=is )", "", message)
+        with pytest.raises(ValueError, match=f"^`row` has to .*, but {of_one}$"):
             s.distribution(as_kind(bad, kind))
 
 
@@ -427,7 +429,7 @@ def test_flagged_rows(settings, kind):
     assert s(lone) == -1
     assert type(s(lone)) is int
     assert s.sample(lone, n=2).tokens.tolist() == [-1, -1]
-    with pytest.raises(ValueError, match=r"`row` have to .*nan at token 7"):
+    with pytest.raises(ValueError, match=r"^`row` has to be .*, but has nan at token 7$"):
         s.distribution(lone)
 
 
