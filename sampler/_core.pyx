@@ -95,6 +95,7 @@ cdef extern from "canonical.h" nogil:
     Mass mass_times(double weight, int64_t times)
     double exp_canonical(double z)
     double log_canonical(double x)
+    double nearest(double x)
     float fused_emulated(float a, float b, float c)
     Law make_law(double max, double temperature)
     double tempered(const Law *law, double x)
@@ -149,6 +150,8 @@ cdef extern from "kernels.h" nogil:
         void (*fine_masses_above)(const Row *, const Law *, Cut, double *, const double *,
                                   double *) noexcept nogil
         Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *) noexcept nogil
+        Mass (*exact_and_fine_masses)(const Row *, const Law *, const Law *,
+                                      double *) noexcept nogil
         int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *) noexcept nogil
         void (*filter)(const Row *, const Law *, Cut, double, bint, double, void *) noexcept nogil
         void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *,
@@ -220,6 +223,7 @@ cdef enum:
     EXACT_COST = 25
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
+cdef double LOG_SLACK = 2.0 ** -44
 cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
 cdef Cut NOTHING = Cut(INFINITY, -1)
 cdef Mass NO_MASS = Mass(0.0, 0.0)
@@ -237,6 +241,8 @@ cdef enum:
     TOP_P_FAST
     TOP_P_FINE
     TOP_P_EXACT
+    LOG_MASS_FINE
+    LOG_MASS_EXACT
     COUNTERS
 
 # Everything a thread needs beside the result, for rows of up to `vocab` logits.
@@ -402,6 +408,8 @@ cdef struct Plan:
     int64_t min_tokens_to_keep
     int tier              # the first to try
     bint weighs           # whether the mass of the whole row may be asked for
+    double temperature    # the product of all
+    bint truncates        # and is not greedy
 
 
 cdef struct Work:
@@ -420,6 +428,8 @@ cdef struct Work:
     double total
     double error
     bint broad            # so many tokens share the mass that the fast one proves little
+    double whole          # the fine mass of the whole row at the chain's temperature, if known
+    double whole_error    # its bound, +inf if not
 
 
 cdef Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -453,6 +463,7 @@ cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept n
     w.list = scratch.list
     w.listed = NOTHING
     w.broad = False
+    w.whole_error = INFINITY
     if not -INFINITY < w.max < INFINITY:
         return False
     set_temperature(w, 1.0)
@@ -560,9 +571,15 @@ cdef void refine(Work *w) noexcept nogil:
     cdef const Loops *loops = w.row.loops
     if w.tier != UNKNOWN:
         w.tier += 1
-    elif (w.row.n < FAST_FROM or w.law.uniform or w.law.scale != 1.0
-          or not 1e-30 <= w.temperature <= 1e30):
+    elif not has_bounds(w, &w.law):
         w.tier = EXACT
+    elif (w.whole_error < INFINITY and w.cut.value == -INFINITY
+          and w.temperature == w.plan.temperature):
+        w.tier = max(<int> FINE, w.plan.tier)
+        if w.tier == FINE:
+            w.total = w.whole
+            w.error = w.whole_error
+            return
     elif w.broad or w.row.kind == FLOAT64:
         w.tier = max(<int> FINE, w.plan.tier)
     else:
@@ -577,6 +594,12 @@ cdef void refine(Work *w) noexcept nogil:
         loops.fine_masses(&w.row, &w.law, w.cut, s.masses)
         set_fine_errors(w)
     add_up(w)
+
+
+cdef bint has_bounds(const Work *w, const Law *law) noexcept nogil:
+    """Whether the fast and the fine mass are used at all."""
+    return (w.row.n >= FAST_FROM and not law.uniform and law.scale == 1.0
+            and 1e-30 <= law.temperature <= 1e30)
 
 
 cdef void set_fine_errors(Work *w) noexcept nogil:
@@ -1260,6 +1283,9 @@ cdef void rank_items(Work *w, bint listed, Item *items, int64_t n, int64_t *rank
     """
     cdef double x[BLOCK]
     cdef int64_t b, i, count, before = 0
+    if n == 1 and not listed and items[0].value > -INFINITY:
+        ranks[items[0].place] = w.row.loops.count(&w.row, Cut(items[0].value, items[0].id))
+        return
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
         ranks[items[i].place] = 0
@@ -1349,6 +1375,7 @@ cdef struct Job:
     int64_t *kept
     double *logprobs
     double *raw_logprobs
+    double *log_mass
     int64_t *top_ids      # top a row
     int64_t *raw_top_ids
     double *top_logprobs
@@ -1526,14 +1553,16 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws and top-p were settled by each kind of mass: on a list of few
-    tokens, where it is exact and cheap, or over the row by the fast, the fine or the exact one."""
+    """How often, since import, draws, top-p and the kept mass at a temperature were settled by each
+    kind of mass: on a list of few tokens, where it is exact and cheap, or over the row by the fast,
+    the fine or the exact one."""
     with _lock:
         return {
             "draws": {"list": _counts[DRAWS_LISTED], "fast": _counts[DRAWS_FAST],
                       "fine": _counts[DRAWS_FINE], "exact": _counts[DRAWS_EXACT]},
             "top_p": {"list": _counts[TOP_P_LISTED], "fast": _counts[TOP_P_FAST],
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
+            "log_mass": {"fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
         }
 
 
@@ -1641,6 +1670,13 @@ cdef class Chain:
             if kind != TEMPERATURE or value == 0.0:
                 self.plan.weighs = kind == TOP_P
                 break
+        self.plan.temperature = 1.0
+        for kind, value in stages:
+            if kind == TEMPERATURE:
+                self.plan.temperature = max(self.plan.temperature * value, 5e-324)
+        self.plan.truncates = (any(kind != TEMPERATURE for kind, _ in stages)
+                               and all(value != 0.0 for kind, value in stages
+                                       if kind == TEMPERATURE))
 
 
 @cython.final
@@ -1775,6 +1811,47 @@ def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bin
     return run(&job, threads, rows.vocab if job.n > 1 else 0, 0)
 
 
+cdef double log_of_raw_mass(Work *w) noexcept nogil:
+    """The log of the whole row's mass at temperature 1, exact. Where that of another temperature
+    will be asked for, the fine mass at that one too, which then costs less."""
+    cdef Law law = make_law(w.max, w.plan.temperature)
+    cdef Mass mass
+    if w.plan.truncates and w.plan.temperature != 1.0 and has_bounds(w, &law):
+        mass = w.row.loops.exact_and_fine_masses(&w.row, &w.law, &law, w.scratch.masses)
+        set_fine_errors(w)
+        add_up(w)
+        w.whole = w.total
+        w.whole_error = w.error
+    else:
+        mass = w.row.loops.exact_mass(&w.row, &w.law, KEEP_ALL, NULL)
+    return log_canonical(mass_value(mass))
+
+
+cdef double on_grid(double log_mass) noexcept nogil:
+    """The nearest multiple of 2**-32."""
+    return nearest(log_mass * 4294967296.0) / 4294967296.0
+
+
+cdef double log_kept_mass(Work *w, double log_mass, double raw_log_mass) noexcept nogil:
+    """The log of the share of the row's mass that the chain kept, on a grid, at its temperature:
+    from the exact masses, or from a fine one whose bounds prove what these would give."""
+    cdef double low, high
+    if w.greedy or w.cut.value == -INFINITY:
+        return 0.0
+    if w.temperature == 1.0:
+        return on_grid(log_mass - raw_log_mass)
+    if w.whole_error < INFINITY:
+        # Two logs below 19, each off by 3 ULP at most, and two differences.
+        low = on_grid(log_mass - log_canonical(w.whole + w.whole_error) - LOG_SLACK)
+        high = on_grid(log_mass - log_canonical(w.whole - w.whole_error) + LOG_SLACK)
+        if low == high:
+            w.scratch.counts[LOG_MASS_FINE] += 1
+            return low
+    w.scratch.counts[LOG_MASS_EXACT] += 1
+    return on_grid(log_mass - log_canonical(mass_value(
+        w.row.loops.exact_mass(&w.row, &w.law, KEEP_ALL, NULL))))
+
+
 cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef Work w
     cdef Law raw
@@ -1782,7 +1859,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef int64_t *tokens = job.tokens + row * n
     cdef Item *items = scratch.items
     cdef bint listed
-    cdef double log_mass, raw_log_mass, x
+    cdef double log_mass, raw_log_mass, kept_log_mass, x
     for i in range(row * top, (row + 1) * top):
         job.top_ids[i] = -1
         job.raw_top_ids[i] = -1
@@ -1795,12 +1872,13 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
             job.kept[i] = 0
             job.logprobs[i] = NAN
             job.raw_logprobs[i] = NAN
+            job.log_mass[i] = NAN
         for i in range(row * top, (row + 1) * top):
             job.top_logprobs[i] = NAN
             job.raw_top_logprobs[i] = NAN
         return False
     raw = w.law
-    raw_log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &raw, KEEP_ALL, NULL)))
+    raw_log_mass = log_of_raw_mass(&w)
     apply_stages(&w)
     listed = is_listed(&w, w.cut)
     kept = w.list.n if listed else w.row.loops.count(&w.row, w.cut)
@@ -1810,6 +1888,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
         log_mass = raw_log_mass
     else:
         log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &w.law, w.cut, NULL)))
+    kept_log_mass = log_kept_mass(&w, log_mass, raw_log_mass)
     if n > 0:
         if not job.given:
             draw_all(&w, job, row, tokens)
@@ -1819,6 +1898,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
             x = w.row.loops.at(&w.row, tokens[i])
             items[i] = Item(x, tokens[i], i)
             job.kept[row * n + i] = kept
+            job.log_mass[row * n + i] = kept_log_mass
             job.logprobs[row * n + i] = -INFINITY
             if keeps(w.cut, x, tokens[i]):
                 job.logprobs[row * n + i] = log_share(&w, x, log_mass)
@@ -1846,7 +1926,8 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     """`draw_tokens`, and what `Samples` tells of each token; without coins, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law and the raw ones, (2, batch, n); the top arrays the same two, (2, batch, any).
+    under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
+    of these, (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -1862,8 +1943,8 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     job.cost = EXACT_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == 3 and logprobs.shape[0] == top_ids.shape[0] == 2
-            and top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
+            and tokens.shape[0] == logprobs.shape[0] == 3
+            and top_ids.shape[0] == top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
     if job.given:
@@ -1874,6 +1955,7 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
         job.logprobs, job.raw_logprobs = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
+        job.log_mass = &logprobs[2, 0, 0]
     if job.batch > 0 and top > 0:
         job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
         job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
@@ -2070,6 +2152,26 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
             refine(&w)
             found[w.tier] = w.total, w.error
         return found
+    finally:
+        release(scratch)
+
+
+def whole_masses(Rows rows, double temperature):
+    """What one pass says of the one row: the log of its exact mass at temperature 1, its fine mass
+    at another, and the bound of that, +inf where that mass is not used."""
+    cdef Job job
+    cdef Work w
+    cdef Plan plan
+    cdef Scratch *scratch
+    rows.enter(&job)
+    memset(&plan, 0, sizeof(Plan))
+    plan.temperature = temperature
+    plan.truncates = True
+    scratch = acquire(job.vocab, 0, 0)
+    try:
+        if not start(&w, scratch, &plan, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        return log_of_raw_mass(&w), w.whole, w.whole_error
     finally:
         release(scratch)
 

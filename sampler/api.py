@@ -53,6 +53,10 @@ class Samples:
         1 + the tokens before it in rank; 0 where invalid.
     kept : int64
         How many tokens the stages kept; 0 where invalid.
+    log_mass : float64
+        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
+        log_mass`` is the token's log-probability there. Rounded to a multiple of 2**-32; 0 where
+        nothing is removed, and at temperature 0; NaN where invalid.
     top_ids, top_logprobs : int64, float64
         The first tokens in rank under the law, padded with -1 and -inf.
     raw_top_ids, raw_top_logprobs : int64, float64
@@ -64,6 +68,7 @@ class Samples:
     raw_logprobs: Any
     ranks: Any
     kept: Any
+    log_mass: Any
     top_ids: Any = None
     top_logprobs: Any = None
     raw_top_ids: Any = None
@@ -426,7 +431,7 @@ class Sampler:
         logprobs: int | None = None,
         dtype: str | None = None,
     ) -> Samples:
-        """Draw tokens, and tell their log-probabilities, ranks and kept counts.
+        """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
 
         Parameters
         ----------
@@ -704,7 +709,7 @@ class Sampler:
         """
         rows = source.rows()
         tokens = np.empty((3, rows.batch, n), np.int64)
-        logs = np.empty((2, rows.batch, n))
+        logs = np.empty((3, rows.batch, n))
         top_ids = np.empty((2, rows.batch, top), np.int64)
         top_logs = np.empty((2, rows.batch, top))
         if given is not None:
@@ -715,7 +720,7 @@ class Sampler:
         )  # fmt: skip
         self._complain(complaint, name, steps)
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], *lists)
+        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""
@@ -820,6 +825,6 @@ def _shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Sam
         return array[0] if drop_batch else array
 
     return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept)),
+        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept, r.log_mass)),
         *map(lists, (r.top_ids, r.top_logprobs, r.raw_top_ids, r.raw_top_logprobs)),
     )

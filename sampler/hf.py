@@ -251,7 +251,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             check_batch("streams", len(self._streams), batch)
         if self._top is None or input_ids is None:
             tokens = self.sampler._draw(source, self._streams, steps, "scores")
-            return Samples(tokens[:, None], None, None, None, None)
+            return Samples(tokens[:, None], None, None, None, None, None)
         r = self.sampler._sample(source, self._streams, steps, 1, self._top, name="scores")
         self._record.add(input_ids, r)
         return r
@@ -1059,7 +1059,14 @@ def _left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 # What `Samples` has where there is no token.
-_BLANK = {"tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0}
+_BLANK = {
+    "tokens": -1,
+    "logprobs": math.nan,
+    "raw_logprobs": math.nan,
+    "ranks": 0,
+    "kept": 0,
+    "log_mass": math.nan,
+}
 _BLANK_LISTS = {
     "top_ids": -1,
     "top_logprobs": math.nan,

@@ -418,6 +418,7 @@ def test_flagged_rows(settings, kind):
         assert np.all(a.kept[rows] == 0)
         assert np.all(np.isnan(a.logprobs[rows]))
         assert np.all(np.isnan(a.raw_logprobs[rows]))
+        assert np.all(np.isnan(a.log_mass[rows]))
         assert np.all(a.top_ids[rows] == -1)
         assert np.all(a.raw_top_ids[rows] == -1)
     filtered, same = s.filter(mixed), s.filter(clean)
@@ -447,7 +448,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((3, batch, 1), 7)
-    logs, top = np.empty((2, batch, 1)), np.empty((2, batch, 0))
+    logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
     ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
     before = signal.signal(signal.SIGALRM, stop)
     chain = _core.Chain([])
@@ -735,10 +736,10 @@ def test_shapes(batch, n, top):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
     r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top)
     lead = () if batch is None else (batch,)
-    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept"):
+    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
         value = getattr(r, name)
         assert value.shape == (lead if n is None else (*lead, n)), name
-        assert value.dtype == (np.float64 if name.endswith("logprobs") else np.int64), name
+        assert value.dtype == (np.float64 if "log" in name else np.int64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
         if top is None:

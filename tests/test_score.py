@@ -14,7 +14,7 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 inf, nan = math.inf, math.nan
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
-FIGURES = ("tokens", "logprobs", "raw_logprobs", "ranks", "kept")
+FIGURES = ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass")
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 CHAINS = [
     {},
@@ -401,7 +401,7 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2)
-    for name, blank in zip((*FIGURES, *LISTS), (-1, nan, nan, 0, 0, -1, nan, -1, nan), strict=True):
+    for name, blank in zip((*FIGURES, *LISTS), (-1, nan, nan, 0, 0, nan, -1, nan, -1, nan), strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
         others = [0, 2, 3]
