@@ -64,8 +64,17 @@ cdef extern from *:
     #else
     #define SAMPLER_COMPILER "unknown"
     #endif
+
+    /* For `make test-asan`: nobody may read or write this memory. */
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    #define SAMPLER_FORBID(start, size) ASAN_POISON_MEMORY_REGION(start, size)
+    #else
+    #define SAMPLER_FORBID(start, size) ((void)0)
+    #endif
     """
     const char *SAMPLER_COMPILER
+    void SAMPLER_FORBID(void *start, size_t size) noexcept
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # -1 with an exception set
@@ -319,7 +328,10 @@ cdef void *carve(Scratch *s, size_t *used, size_t size) noexcept:
     """
     cdef size_t start = used[0]
     used[0] += (size + 63) // 64 * 64 + 64 * 11
-    return NULL if s.arena == NULL else <char *> s.arena + start
+    if s.arena == NULL:
+        return NULL
+    SAMPLER_FORBID(<char *> s.arena + start + size, used[0] - start - size)
+    return <char *> s.arena + start
 
 
 cdef size_t lay_out(Scratch *s, int64_t vocab) noexcept:
@@ -2121,6 +2133,26 @@ def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, 
 
 
 # --------------------------------------------------------------------------------- for the tests
+
+def idle_scratch(bint give_back=False):
+    """How many tokens, cumulative masses and items each scratch has room for that waits for later
+    calls, the next to be used first. With give_back, its memory goes back to the system."""
+    cdef Scratch *idle[MAX_FREE]
+    cdef int i, n
+    global _free_count
+    with _lock:
+        n = _free_count
+        for i in range(n):
+            idle[i] = _free[i]
+        _free_count = 0
+    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size) for i in range(n)]
+    for i in range(n):
+        if give_back:
+            destroy(idle[i])
+        else:
+            release(idle[i])
+    return sizes[::-1]
+
 
 def masses(Rows rows, double temperature, double[::1] floors=None):
     """What each tier that applies says of the mass of the one row: {tier: (mass, error)}. With two

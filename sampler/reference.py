@@ -1,8 +1,8 @@
 """The law again, as one would write it on a page: float64 NumPy, whole sorts, no tricks.
 
-It explains what the core computes and is the oracle of its tests. `kept` runs the stages and gives
-the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and `log_mass` follow.
-Every function takes one row. Slow: it sorts the vocabulary.
+It explains what the core computes and is the oracle of its tests. `kept` runs the stages and
+gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
+`log_mass` follow. Every function takes one row. Slow: it sorts the vocabulary.
 """
 
 from __future__ import annotations

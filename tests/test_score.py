@@ -371,17 +371,16 @@ def test_score_of_no_rows_or_no_tokens(batch, n, top, kind):
     # Of no rows it was NumPy's "cannot reshape array of size 0".
     s = Sampler(top_k=2, seed=7, threads=2)
     tokens = kind(np.zeros(batch if n is None else (batch, n), int))
-    if kind is not np.ndarray.tolist or batch or n is None:  # else the list of no lists: one axis
-        r, like = s.score(np.zeros((batch, 4)), tokens, logprobs=top), s.sample(
-            np.zeros((batch, 4)), n=n or None, logprobs=top
-        )
-        for name in FIGURES:
-            shape = (batch,) if n is None else (batch, n)
-            assert getattr(r, name).shape == shape, name
-            assert getattr(r, name).dtype == getattr(like, name).dtype, name
-        for name in LISTS:
-            assert (getattr(r, name) is None) == (top is None), name
-            assert top is None or getattr(r, name).shape == (batch, top), name
+    if kind is np.ndarray.tolist and batch == 0:
+        n = None  # [] has one axis
+    r = s.score(np.zeros((batch, 4)), tokens, logprobs=top)
+    like = s.sample(np.zeros((batch, 4)), logprobs=top)
+    for name in FIGURES:
+        assert getattr(r, name).shape == ((batch,) if n is None else (batch, n)), name
+        assert getattr(r, name).dtype == getattr(like, name).dtype, name
+    for name in LISTS:
+        assert (getattr(r, name) is None) == (top is None), name
+        assert top is None or getattr(r, name).shape == (batch, top), name
 
 
 def test_score_of_one_row_and_no_tokens():
@@ -401,7 +400,8 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2)
-    for name, blank in zip((*FIGURES, *LISTS), (-1, nan, nan, 0, 0, nan, -1, nan, -1, nan), strict=True):
+    blanks = (-1, nan, nan, 0, 0, nan, -1, nan, -1, nan)
+    for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
         others = [0, 2, 3]
