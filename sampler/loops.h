@@ -594,8 +594,8 @@ static Mass FN(exact_mass)(const Row *row, const Law *law, Cut cut, Mass *blocks
 }
 
 /* The exact mass of a whole scanned row at temperature 1 and, in the same pass, the fine masses of
- * its blocks under another law: half as much work again, where two passes take longer. As
- * fine_masses; both laws unscaled. */
+ * its blocks under another law, for less than a pass of their own. As fine_masses; both laws
+ * unscaled. */
 static Mass FN(exact_and_fine_masses)(const Row *row, const Law *raw, const Law *law, double *masses)
 {
     const Cut all = {-INFINITY, -1};
@@ -608,18 +608,17 @@ static Mass FN(exact_and_fine_masses)(const Row *row, const Law *raw, const Law 
         const REAL *x;
         const int64_t count =
             FN(kept_block)(row, all, SMALLER(exact_floor, fine_floor), b, buffer, &x, &lowest);
-        double high[LANES] = {0}, low[LANES] = {0}, mass[LANES] = {0};
+        uint64_t high[LANES] = {0}, low[LANES] = {0};
+        double mass[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
             EACH_LANE (l) {
                 const double value = (double)x[i + l];
-                const double exact = exp_canonical(value - max);
+                const double exact = exp_near(value - max);
                 const double fine = FN(fine_weight)(value, max, log2e_over_t);
-                const double w = x[i + l] >= exact_floor ? exact : 0.0, part = high_part(w);
-                high[l] += part;
-                low[l] += low_part(w, part);
+                add_parts(&high[l], &low[l], x[i + l] >= exact_floor ? exact : 0.0);
                 mass[l] += x[i + l] >= fine_floor ? fine : 0.0;
             }
-        mass_add(&total, add_lanes(high), add_lanes(low));
+        mass_add_parts(&total, high, low, whole_groups(count));
         masses[b] = add_lanes(mass);
     }
     return total;

@@ -118,7 +118,7 @@ def test_threads_persist():
     for _ in range(20):
         Sampler(seed=1, threads=3)(rows)
         Sampler(seed=1, threads=2)(rows)
-    assert len(list(TASKS.iterdir())) == before
+    assert len(list(TASKS.iterdir())) <= before  # those of an earlier test may only now be gone
 
 
 @pytest.mark.skipif(not TASKS.exists(), reason="no /proc")
