@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-oldest test-latest bench bench-check bench-report bench-instructions accuracy conformance lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions accuracy conformance lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -22,6 +22,7 @@ help:
 	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
+	@echo 'make test-asan     run the tests of the core under an address sanitizer'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
 	@echo 'make test-latest   install the newest transformers there is, and run these tests on it'
 	@echo 'make bench         time a draw against every peer, and a token of generate(): ten minutes'
@@ -144,6 +145,22 @@ test-isa: $(VENV)/.has-test $(VENV)/.built
 	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
 	  printf '\n== Running the tests on %s\n' $$isa; \
 	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
+
+# A separate build, by gcc, in which the memory between the core's buffers is forbidden. Python itself
+# has no sanitizer, so the runtime comes first by LD_PRELOAD, and -P keeps this tree's sampler out. The
+# sanitizer keeps freed memory, so what is said of memory's size does not hold here.
+ASAN := build/asan
+ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads)
+$(ASAN)/.built: $(VENV)/.has-test $(VENV)/.built
+	$(call say,'Building the extension with an address sanitizer')
+	@rm -rf $(ASAN)
+	@CFLAGS='-fsanitize=address -g' LDFLAGS=-fsanitize=address $(PY) setup.py -q build \
+	  --build-base $(ASAN)/objects --build-lib $(ASAN)/lib
+	@touch $@
+test-asan: $(ASAN)/.built
+	$(call say,'Running the tests of the core under an address sanitizer')
+	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s -k 'not memory_does and not idle_memory' $(ASAN_TESTS) $(ARGS)
 
 HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf.py docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built

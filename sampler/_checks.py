@@ -109,6 +109,8 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
 def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.int64]:
     """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be."""
     array = array_of(ids)
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int64)  # NumPy makes floats of an empty list
     if array.dtype.kind not in "iu":
         # A long one is told by its dtype. `array_of` makes nothing of a ragged list.
         told = array.dtype if array.size > 1 else reprlib.repr(ids)

@@ -64,11 +64,21 @@ cdef extern from *:
     #else
     #define SAMPLER_COMPILER "unknown"
     #endif
+
+    /* For `make test-asan`: nobody may read or write this memory. */
+    #ifdef __SANITIZE_ADDRESS__
+    #include <sanitizer/asan_interface.h>
+    #define SAMPLER_FORBID(start, size) ASAN_POISON_MEMORY_REGION(start, size)
+    #else
+    #define SAMPLER_FORBID(start, size) ((void)0)
+    #endif
     """
     const char *SAMPLER_COMPILER
+    void SAMPLER_FORBID(void *start, size_t size) noexcept
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() noexcept  # -1 with an exception set
+    void PyErr_SetString(object kind, const char *message)
 
 cdef extern from "philox.h" nogil:
     double philox_uniform(uint64_t seed, uint64_t stream, uint64_t step, uint64_t draw,
@@ -94,6 +104,7 @@ cdef extern from "canonical.h" nogil:
     Mass mass_times(double weight, int64_t times)
     double exp_canonical(double z)
     double log_canonical(double x)
+    double nearest(double x)
     float fused_emulated(float a, float b, float c)
     Law make_law(double max, double temperature)
     double tempered(const Law *law, double x)
@@ -148,6 +159,8 @@ cdef extern from "kernels.h" nogil:
         void (*fine_masses_above)(const Row *, const Law *, Cut, double *, const double *,
                                   double *) noexcept nogil
         Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *) noexcept nogil
+        Mass (*exact_and_fine_masses)(const Row *, const Law *, const Law *,
+                                      double *) noexcept nogil
         int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *) noexcept nogil
         void (*filter)(const Row *, const Law *, Cut, double, bint, double, void *) noexcept nogil
         void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *,
@@ -204,20 +217,22 @@ cdef enum:
     LEAST_ROOM = 4096     # tokens that the list of a short row holds
     LIST_GROWTH = 4
     FAST_FROM = 512       # below this many tokens the exact mass costs less than proving another
-    # Logits between looks at signals: 50 ms at the slowest. A row counts BLOCK more than it has,
-    # for what it costs however short it is.
+    # Logits and draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
+    # it has, for what it costs however short it is.
     WORK_PER_LOOK = 1 << 19
     # How rows are shared over threads, by what they take on a fast machine: a thread is worth
     # waking, which takes some 50 us, for a share like this, and claims rows for so long at a time.
     NS_PER_THREAD = 50000
     NS_PER_CLAIM = 25000
-    NS_PER_ROW = 500           # and for each logit, in units of a 16th
+    NS_PER_ROW = 500
+    NS_PER_DRAW = 40           # after the first; and for each logit, in units of a 16th
     READ_COST = 1
     MASS_COST = 4
     FILTER_COST = 10
     EXACT_COST = 25
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
+cdef double LOG_SLACK = 2.0 ** -44
 cdef Cut KEEP_ALL = Cut(-INFINITY, -1)
 cdef Cut NOTHING = Cut(INFINITY, -1)
 cdef Mass NO_MASS = Mass(0.0, 0.0)
@@ -235,6 +250,8 @@ cdef enum:
     TOP_P_FAST
     TOP_P_FINE
     TOP_P_EXACT
+    LOG_MASS_FINE
+    LOG_MASS_EXACT
     COUNTERS
 
 # Everything a thread needs beside the result, for rows of up to `vocab` logits.
@@ -311,7 +328,10 @@ cdef void *carve(Scratch *s, size_t *used, size_t size) noexcept:
     """
     cdef size_t start = used[0]
     used[0] += (size + 63) // 64 * 64 + 64 * 11
-    return NULL if s.arena == NULL else <char *> s.arena + start
+    if s.arena == NULL:
+        return NULL
+    SAMPLER_FORBID(<char *> s.arena + start + size, used[0] - start - size)
+    return <char *> s.arena + start
 
 
 cdef size_t lay_out(Scratch *s, int64_t vocab) noexcept:
@@ -400,6 +420,8 @@ cdef struct Plan:
     int64_t min_tokens_to_keep
     int tier              # the first to try
     bint weighs           # whether the mass of the whole row may be asked for
+    double temperature    # the product of all
+    bint truncates        # and is not greedy
 
 
 cdef struct Work:
@@ -418,6 +440,8 @@ cdef struct Work:
     double total
     double error
     bint broad            # so many tokens share the mass that the fast one proves little
+    double whole          # the fine mass of the whole row at the chain's temperature, if known
+    double whole_error    # its bound, +inf if not
 
 
 cdef Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -451,6 +475,7 @@ cdef bint start(Work *w, Scratch *scratch, const Plan *plan, Row row) noexcept n
     w.list = scratch.list
     w.listed = NOTHING
     w.broad = False
+    w.whole_error = INFINITY
     if not -INFINITY < w.max < INFINITY:
         return False
     set_temperature(w, 1.0)
@@ -558,9 +583,15 @@ cdef void refine(Work *w) noexcept nogil:
     cdef const Loops *loops = w.row.loops
     if w.tier != UNKNOWN:
         w.tier += 1
-    elif (w.row.n < FAST_FROM or w.law.uniform or w.law.scale != 1.0
-          or not 1e-30 <= w.temperature <= 1e30):
+    elif not has_bounds(w, &w.law):
         w.tier = EXACT
+    elif (w.whole_error < INFINITY and w.cut.value == -INFINITY
+          and w.temperature == w.plan.temperature):
+        w.tier = max(<int> FINE, w.plan.tier)
+        if w.tier == FINE:
+            w.total = w.whole
+            w.error = w.whole_error
+            return
     elif w.broad or w.row.kind == FLOAT64:
         w.tier = max(<int> FINE, w.plan.tier)
     else:
@@ -575,6 +606,12 @@ cdef void refine(Work *w) noexcept nogil:
         loops.fine_masses(&w.row, &w.law, w.cut, s.masses)
         set_fine_errors(w)
     add_up(w)
+
+
+cdef bint has_bounds(const Work *w, const Law *law) noexcept nogil:
+    """Whether the fast and the fine mass are used at all."""
+    return (w.row.n >= FAST_FROM and not law.uniform and law.scale == 1.0
+            and 1e-30 <= law.temperature <= 1e30)
 
 
 cdef void set_fine_errors(Work *w) noexcept nogil:
@@ -1258,6 +1295,9 @@ cdef void rank_items(Work *w, bint listed, Item *items, int64_t n, int64_t *rank
     """
     cdef double x[BLOCK]
     cdef int64_t b, i, count, before = 0
+    if n == 1 and not listed and items[0].value > -INFINITY:
+        ranks[items[0].place] = w.row.loops.count(&w.row, Cut(items[0].value, items[0].id))
+        return
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
         ranks[items[i].place] = 0
@@ -1348,6 +1388,7 @@ cdef struct Job:
     int64_t *kept
     double *logprobs
     double *raw_logprobs
+    double *log_mass
     int64_t *top_ids      # top a row
     int64_t *raw_top_ids
     double *top_logprobs
@@ -1361,6 +1402,7 @@ cdef struct Job:
     int64_t next
     int64_t claim
     int64_t interrupted   # not 0 once an exception is set
+    long process          # whose threads help; 0 where none do
     Scratch *scratch[MOST_WORKERS + 1]
 
 
@@ -1378,7 +1420,8 @@ cdef double coin(const Job *job, int64_t row, int64_t draw) noexcept nogil:
 
 
 cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
-    """Count work; every WORK_PER_LOOK of it, let Python handle signals."""
+    """Count work; every WORK_PER_LOOK of it, let Python handle signals. For loops of one thread:
+    where a handler forks, the child goes on too."""
     done[0] += work
     if done[0] >= WORK_PER_LOOK:
         done[0] = 0
@@ -1392,13 +1435,26 @@ cdef bint is_interrupted(Job *job) noexcept nogil:
 
 
 cdef bint interrupts(Job *job, const Scratch *scratch) noexcept nogil:
-    """Let Python handle signals, in the thread that called. Whether one has raised: the exception
-    is set, and `do_rows` will pass it on."""
+    """Let Python handle signals, in the thread that called. Whether that ends the call: an
+    exception is set, and `do_rows` will pass it on."""
     if scratch == job.scratch[0] and not is_interrupted(job):
         with gil:
-            if PyErr_CheckSignals() != 0:
+            if check_signals(job) != 0:
                 fetch_add(&job.interrupted, 1)
+                stop(job)
     return is_interrupted(job)
+
+
+cdef int check_signals(const Job *job) noexcept:
+    """-1 with an exception set where a handler has raised, or has forked: the child lacks the
+    threads that help, and the rows that they were doing. A call on one thread goes on in both."""
+    if PyErr_CheckSignals() != 0:
+        return -1
+    if job.process != 0 and getpid() != job.process:
+        PyErr_SetString(RuntimeError, "a signal handler has forked during a call on several "
+                                      "threads: the child lacks them, and the call ends there")
+        return -1
+    return 0
 
 
 cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
@@ -1409,7 +1465,7 @@ cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
             scratch.bad_row = row
             stop(job)
             return False
-        done[0] += job.vocab + BLOCK
+        done[0] += job.vocab + BLOCK + job.n
     return first + job.claim < job.batch
 
 
@@ -1437,9 +1493,9 @@ cdef void help_out(void *job, int worker) noexcept nogil:
 
 cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
     """Do every row. None, or the `complaint` about the first invalid row, where that stops it."""
-    cdef int64_t row_ns = NS_PER_ROW + job.vocab * job.cost // 16, bad_row = INT64_MAX
+    cdef int64_t row_ns = (NS_PER_ROW + job.vocab * job.cost // 16
+                           + max(<int64_t> 0, job.n - 1) * NS_PER_DRAW), bad_row = INT64_MAX
     cdef int helpers = 0, ready = 0, i
-    cdef long process
     cdef Row row
     if job.batch == 0:
         return None
@@ -1458,19 +1514,18 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             with nogil:
                 do_rows(job)
         else:
-            process = getpid()
+            job.process = getpid()
             pool_start(helpers, help_out, job)
             try:
                 with nogil:
                     do_rows(job)
             finally:
                 stop(job)
-                if getpid() != process:
-                    helpers = 0  # nor are they this process's to leave
-                    raise RuntimeError("a signal handler has forked during a call on several "
-                                       "threads: the child lacks them, and the call ends there")
-                with nogil:
-                    pool_wait(helpers)
+                if getpid() == job.process:
+                    with nogil:
+                        pool_wait(helpers)
+                else:
+                    helpers = 0  # the child has none to wait for, or to give back
         for i in range(ready):
             bad_row = min(bad_row, job.scratch[i].bad_row)
     finally:
@@ -1511,14 +1566,16 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws and top-p were settled by each kind of mass: on a list of few
-    tokens, where it is exact and cheap, or over the row by the fast, the fine or the exact one."""
+    """How often, since import, draws, top-p and the kept mass at a temperature were settled by each
+    kind of mass: on a list of few tokens, where it is exact and cheap, or over the row by the fast,
+    the fine or the exact one."""
     with _lock:
         return {
             "draws": {"list": _counts[DRAWS_LISTED], "fast": _counts[DRAWS_FAST],
                       "fine": _counts[DRAWS_FINE], "exact": _counts[DRAWS_EXACT]},
             "top_p": {"list": _counts[TOP_P_LISTED], "fast": _counts[TOP_P_FAST],
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
+            "log_mass": {"fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
         }
 
 
@@ -1626,6 +1683,13 @@ cdef class Chain:
             if kind != TEMPERATURE or value == 0.0:
                 self.plan.weighs = kind == TOP_P
                 break
+        self.plan.temperature = 1.0
+        for kind, value in stages:
+            if kind == TEMPERATURE:
+                self.plan.temperature = max(self.plan.temperature * value, 5e-324)
+        self.plan.truncates = (any(kind != TEMPERATURE for kind, _ in stages)
+                               and all(value != 0.0 for kind, value in stages
+                                       if kind == TEMPERATURE))
 
 
 @cython.final
@@ -1762,6 +1826,47 @@ def draw_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, ::1] tokens, bin
     return run(&job, threads, rows.vocab if job.n > 1 else 0, 0)
 
 
+cdef double log_of_raw_mass(Work *w) noexcept nogil:
+    """The log of the whole row's mass at temperature 1, exact. Where that of another temperature
+    will be asked for, the fine mass at that one too, which then costs less."""
+    cdef Law law = make_law(w.max, w.plan.temperature)
+    cdef Mass mass
+    if w.plan.truncates and w.plan.temperature != 1.0 and has_bounds(w, &law):
+        mass = w.row.loops.exact_and_fine_masses(&w.row, &w.law, &law, w.scratch.masses)
+        set_fine_errors(w)
+        add_up(w)
+        w.whole = w.total
+        w.whole_error = w.error
+    else:
+        mass = w.row.loops.exact_mass(&w.row, &w.law, KEEP_ALL, NULL)
+    return log_canonical(mass_value(mass))
+
+
+cdef double on_grid(double log_mass) noexcept nogil:
+    """The nearest multiple of 2**-32."""
+    return nearest(log_mass * 4294967296.0) / 4294967296.0
+
+
+cdef double log_kept_mass(Work *w, double log_mass, double raw_log_mass) noexcept nogil:
+    """The log of the share of the row's mass that the chain kept, on a grid, at its temperature:
+    from the exact masses, or from a fine one whose bounds prove what these would give."""
+    cdef double low, high
+    if w.greedy or w.cut.value == -INFINITY:
+        return 0.0
+    if w.temperature == 1.0:
+        return on_grid(log_mass - raw_log_mass)
+    if w.whole_error < INFINITY:
+        # Two logs below 19, each off by 3 ULP at most, and two differences.
+        low = on_grid(log_mass - log_canonical(w.whole + w.whole_error) - LOG_SLACK)
+        high = on_grid(log_mass - log_canonical(w.whole - w.whole_error) + LOG_SLACK)
+        if low == high:
+            w.scratch.counts[LOG_MASS_FINE] += 1
+            return low
+    w.scratch.counts[LOG_MASS_EXACT] += 1
+    return on_grid(log_mass - log_canonical(mass_value(
+        w.row.loops.exact_mass(&w.row, &w.law, KEEP_ALL, NULL))))
+
+
 cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef Work w
     cdef Law raw
@@ -1769,7 +1874,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
     cdef int64_t *tokens = job.tokens + row * n
     cdef Item *items = scratch.items
     cdef bint listed
-    cdef double log_mass, raw_log_mass, x
+    cdef double log_mass, raw_log_mass, kept_log_mass, x
     for i in range(row * top, (row + 1) * top):
         job.top_ids[i] = -1
         job.raw_top_ids[i] = -1
@@ -1782,12 +1887,13 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
             job.kept[i] = 0
             job.logprobs[i] = NAN
             job.raw_logprobs[i] = NAN
+            job.log_mass[i] = NAN
         for i in range(row * top, (row + 1) * top):
             job.top_logprobs[i] = NAN
             job.raw_top_logprobs[i] = NAN
         return False
     raw = w.law
-    raw_log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &raw, KEEP_ALL, NULL)))
+    raw_log_mass = log_of_raw_mass(&w)
     apply_stages(&w)
     listed = is_listed(&w, w.cut)
     kept = w.list.n if listed else w.row.loops.count(&w.row, w.cut)
@@ -1797,6 +1903,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
         log_mass = raw_log_mass
     else:
         log_mass = log_canonical(mass_value(w.row.loops.exact_mass(&w.row, &w.law, w.cut, NULL)))
+    kept_log_mass = log_kept_mass(&w, log_mass, raw_log_mass)
     if n > 0:
         if not job.given:
             draw_all(&w, job, row, tokens)
@@ -1806,6 +1913,7 @@ cdef bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
             x = w.row.loops.at(&w.row, tokens[i])
             items[i] = Item(x, tokens[i], i)
             job.kept[row * n + i] = kept
+            job.log_mass[row * n + i] = kept_log_mass
             job.logprobs[row * n + i] = -INFINITY
             if keeps(w.cut, x, tokens[i]):
                 job.logprobs[row * n + i] = log_share(&w, x, log_mass)
@@ -1834,7 +1942,8 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     """`draw_tokens`, and what `Samples` tells of each token; without coins, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law and the raw ones, (2, batch, n); the top arrays the same two, (2, batch, any).
+    under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
+    of these, (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -1850,8 +1959,8 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     job.cost = EXACT_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == 3 and logprobs.shape[0] == top_ids.shape[0] == 2
-            and top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
+            and tokens.shape[0] == logprobs.shape[0] == 3
+            and top_ids.shape[0] == top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
     if job.given:
@@ -1862,6 +1971,7 @@ def sample_tokens(Chain chain, Rows rows, Coins coins, int64_t[:, :, ::1] tokens
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
         job.logprobs, job.raw_logprobs = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
+        job.log_mass = &logprobs[2, 0, 0]
     if job.batch > 0 and top > 0:
         job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
         job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
@@ -2028,6 +2138,26 @@ def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, 
 
 # --------------------------------------------------------------------------------- for the tests
 
+def idle_scratch(bint give_back=False):
+    """How many tokens, cumulative masses and items each scratch has room for that waits for later
+    calls, the next to be used first. With give_back, its memory goes back to the system."""
+    cdef Scratch *idle[MAX_FREE]
+    cdef int i, n
+    global _free_count
+    with _lock:
+        n = _free_count
+        for i in range(n):
+            idle[i] = _free[i]
+        _free_count = 0
+    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size) for i in range(n)]
+    for i in range(n):
+        if give_back:
+            destroy(idle[i])
+        else:
+            release(idle[i])
+    return sizes[::-1]
+
+
 def masses(Rows rows, double temperature, double[::1] floors=None):
     """What each tier that applies says of the mass of the one row: {tier: (mass, error)}. With two
     floors, of what is at or above each: {floor: (mass, error)}, from the fine tier."""
@@ -2058,6 +2188,26 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
             refine(&w)
             found[w.tier] = w.total, w.error
         return found
+    finally:
+        release(scratch)
+
+
+def whole_masses(Rows rows, double temperature):
+    """What one pass says of the one row: the log of its exact mass at temperature 1, its fine mass
+    at another, and the bound of that, +inf where that mass is not used."""
+    cdef Job job
+    cdef Work w
+    cdef Plan plan
+    cdef Scratch *scratch
+    rows.enter(&job)
+    memset(&plan, 0, sizeof(Plan))
+    plan.temperature = temperature
+    plan.truncates = True
+    scratch = acquire(job.vocab, 0, 0)
+    try:
+        if not start(&w, scratch, &plan, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        return log_of_raw_mass(&w), w.whole, w.whole_error
     finally:
         release(scratch)
 

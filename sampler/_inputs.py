@@ -261,6 +261,9 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
     """Refuse logits that are not one row, or not a batch of rows, of at least one token."""
     shape = logits.array.shape
     if len(shape) not in axes:
+        if axes == (1,):
+            hint = f": give one of its rows, such as {name}[0]" if len(shape) == 2 else ""
+            raise ValueError(f"`{name}` has to be 1-D, but has shape {shape}{hint}")
         wanted = " or ".join(f"{n}-D" for n in axes)
         hint = f": take one position, such as {name}[:, -1]" if len(shape) == 3 else ""
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}{hint}")

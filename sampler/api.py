@@ -53,6 +53,10 @@ class Samples:
         1 + the tokens before it in rank; 0 where invalid.
     kept : int64
         How many tokens the stages kept; 0 where invalid.
+    log_mass : float64
+        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
+        log_mass`` is the token's log-probability there. Rounded to a multiple of 2**-32; 0 where
+        nothing is removed, and at temperature 0; NaN where invalid.
     top_ids, top_logprobs : int64, float64
         The first tokens in rank under the law, padded with -1 and -inf.
     raw_top_ids, raw_top_logprobs : int64, float64
@@ -64,6 +68,7 @@ class Samples:
     raw_logprobs: Any
     ranks: Any
     kept: Any
+    log_mass: Any
     top_ids: Any = None
     top_logprobs: Any = None
     raw_top_ids: Any = None
@@ -433,7 +438,7 @@ class Sampler:
         logprobs: int | None = None,
         dtype: str | None = None,
     ) -> Samples:
-        """Draw tokens, and tell their log-probabilities, ranks and kept counts.
+        """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
 
         Parameters
         ----------
@@ -521,7 +526,7 @@ class Sampler:
         top = check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
-        given = given.reshape(source.batch, -1)
+        given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
         r = self._sample(source, None, None, given.shape[1], top, given=given)
         return _shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
@@ -713,7 +718,7 @@ class Sampler:
         """
         rows = source.rows()
         tokens = np.empty((3, rows.batch, n), np.int64)
-        logs = np.empty((2, rows.batch, n))
+        logs = np.empty((3, rows.batch, n))
         top_ids = np.empty((2, rows.batch, top), np.int64)
         top_logs = np.empty((2, rows.batch, top))
         if given is not None:
@@ -724,7 +729,7 @@ class Sampler:
         )  # fmt: skip
         self._complain(complaint, name, steps)
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], *lists)
+        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""
@@ -740,6 +745,12 @@ class Sampler:
             return
         row, token, value = complaint
         where = f"row {row}" if steps is None else f"row {row} at step {steps[row]}"
+        if name == "row":  # of `distribution`, which takes one
+            raise ValueError(
+                "`row` has to hold a finite value, but is -inf throughout"
+                if token < 0
+                else f"`row` has to be finite or -inf, but has {value} at token {token}"
+            )
         if token < 0:
             raise ValueError(
                 f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
@@ -822,6 +833,6 @@ def _shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Sam
         return array[0] if drop_batch else array
 
     return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept)),
+        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept, r.log_mass)),
         *map(lists, (r.top_ids, r.top_logprobs, r.raw_top_ids, r.raw_top_logprobs)),
     )

@@ -71,6 +71,22 @@ INLINE double low_part(double weight, double high)
     return ((weight - high) + TO_LOW_GRID) - TO_LOW_GRID;
 }
 
+/* The same for many weights, as integers: adding a grid's constant leaves a part in the lowest bits,
+ * and the sums of these wrap round. Exact, and less work than adding doubles. */
+INLINE uint64_t bits_of(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+INLINE void add_parts(uint64_t *high, uint64_t *low, double weight)
+{
+    const double on_grid = weight + TO_HIGH_GRID;
+    *high += bits_of(on_grid);
+    *low += bits_of((weight - (on_grid - TO_HIGH_GRID)) + TO_LOW_GRID);
+}
+
 /* Add (high, low) and carry, so that |low| stays below one step of the high grid: exact while
  * the incoming |low| is at most 2**-16. */
 static inline void mass_add(Mass *mass, double high, double low)
@@ -80,6 +96,17 @@ static inline void mass_add(Mass *mass, double high, double low)
     const double carry = high_part(mass->low);
     mass->high += carry;
     mass->low -= carry;
+}
+
+/* Add what `add_parts` was given, n <= 512 weights, in LANES of each. */
+INLINE void mass_add_parts(Mass *mass, const uint64_t *high, const uint64_t *low, int64_t n)
+{
+    uint64_t highs = (uint64_t)-n * bits_of(TO_HIGH_GRID), lows = (uint64_t)-n * bits_of(TO_LOW_GRID);
+    for (int l = 0; l < LANES; l++) {
+        highs += high[l];
+        lows += low[l];
+    }
+    mass_add(mass, (double)(int64_t)highs * 0x1p-26, (double)(int64_t)lows * 0x1p-68);
 }
 
 /* The sum of LANES values, always in the same order. Written out, since compilers do not unroll a
@@ -135,13 +162,11 @@ INLINE float fused_emulated(float a, float b, float c)
     return (float)odd;
 }
 
-/* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
- * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
- * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
-INLINE double exp_canonical(double z)
+/* exp(z) / 2**n and, as a double, 2**n: see `exp_canonical`. `bias` is what is added to the
+ * exponent of the latter, 0 or 128. */
+INLINE double exp_parts(double z, double bias, double *power)
 {
-    const double to_integer = 0x1.8p52 + 1151.0; /* leaves n + 128 + 1023 in the lowest bits */
-    z = z > -746.0 ? z : -746.0;
+    const double to_integer = 0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
     const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
     const double n = shifted - to_integer;
     const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
@@ -157,14 +182,28 @@ INLINE double exp_canonical(double z)
     odd = odd * r2 + 1.0 / 120.0;
     even = even * r2 + 0.5;
     odd = odd * r2 + 1.0 / 6.0;
+    const uint64_t bits = bits_of(shifted) << 52;
+    memcpy(power, &bits, sizeof bits);
     /* The small terms first: 1 + (r + (r2 even + r2 r odd)). */
-    const double p = 1.0 + (r + (r2 * even + r2 * r * odd));
-    uint64_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits <<= 52;
+    return 1.0 + (r + (r2 * even + r2 * r * odd));
+}
+
+/* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
+ * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
+ * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
+INLINE double exp_canonical(double z)
+{
     double power;
-    memcpy(&power, &bits, sizeof power);
+    const double p = exp_parts(z > -746.0 ? z : -746.0, 128.0, &power);
     return p * power * 0x1p-128;
+}
+
+/* The same bits for z in [-700, 0], with less work; below that, anything. */
+INLINE double exp_near(double z)
+{
+    double power;
+    const double p = exp_parts(z, 0.0, &power);
+    return p * power;
 }
 
 /* log(2**extra x) for positive, normal x, error below 3 ULP, without a branch: x = 2**k m with m in

@@ -299,11 +299,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
             check_batch("streams", len(self._streams), batch)
         if input_ids is None:
             tokens = self.sampler._draw(source, self._streams, None, "scores")
-            return Samples(tokens[:, None], None, None, None, None)
+            return Samples(tokens[:, None], None, None, None, None, None)
         text, draw = self._text_of(input_ids, scores), self._generation
         if self._top is None:
             tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
-            r = Samples(tokens[:, None], None, None, None, None)
+            r = Samples(tokens[:, None], None, None, None, None, None)
         else:
             r = self.sampler._sample(
                 source, self._streams, steps, 1, self._top, name="scores", draw=draw
@@ -1373,7 +1373,14 @@ def _left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 # What `Samples` has where there is no token.
-_BLANK = {"tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0}
+_BLANK = {
+    "tokens": -1,
+    "logprobs": math.nan,
+    "raw_logprobs": math.nan,
+    "ranks": 0,
+    "kept": 0,
+    "log_mass": math.nan,
+}
 _BLANK_LISTS = {
     "top_ids": -1,
     "top_logprobs": math.nan,

@@ -31,6 +31,7 @@ struct Loops {
     void (*fine_masses)(const Row *, const Law *, Cut, double *);
     void (*fine_masses_above)(const Row *, const Law *, Cut, double *, const double *, double *);
     Mass (*exact_mass)(const Row *, const Law *, Cut, Mass *);
+    Mass (*exact_and_fine_masses)(const Row *, const Law *, const Law *, double *);
     int64_t (*read)(const Row *, const Law *, Cut, int64_t, double *, double *);
     void (*filter)(const Row *, const Law *, Cut, double, int, double, void *);
     void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *, ptrdiff_t);
@@ -50,7 +51,7 @@ typedef struct {
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
             count_##type, counts_##type, fast, fine_masses_##type, fine_masses_above_##type,       \
-            exact_mass_##type, read_##type, filter_##type, softmax_##type                                          \
+            exact_mass_##type, exact_and_fine_masses_##type, read_##type, filter_##type, softmax_##type                                          \
     }
 
 #define LEVEL_OF(level)                                                                            \

@@ -23,14 +23,11 @@ static Mass LIST(sum)(const double *weights, int64_t n)
     /* Carried often enough that every addition is exact: see canonical.h. */
     for (int64_t start = 0; start < n; start += BLOCK) {
         const int64_t end = n - start < BLOCK ? whole_words(n) : start + BLOCK;
-        double high[LANES] = {0}, low[LANES] = {0};
+        uint64_t high[LANES] = {0}, low[LANES] = {0};
         for (int64_t i = start; i < end; i += LANES)
-            EACH_LANE (l) {
-                const double part = high_part(weights[i + l]);
-                high[l] += part;
-                low[l] += low_part(weights[i + l], part);
-            }
-        mass_add(&mass, add_lanes(high), add_lanes(low));
+            EACH_LANE (l)
+                add_parts(&high[l], &low[l], weights[i + l]);
+        mass_add_parts(&mass, high, low, end - start);
     }
     return mass;
 }

@@ -593,6 +593,37 @@ static Mass FN(exact_mass)(const Row *row, const Law *law, Cut cut, Mass *blocks
     return total;
 }
 
+/* The exact mass of a whole scanned row at temperature 1 and, in the same pass, the fine masses of
+ * its blocks under another law, for less than a pass of their own. As fine_masses; both laws
+ * unscaled. */
+static Mass FN(exact_and_fine_masses)(const Row *row, const Law *raw, const Law *law, double *masses)
+{
+    const Cut all = {-INFINITY, -1};
+    const double max = raw->max, log2e_over_t = 1.4426950408889634 / law->temperature;
+    const REAL exact_floor = LARGER(LOWEST, LEAST(max - (NEGLIGIBLE_DEPTH + 1.0), 0));
+    const REAL fine_floor = LARGER(LOWEST, LEAST(max - FINE_DEPTH / log2e_over_t, 0));
+    Mass total = {0.0, 0.0};
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], lowest;
+        const REAL *x;
+        const int64_t count =
+            FN(kept_block)(row, all, SMALLER(exact_floor, fine_floor), b, buffer, &x, &lowest);
+        uint64_t high[LANES] = {0}, low[LANES] = {0};
+        double mass[LANES] = {0};
+        for (int64_t i = 0; i < whole_groups(count); i += LANES)
+            EACH_LANE (l) {
+                const double value = (double)x[i + l];
+                const double exact = exp_near(value - max);
+                const double fine = FN(fine_weight)(value, max, log2e_over_t);
+                add_parts(&high[l], &low[l], x[i + l] >= exact_floor ? exact : 0.0);
+                mass[l] += x[i + l] >= fine_floor ? fine : 0.0;
+            }
+        mass_add_parts(&total, high, low, whole_groups(count));
+        masses[b] = add_lanes(mass);
+    }
+    return total;
+}
+
 /* Block b of a scanned row as double: x, -inf where the cut removes, and with a law the canonical
  * weights, 0 where it does; BLOCK of each, padded so to whole words. Returns the count. */
 static int64_t FN(read)(const Row *row, const Law *law, Cut cut, int64_t b, double *x, double *w)

@@ -1,8 +1,8 @@
 """The law again, as one would write it on a page: float64 NumPy, whole sorts, no tricks.
 
-It explains what the core computes and is the oracle of its tests. `kept` runs the stages and gives
-the kept token ids in rank order with their tempered logits; `probabilities` and `draw` follow.
-Every function takes one row. Slow: it sorts the vocabulary.
+It explains what the core computes and is the oracle of its tests. `kept` runs the stages and
+gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
+`log_mass` follow. Every function takes one row. Slow: it sorts the vocabulary.
 """
 
 from __future__ import annotations
@@ -105,6 +105,18 @@ def probabilities(state: State, vocab: int) -> _Array:
     weights = _weights(state.z)
     p[state.ids] = weights / weights.sum()
     return p
+
+
+def log_mass(
+    row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id"
+) -> float:
+    """Log of what is kept of the mass under temperature alone, to the next multiple of 2**-32."""
+    state = kept(row, stages, min_tokens_to_keep, ties)
+    if state.greedy:
+        return 0.0
+    weights = _weights(temper(kept(row, []), Temperature(state.temperature)).z)
+    share = weights[: len(state.ids)].sum() / weights.sum()
+    return float(np.rint(np.log(share) * 2**32) / 2**32) + 0.0
 
 
 def draw(state: State, vocab: int, u: float) -> int:

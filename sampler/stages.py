@@ -131,7 +131,7 @@ class TopK(Stage):
     @staticmethod
     def check(value: Any) -> int:
         """Return the setting's value, checked."""
-        return check_integer("top_k", value, 0, None, "an integer >= 0")
+        return check_integer("top_k", value, 0, None, "an integer >= 0 (0 or None is off)")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

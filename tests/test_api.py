@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 import signal
 import threading
 import weakref
@@ -41,7 +42,7 @@ REAL = {
     "min_p": (r"a float in \[0, 1\]", (1.7, -0.1, inf, -inf, 1 + 2**-52, -5e-324)),
 }
 INTEGER = {
-    "top_k": ("an integer >= 0", (-1, -(2**70))),
+    "top_k": (r"an integer >= 0 \(0 or None is off\)", (-1, -(2**70))),
     "min_tokens_to_keep": ("an integer >= 1", (0, -1, -(2**70))),
     "seed": (r"an integer in \[0, 2\*\*64\)", (-1, 2**64, 2**70)),
     "step": (r"an integer in \[0, 2\*\*64\]", (-1, 2**64 + 1, 2**70)),  # 2**64: none is left
@@ -108,9 +109,9 @@ def test_bad_setting(name, value, error, wanted):
         ("top_p", 1.7, "`top_p` has to be a float in [0, 1], but is 1.7"),
         ("min_p", nan, "`min_p` has to be a float in [0, 1], but is nan"),
         ("temperature", -1, "`temperature` has to be a float in [0, inf], but is -1"),
-        ("top_k", -3, "`top_k` has to be an integer >= 0, but is -3"),
-        ("top_k", True, "`top_k` has to be an integer >= 0, but is True"),
-        ("top_k", 40.0, "`top_k` has to be an integer >= 0, but is 40.0"),
+        ("top_k", -3, "`top_k` has to be an integer >= 0 (0 or None is off), but is -3"),
+        ("top_k", True, "`top_k` has to be an integer >= 0 (0 or None is off), but is True"),
+        ("top_k", 40.0, "`top_k` has to be an integer >= 0 (0 or None is off), but is 40.0"),
         ("seed", 2**64, f"`seed` has to be an integer in [0, 2**64), but is {2**64}"),
         ("ties", "any", "`ties` has to be 'id' or 'all', but is 'any'"),
     ],
@@ -377,7 +378,8 @@ def test_invalid_rows_are_named(bad, message, kind):
             batch = as_kind([[1.0, 2.0, 3.0]] * 3 + [bad, bad], kind)
             with pytest.raises(ValueError, match=f"^`logits` have to .*{message.format(row=3)}$"):
                 call(batch)
-        with pytest.raises(ValueError, match=f"^`row` have to .*{message.format(row=0)}$"):
+        of_one = re.sub("^row {row} (?=has )|row {row} (?=is )", "", message)
+        with pytest.raises(ValueError, match=f"^`row` has to .*, but {of_one}$"):
             s.distribution(as_kind(bad, kind))
 
 
@@ -416,6 +418,7 @@ def test_flagged_rows(settings, kind):
         assert np.all(a.kept[rows] == 0)
         assert np.all(np.isnan(a.logprobs[rows]))
         assert np.all(np.isnan(a.raw_logprobs[rows]))
+        assert np.all(np.isnan(a.log_mass[rows]))
         assert np.all(a.top_ids[rows] == -1)
         assert np.all(a.raw_top_ids[rows] == -1)
     filtered, same = s.filter(mixed), s.filter(clean)
@@ -427,7 +430,7 @@ def test_flagged_rows(settings, kind):
     assert s(lone) == -1
     assert type(s(lone)) is int
     assert s.sample(lone, n=2).tokens.tolist() == [-1, -1]
-    with pytest.raises(ValueError, match=r"`row` have to .*nan at token 7"):
+    with pytest.raises(ValueError, match=r"^`row` has to be .*, but has nan at token 7$"):
         s.distribution(lone)
 
 
@@ -445,7 +448,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((3, batch, 1), 7)
-    logs, top = np.empty((2, batch, 1)), np.empty((2, batch, 0))
+    logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
     ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
     before = signal.signal(signal.SIGALRM, stop)
     chain = _core.Chain([])
@@ -733,10 +736,10 @@ def test_shapes(batch, n, top):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
     r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top)
     lead = () if batch is None else (batch,)
-    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept"):
+    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
         value = getattr(r, name)
         assert value.shape == (lead if n is None else (*lead, n)), name
-        assert value.dtype == (np.float64 if name.endswith("logprobs") else np.int64), name
+        assert value.dtype == (np.float64 if "log" in name else np.int64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
         if top is None:

@@ -289,6 +289,43 @@ def test_scratch_grows_and_serves_smaller_rows_after_larger_ones():
     assert first == again
 
 
+@pytest.mark.parametrize("more", [1, 63, 500, 4000])
+@pytest.mark.parametrize("vocab", [10, 1535, 50_000])
+def test_scratch_has_room_for_the_row_at_hand(vocab, more):
+    # Planted: not regrown for a row up to 500 tokens longer. Nothing went wrong, often.
+    s = Sampler(top_p=0.9, seed=1)
+    _core.idle_scratch(give_back=True)
+    s(np.zeros(vocab, np.float32))
+    assert _core.idle_scratch() == [(vocab, 0, 0)]
+    for size, n in ((vocab, 5), (vocab, 5 + more), (vocab + more, 5), (3, 2)):
+        s.sample(np.zeros(size, np.float32), n=n)
+        room = max(size, vocab if n == 5 or size == vocab else vocab + more)
+        assert _core.idle_scratch() == [(room, room, 5 if (size, n) == (vocab, 5) else 5 + more)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("vocab", [1, 257, 1535, 4096, 33_024])
+def test_every_buffer_at_its_exact_size(vocab, dtype):
+    # What this is for shows under an address sanitizer: make test-asan.
+    rng = np.random.default_rng(vocab)
+    chains = (
+        [TopP(0.9)], [Temperature(0.7), TopK(50)], [TopK(vocab // 2 + 1), TopP(0.999)],
+        [Temperature(9.0), TopP(0.5)],
+    )  # fmt: skip
+    for lead in (0, 12):  # a row may begin anywhere, and ends where its memory does
+        for make in (rng.random, lambda n: rng.integers(0, 3, n), lambda n: -np.arange(n) / n):
+            _core.idle_scratch(give_back=True)
+            for longer in (0, 500):
+                n = vocab + longer
+                row = np.concatenate([np.zeros(lead), make(n)]).astype(dtype)[lead:]
+                for stages in chains:
+                    s = Sampler(stages, seed=1)
+                    s(row)
+                    tokens = s.sample(row, n=3, logprobs=n).tokens
+                    s.filter(row)
+                    assert set(tokens) <= set(s.distribution(row).ids)
+
+
 def test_the_last_kept_token_alone_in_its_block():
     # The fast mass once left it out: 4097 logits, the last of them the last of the cut.
     row = np.ones(4097, np.float32)
@@ -331,6 +368,29 @@ def test_short_rows_heed_signals(size):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert late[0] < 0.2  # 50 ms, and as much again for the machine
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize(("n", "batch"), [(200_000, 40), (600_000, 15)])
+def test_many_draws_from_each_of_a_few_rows_heed_signals(n, batch):
+    # Draws counted for nothing once, so that the next look came after 900 such rows; and where a
+    # look between draws had ended a row, the next one was begun all the same.
+    rows = _core.Rows(np.zeros((batch, 16), np.float32), _core.KINDS["float32"], False)
+    tokens = np.full((batch, n), -7)
+
+    def alarm(*_):
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    try:
+        with pytest.raises(InterruptedError):
+            _core.draw_tokens(_core.Chain([]), rows, _core.Coins(0, 0), tokens, False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert tokens[0, 0] != -7
+    assert tokens[-1, 0] == -7  # it stopped long before the end
 
 
 def test_idle_memory_is_given_back():

@@ -417,13 +417,16 @@ def test_refused(name):
     for call in (s, s.sample, s.filter):
         with pytest.raises(error, match=f"^`logits` have to .*(?:{words})"):
             call(bad)
-    with pytest.raises(error, match=rf"^`row` have to .*(?:{words.replace(' or 2-D', '')})"):
+    with pytest.raises(error, match=rf"^`row` ha(?:s|ve) to .*(?:{words.replace(' or 2-D', '')})"):
         s.distribution(bad)
     assert s.step == 0
 
 
 def test_distribution_takes_one_row():
-    with pytest.raises(ValueError, match=r"`row` have to be 1-D, but have shape \(1, 3\)"):
+    message = (
+        r"^`row` has to be 1-D, but has shape \(1, 3\): give one of its rows, such as row\[0\]$"
+    )
+    with pytest.raises(ValueError, match=message):
         Sampler().distribution(ROW[None])
 
 
@@ -480,7 +483,7 @@ def test_no_rows(dtype):
             for top in (None, 0, 3, 9):
                 r = s.sample(given, n=n, logprobs=top, streams=[], step=[])
                 shape = (0,) if n is None else (0, n)
-                for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept"):
+                for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
                     assert getattr(r, name).shape == shape, name
                 for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
                     got = getattr(r, name)

@@ -348,7 +348,7 @@ def test_dtypes_of_equal_value_agree_to_the_bit(real_logits, stages):
     batch = real_logits[:6]
     answers = [s.sample(batch.astype(t), step=5, n=4) for t in ("f2", "f4", "f8", ">f4", ">f2")]
     for other in answers[1:]:
-        for field in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept"):
+        for field in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
             assert np.array_equal(getattr(answers[0], field), getattr(other, field))
 
 

@@ -14,7 +14,7 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 inf, nan = math.inf, math.nan
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
-FIGURES = ("tokens", "logprobs", "raw_logprobs", "ranks", "kept")
+FIGURES = ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass")
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 CHAINS = [
     {},
@@ -306,7 +306,8 @@ BAD_FOR_A_ROW = [
     (None, TypeError, "are None"),
     ([None], TypeError, "are "),
     ({0}, TypeError, "are "),
-    ([], TypeError, r"are \[\]"),  # without a dtype
+    ([[], [0]], TypeError, "are "),
+    (np.array([], object), TypeError, "are "),
     (2**70, TypeError, "are "),
     ([[0], [1]], ValueError, r"have shape \(2, 1\)"),
     ([[0, 1]], ValueError, r"have shape \(1, 2\)"),
@@ -362,6 +363,32 @@ def test_bad_logits_and_options(logits, more, error, words):
         Sampler(seed=7).score(logits, 0, **more)
 
 
+@pytest.mark.parametrize("top", [None, 0, 3])
+@pytest.mark.parametrize("n", [None, 0, 1, 3])
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("kind", [np.array, np.ndarray.tolist, torch.tensor])
+def test_score_of_no_rows_or_no_tokens(batch, n, top, kind):
+    # Of no rows it was NumPy's "cannot reshape array of size 0".
+    s = Sampler(top_k=2, seed=7, threads=2)
+    tokens = kind(np.zeros(batch if n is None else (batch, n), int))
+    if kind is np.ndarray.tolist and batch == 0:
+        n = None  # [] has one axis
+    r = s.score(np.zeros((batch, 4)), tokens, logprobs=top)
+    like = s.sample(np.zeros((batch, 4)), logprobs=top)
+    for name in FIGURES:
+        assert getattr(r, name).shape == ((batch,) if n is None else (batch, n)), name
+        assert getattr(r, name).dtype == getattr(like, name).dtype, name
+    for name in LISTS:
+        assert (getattr(r, name) is None) == (top is None), name
+        assert top is None or getattr(r, name).shape == (batch, top), name
+
+
+def test_score_of_one_row_and_no_tokens():
+    r = Sampler(top_k=2, seed=7).score(ROW, [], logprobs=2)
+    assert r.tokens.shape == r.logprobs.shape == (0,)
+    assert r.top_ids.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("n", [None, 3])
 @pytest.mark.parametrize("value", [nan, inf, None])
 def test_flagged_rows(value, n):
@@ -373,7 +400,8 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2)
-    for name, blank in zip((*FIGURES, *LISTS), (-1, nan, nan, 0, 0, -1, nan, -1, nan), strict=True):
+    blanks = (-1, nan, nan, 0, 0, nan, -1, nan, -1, nan)
+    for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
         others = [0, 2, 3]

@@ -1,0 +1,85 @@
+"""Every setting of every stage at every place of a chain, against the law and the twin."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from law import check_chain
+from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
+
+inf = float("inf")
+# What a stage can do: keep one, a few, ties, nearly all; be greedy, or make all equal.
+SETTINGS = (
+    Temperature(0.0), Temperature(0.3), Temperature(4.0), Temperature(inf), TopK(1), TopK(3),
+    TopP(0.0), TopP(0.35), TopP(0.93), MinP(0.99), MinP(0.2), MinP(1.0),
+)  # fmt: skip
+# What may stand before: one of each kind, that leaves enough to remove.
+BEFORE = (Temperature(0.8), Temperature(inf), TopK(5), TopP(0.97), MinP(0.01))
+AFTER = (Temperature(0.0), TopK(4), TopP(0.85), MinP(0.5))
+FLOORS, TIES = (1, 2, 3, 70), ("id", "all")
+
+
+def rows(size):
+    """One row of distinct logits, one with ties at the top, one all equal, one mostly -inf."""
+    rng = np.random.default_rng(size)
+    distinct = rng.normal(0, 2, size)
+    tied = np.round(distinct)
+    tied[:3] = tied.max()
+    few = np.where(np.arange(size) % 3 == 1, distinct, -np.inf)
+    return distinct, tied, np.full(size, 0.5), few
+
+
+def check(row, stages, floor, ties):
+    settings = {"min_tokens_to_keep": floor, "ties": ties}
+    state = reference.kept(row, stages, floor, ties)
+    s = Sampler(stages, seed=0, **settings)
+    r = s.sample(row, logprobs=1)
+    case = (stages, settings)
+    assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
+    assert r.kept == len(state.ids), case
+    assert r.tokens in state.ids, case
+    wanted = reference.log_mass(row, stages, floor, ties)
+    assert abs(r.log_mass - wanted) <= 2.0**-32, case
+
+
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("stage", SETTINGS, ids=repr)
+def test_every_setting_at_every_place(stage, place):
+    # Planted: min_tokens_to_keep ignored by min_p as the third or a later active stage.
+    table = rows(7)
+    for number, before in enumerate(itertools.product(BEFORE, repeat=place)):
+        after = AFTER[number % len(AFTER)]
+        for stages in ([*before, stage], [*before, stage, after]):
+            # Few rows where the chains are many: each meets every floor and every row at last.
+            for floor, ties in itertools.product(FLOORS[:3], TIES):
+                chosen = table if place < 2 else [table[(number + floor) % len(table)]]
+                for row in chosen:
+                    check(row, stages, floor, ties)
+
+
+@pytest.mark.parametrize("size", [300, 5000])
+@pytest.mark.parametrize("place", [1, 2, 3])
+@pytest.mark.parametrize("stage", SETTINGS, ids=repr)
+def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
+    for number, row in enumerate(rows(size)):
+        for ties in TIES:
+            before = [BEFORE[(number + i) % len(BEFORE)] for i in range(place)]
+            for floor in (1, 70):
+                check_chain(row, [*before, stage, AFTER[number]], floor, ties)
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+@pytest.mark.parametrize("place", range(1, 6))
+def test_the_floor_holds_wherever_a_truncation_stands(place, n):
+    # The harshest settings, behind any number of stages that do next to nothing.
+    row = np.array([3.0, 2.5, 2.0, 1.0, 0.5, 0.0, -1.0])
+    for before in itertools.product((Temperature(0.8), TopK(6), TopP(0.999), MinP(1e-3)), repeat=2):
+        for harsh in (TopK(1), TopP(0.0), MinP(1.0), MinP(0.99)):
+            stages = [*(before * 3)[:place], harsh]
+            s = Sampler(stages, seed=1, min_tokens_to_keep=n)
+            left = 6 if TopK(6) in stages else 7
+            assert s.sample(row).kept == min(n, left), stages
+            assert np.sum(np.isfinite(s.filter(row))) == min(n, left), stages
+    s = Sampler(temperature=0.8, top_k=3, min_p=0.99, min_tokens_to_keep=3, seed=1)
+    assert s.sample([3.0, 2.0, 1.0, 0.0]).kept == 3
