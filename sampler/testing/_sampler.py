@@ -181,7 +181,7 @@ def softmax_law(row: npt.NDArray[Any]) -> Floats:
 
 
 def _check_logits(logits: Any) -> npt.NDArray[Any]:
-    array = array_of(logits)
+    array = array_of("logits", logits)
     wanted = "floats of shape (vocab,) or (rows, vocab)"
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"`logits` have to be {wanted}, but are {array.dtype}")
@@ -251,11 +251,11 @@ class _Check:
         if self.law_of is not None:
             return [self.law_of(row) for row in self.rows]
         if len(self.rows) == 1:
-            array = law if isinstance(law, Distribution) else array_of(law)
+            array = law if isinstance(law, Distribution) else array_of("law", law)
             if not isinstance(array, Distribution) and array.shape == (1, self.vocab):
                 array = array[0]
             return [check_probs("law", array, self.vocab)]
-        array = array_of(law)
+        array = array_of("law", law)
         if array.shape != self.rows.shape:
             raise ValueError(
                 f"`law` has to be of the shape of logits, {self.rows.shape}, but has {array.shape}"

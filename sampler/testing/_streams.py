@@ -196,7 +196,7 @@ def check_same(
     False
     """
     alpha, power = check_rates(alpha, power)
-    first, second = array_of(a), array_of(b)
+    first, second = array_of("a", a), array_of("b", b)
     kinds = {first.dtype.kind.replace("u", "i"), second.dtype.kind.replace("u", "i")}
     if first.size and second.size and kinds not in ({"i"}, {"f"}):
         raise TypeError(
@@ -415,7 +415,7 @@ def check_streams(
 
 
 def _check_uniforms(name: str, u: Any) -> Floats:
-    array = array_of(u)
+    array = array_of(name, u)
     if array.dtype.kind != "f":
         kind = array.dtype if array.size else "ragged"
         raise TypeError(f"`{name}` have to be floats, but are {kind}")
