@@ -32,6 +32,8 @@ _KINDS: dict[np.dtype[Any], tuple[str, int, bool]] = {
 }
 _BFLOAT16 = ("bfloat16", _core.KINDS["bfloat16"], False)
 
+_INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such dtypes begin
+
 # What sampler.torch has, with gradients: error messages name it.
 WITH_GRADIENTS = (
     "cross_entropy", "distillation_loss", "entropy", "log_softmax", "logsumexp", "softmax",
@@ -239,18 +241,15 @@ def _cut_graph(name: str) -> TypeError:
     )
 
 
-def _from_torch(
-    tensor: Any, torch: Any, name: str, numbers: bool
-) -> tuple[npt.NDArray[Any], bool]:
+def _from_torch(tensor: Any, torch: Any, name: str, numbers: bool) -> tuple[npt.NDArray[Any], bool]:
     dtype = tensor.dtype
     if dtype is torch.bfloat16:
         # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
         return tensor.view(torch.uint16).numpy(), True
     if dtype is not torch.float32 and dtype not in (
         torch.float16, torch.float64, torch.int16, torch.uint16,
-    ):  # fmt: skip
-        if not (numbers and str(dtype).startswith(("torch.int", "torch.uint", "torch.bool"))):
-            raise _bad_dtype(name, dtype)
+    ) and not (numbers and str(dtype).startswith(_INTEGERS)):  # fmt: skip
+        raise _bad_dtype(name, dtype)
     array: npt.NDArray[Any] = tensor.numpy()
     return array, False
 

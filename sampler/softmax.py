@@ -23,11 +23,11 @@ from sampler._checks import (
     check_reals,
 )
 
-Axes = int | tuple[int, ...] | None  # one, some, or all
+AnyAxis = int | tuple[int, ...] | None  # one, some, or all
 
 
 def softmax(
-    x: Any, *, temperature: Any = 1.0, axis: Axes = -1, out: Any = None, where: Any = None
+    x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
     """Return exp(x / temperature) over its sum along an axis.
 
@@ -83,7 +83,7 @@ def softmax(
 
 
 def log_softmax(
-    x: Any, *, temperature: Any = 1.0, axis: Axes = -1, out: Any = None, where: Any = None
+    x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
     """Return x / temperature less its logsumexp along an axis.
 
@@ -109,7 +109,7 @@ def logsumexp(
     x: Any,
     *,
     temperature: Any = 1.0,
-    axis: Axes = -1,
+    axis: AnyAxis = -1,
     out: Any = None,
     where: Any = None,
     keepdims: bool = False,
@@ -152,10 +152,7 @@ def _apply(
     is_sum = what == "logsumexp"
     target = kept_shape(shape, axes, keepdims) if is_sum else shape
     dtype = source.result_dtype
-    if out is None:
-        result = np.empty(target, dtype)
-    else:
-        result = _inputs.check_out(out, target, dtype)
+    result = np.empty(target, dtype) if out is None else _inputs.check_out(out, target, dtype)
     if source.array.size == 0:
         result[...] = -np.inf  # the sum over nothing is exp(-inf)
     else:
@@ -337,7 +334,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
         return _give(result / t, source)
 
 
-def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: Axes = -1) -> Any:
+def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return J v, J being the `softmax_jacobian` of each slice: p * (v - sum(p * v)) / T.
 
     How the probabilities change where their input moves along v.
@@ -376,7 +373,7 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: Axes = -1) -> A
     return _jacobian_times(p, v, "v", temperature, axis)
 
 
-def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: Axes = -1) -> Any:
+def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return g J, J being the `softmax_jacobian` of each slice: p * (g - sum(p * g)) / T.
 
     The gradient with respect to the softmax's input of whatever has the gradient g with respect to
@@ -406,7 +403,7 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
     return _give(result / (np.expand_dims(t, axes) if t.ndim else t), source)
 
 
-def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: Axes = -1) -> Any:
+def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return the derivative of `softmax` with respect to its temperature.
 
     It is p * (sum(p * x) - x) / T**2: what is above the mean loses as the temperature rises.

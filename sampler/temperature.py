@@ -32,7 +32,7 @@ from sampler._checks import (
     check_reals,
 )
 from sampler.softmax import (
-    Axes,
+    AnyAxis,
     check_ignore_index,
     kept_shape,
     log_softmax,
@@ -61,22 +61,22 @@ _Array = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
 
 _CHUNK = 2**16  # logits worked on at once: a few arrays of so many stay in a core's cache
-_EPS, _SMALLEST, _LARGEST = 2.0**-52, 5e-324, float(np.finfo(np.float64).max)
+_EPS, SMALLEST, LARGEST = 2.0**-52, 5e-324, float(np.finfo(np.float64).max)
 # exp of it is 0 in float32 and float64. It stands in for -inf, with which 0 * -inf would be NaN.
-_NO_WEIGHT = -1000.0
+NO_WEIGHT = -1000.0
 # Newton's last step leaves an error of about its square, relative to the temperature: 1e-8, less
 # than float32's sums are good for, and 1e-14.
 _LAST_STEP = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 _SAMPLE = 16  # one row in so many tells where to start
-_NEAR_OVERFLOW = 2.0**969  # from here on the difference of two doubles may overflow
-_CLOSE = 0.25  # |log(q / p)| below which a series is more accurate than a difference
+NEAR_OVERFLOW = 2.0**969  # from here on the difference of two doubles may overflow
+CLOSE = 0.25  # |log(q / p)| below which a series is more accurate than a difference
 
 
 # ------------------------------------------------------------------------ entropy and perplexity
 
 
 def entropy(
-    logits: Any, *, temperature: Any = 1.0, axis: Axes = -1, keepdims: bool = False
+    logits: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, keepdims: bool = False
 ) -> Any:
     """Return the Shannon entropy of softmax(logits / temperature), in nats.
 
@@ -137,7 +137,7 @@ def entropy(
         gaps, ties, finite, scale = _gaps(_doubles(rows[chunk], source.kind))
         t = temperatures[chunk]
         # The limits are put in afterwards: 1 is any temperature that can be divided by.
-        scaled = np.maximum(t * scale, _SMALLEST)
+        scaled = np.maximum(t * scale, SMALLEST)
         excess, _ = _excess(gaps, ties, np.where((t > 0) & (t < math.inf), scaled, 1.0))
         excess = np.where(t == 0, 0.0, excess)
         result[chunk] = np.where(t < math.inf, np.log(ties) + excess, np.log(finite))
@@ -145,7 +145,7 @@ def entropy(
 
 
 def perplexity(
-    logits: Any, *, temperature: Any = 1.0, axis: Axes = -1, keepdims: bool = False
+    logits: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, keepdims: bool = False
 ) -> Any:
     """Return exp(`entropy`): the number of equally likely tokens that would be as uncertain.
 
@@ -317,9 +317,9 @@ def _solve(gaps: _Floats, ties: _Floats, finite: _Floats, wanted: _Floats) -> _F
         blind = ~good & ~bounded
         # Twice as far the next time: any double is reached in a dozen steps.
         reach[active] = np.where(blind, np.minimum(2 * reach[active], 300.0), reach[active])
-        far = np.clip(far, _SMALLEST, _LARGEST)
+        far = np.clip(far, SMALLEST, LARGEST)
         # Past the last double on either side.
-        over, under = below & (now == _LARGEST), ~below & (now == _SMALLEST)
+        over, under = below & (now == LARGEST), ~below & (now == SMALLEST)
         t[active] = np.where(done, now, np.where(good, newton, np.where(bounded, halved, far)))
         t[active[over]], t[active[under]] = math.inf, 0.0
         done |= over | under
@@ -336,7 +336,7 @@ def _gaps(x: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     """
     top = x.max(axis=1, keepdims=True)
     finite = np.sum(x > -math.inf, axis=1).astype(np.float64)
-    scale = np.where(top >= _NEAR_OVERFLOW, 0.5, 1.0)
+    scale = np.where(top >= NEAR_OVERFLOW, 0.5, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
         gaps = x * scale - top * scale
     valid = np.isfinite(top[:, 0])
@@ -348,7 +348,7 @@ def _excess(gaps: _Floats, ties: _Floats, temperatures: _Floats) -> tuple[_Float
     """The entropy less log(ties), without cancellation, and the variance of gaps / T."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         w = gaps / temperatures[:, None]
-        np.maximum(w, _NO_WEIGHT, out=w)
+        np.maximum(w, NO_WEIGHT, out=w)
         e = np.exp(w)
         # All but the largest, so that a small rest is not rounded away against them.
         e[gaps == 0] = 0.0
@@ -444,7 +444,7 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     scale = 1.0
     if source.kind == "float64":
         finite = source.array[np.isfinite(source.array)]
-        if np.max(np.abs(finite), initial=0.0) >= _NEAR_OVERFLOW:
+        if np.max(np.abs(finite), initial=0.0) >= NEAR_OVERFLOW:
             source, scale = source._replace(array=source.array * 0.5), 2.0
     data = _Calibration(source, classes, rows, batch)
     if data.are_probabilities and vocab > 1:
@@ -578,7 +578,7 @@ class _Calibration:
                 np.subtract(self._read(chunk), top[chunk], out=w)
                 w *= factor
                 if far:
-                    np.maximum(w, dtype.type(_NO_WEIGHT), out=w)
+                    np.maximum(w, dtype.type(NO_WEIGHT), out=w)
                 np.exp(w, out=e)
                 total = (e @ ones).astype(np.float64)
                 e *= w
@@ -841,8 +841,8 @@ def distillation_loss(
     losses = np.empty(len(s))
     for chunk in _chunks(*s.shape):
         losses[chunk] = _divergence(*_compare(s[chunk], v[chunk], t), t)
-    losses = losses.reshape(source.array.shape[:-1])
-    return source.give(np.asarray(reduced(losses, reduction, losses.size)))
+    each = losses.reshape(source.array.shape[:-1])
+    return source.give(np.asarray(reduced(each, reduction, each.size)))
 
 
 def distillation_loss_grad(
@@ -879,7 +879,7 @@ def distillation_loss_grad(
         log_q, log_p, r = _compare(s[chunk], v[chunk], t)
         p = np.exp(log_p)
         with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.where(np.abs(r) < _CLOSE, p * np.expm1(r), np.exp(log_q) - p)
+            difference = np.where(np.abs(r) < CLOSE, p * np.expm1(r), np.exp(log_q) - p)
         result[chunk] = scale * difference
     return source.give(result.reshape(source.array.shape))
 
@@ -888,7 +888,7 @@ def _check_pair(
     student: Any, teacher: Any, temperature: Any, reduction: Any
 ) -> tuple[_Floats, _Floats, _inputs.Logits, float]:
     """Both as float64 rows, what the student's were, and the temperature."""
-    t = check_real("temperature", temperature, _SMALLEST, _LARGEST, "a float in (0, inf)")
+    t = check_real("temperature", temperature, SMALLEST, LARGEST, "a float in (0, inf)")
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     source = _inputs.read(student, name="student", numbers=True)
     other = _inputs.read(teacher, name="teacher", numbers=True)
@@ -898,9 +898,7 @@ def _check_pair(
             f"`teacher` has to have the shape of `student`, {shape}, but has {other.array.shape}"
         )
     if not shape or not shape[-1]:
-        raise ValueError(
-            f"`student` has to hold at least one token per row, but has shape {shape}"
-        )
+        raise ValueError(f"`student` has to hold at least one token per row, but has shape {shape}")
     rows, others = (
         _doubles(logits.array.reshape(-1, shape[-1]), logits.kind) for logits in (source, other)
     )
@@ -932,10 +930,10 @@ def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats, t: float) -> _Floats
         # sum p (exp(r) - 1 - r) is sum p (-r), since p and q both sum to 1, in positive terms.
         series = np.ones_like(r)
         for k in range(14, 2, -1):
-            series = 1 + np.clip(r, -_CLOSE, _CLOSE) / k * series
+            series = 1 + np.clip(r, -CLOSE, CLOSE) / k * series
         apart = np.where(p == 0, q, q - p - p * r)
         # t r, whose square is a number also where that of r is not.
-        close = (np.abs(r) < _CLOSE) & (p > 0)
+        close = (np.abs(r) < CLOSE) & (p > 0)
         terms = np.where(close, p * (0.5 * (t * r) ** 2 * series), t * (t * apart))
         # Also where the teacher's mass is too small for a float.
         terms[(log_q == -math.inf) & (r == -math.inf)] = math.inf
@@ -949,8 +947,10 @@ def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats, t: float) -> _Floats
 def _rows_along(
     logits: Any, axis: Any, keepdims: Any = False
 ) -> tuple[_inputs.Logits, _Array, tuple[int, ...], tuple[int, ...]]:
-    """What was read, its rows as a 2-D array of the dtype it had, and the shape of the batch: that
-    of parameters, and that of results, which may keep the axes."""
+    """What was read, its rows as a 2-D array of the dtype it had, and the shape of the batch.
+
+    Of the two shapes, the first is that of parameters; results, the second, may keep the axes.
+    """
     source = _inputs.read(logits, numbers=True)
     array = source.array
     axes = check_axes(axis, array.ndim)
@@ -986,7 +986,7 @@ def _row_name(row: int, shape: tuple[int, ...]) -> str:
 
 
 def _refuse_invalid(x: _Array, places: Sequence[int] | _Array, shape: tuple[int, ...]) -> None:
-    """Refuse rows with NaN or +inf, or with nothing above -inf; `places` are theirs in the batch."""
+    """Refuse rows, at these places of a batch, with NaN, +inf, or nothing above -inf."""
     invalid = ~(x < math.inf)
     if invalid.any():
         row, token = np.argwhere(invalid)[0]
