@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -231,9 +232,10 @@ def plain(tensor: Any, name: str, draws: bool = False) -> Any:
 
 def _cut_graph(name: str) -> TypeError:
     # The function the caller knows: the outermost of this package.
-    frame, function = sys._getframe(1), ""
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] == "sampler":
-        function, frame = frame.f_code.co_qualname, frame.f_back  # type: ignore[assignment]
+    frame: FrameType | None = sys._getframe(1)
+    function = ""
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
+        function, frame = frame.f_code.co_qualname, frame.f_back
     use = f"use sampler.torch.{function}, or " if function in WITH_GRADIENTS else ""
     return TypeError(
         f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "

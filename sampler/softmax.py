@@ -141,6 +141,7 @@ def _apply(
 ) -> Any:
     source = _inputs.read(x, name="x", numbers=True)
     shape = source.array.shape
+    axes: tuple[int, ...]
     if axis == -1 and type(axis) is int and shape:  # quicker
         axes, rest = (len(shape) - 1,), shape[:-1]
     else:

@@ -414,12 +414,9 @@ def distillation_loss(
     """
     _check_input(student, "student")
     _check_input(teacher, "teacher")
-    if isinstance(temperature, torch.Tensor):
-        raise TypeError(
-            "`temperature` has to be a float in (0, inf), but is a tensor: divide both by it, and "
-            "multiply the loss by its square"
-        )
-    temperature = check_real("temperature", temperature, SMALLEST, LARGEST, "a float in (0, inf)")
+    text = "a float in (0, inf)"
+    _refuse_tensor(temperature, text, "divide both by it, and multiply the loss by its square")
+    temperature = check_real("temperature", temperature, SMALLEST, LARGEST, text)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     if teacher.shape != student.shape:
         raise ValueError(
@@ -709,7 +706,9 @@ def _last(x: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     return x.movedim(dims, tuple(range(-len(dims), 0))).flatten(x.ndim - len(dims))
 
 
-def _kept(result: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
+def _kept(
+    result: torch.Tensor, x: torch.Tensor, dims: tuple[int, ...], keepdim: bool
+) -> torch.Tensor:
     """What is left of x when these dimensions are gone, or kept, of length 1."""
     if not keepdim:
         return result
@@ -734,10 +733,7 @@ def _check_input(value: Any, name: str = "input") -> None:
 
 
 def _check_temperature(x: torch.Tensor, value: Any) -> float:
-    if isinstance(value, torch.Tensor):
-        raise TypeError(
-            "`temperature` has to be a float in [0, inf], but is a tensor: divide `input` by it"
-        )
+    _refuse_tensor(value, "a float in [0, inf]", "divide `input` by it")
     temperature = check_real("temperature", value, 0.0, math.inf, "a float in [0, inf]")
     # There input / temperature would be NaN.
     if not x.is_cpu and not 0.0 < temperature < math.inf:
@@ -746,6 +742,11 @@ def _check_temperature(x: torch.Tensor, value: Any) -> float:
             f"{temperature}"
         )
     return temperature
+
+
+def _refuse_tensor(temperature: Any, wanted: str, remedy: str) -> None:
+    if isinstance(temperature, torch.Tensor):
+        raise TypeError(f"`temperature` has to be {wanted}, but is a tensor: {remedy}")
 
 
 def _check_dim(x: torch.Tensor, value: Any) -> int:
