@@ -445,7 +445,7 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     if source.kind == "float64":
         finite = source.array[np.isfinite(source.array)]
         if np.max(np.abs(finite), initial=0.0) >= NEAR_OVERFLOW:
-            source, scale = source._replace(array=source.array * 0.5), 2.0
+            source, scale = source._replace(array=source.array * 2.0**-60), 2.0**60
     data = _Calibration(source, classes, rows, batch)
     if data.are_probabilities and vocab > 1:
         warnings.warn(

@@ -30,7 +30,7 @@ def random_rows(batch=6, vocab=300, seed=0):
 
 def law(s, row):
     with np.errstate(over="ignore"):  # at tiny temperatures the twin's z may pass into -inf
-        return reference.kept(row, s.stages, s.min_tokens_to_keep, s.ties)
+        return reference.kept(row, s.stages, min_tokens_to_keep=s.min_tokens_to_keep, ties=s.ties)
 
 
 # ------------------------------------------------------------------------------------- settings

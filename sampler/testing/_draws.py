@@ -37,8 +37,8 @@ _NAMED = 3  # tokens that a sentence each is spent on
 def check_draws(
     tokens: Any,
     probs: Any,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -219,7 +219,7 @@ def times(count: int) -> str:
     return f"{count:,} {'time' if count == 1 else 'times'}"
 
 
-def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float = 0.999) -> int:
+def required_draws(effect: float, bins: int, *, alpha: float = 1e-6, power: float = 0.999) -> int:
     """Return how many draws `check_draws` takes to see an effect.
 
     Parameters

@@ -50,8 +50,8 @@ def check_sampler(
     sampler: Any,
     logits: Any,
     law: Any = None,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     draws: int | None = None,
     batch: int | None = None,
@@ -269,7 +269,7 @@ class _Check:
         draws = self.draws
         if draws is None:
             bins = min(max(int(np.count_nonzero(self.law)), 2), WIDE)
-            draws = required_draws(EFFECT, bins, self.level, self.power)
+            draws = required_draws(EFFECT, bins, alpha=self.level, power=self.power)
         self.calls = -(-draws // self.batch)
 
     def _plan(self, ties: bool, relations: bool, tail: bool) -> dict[str, Callable[[], Result]]:
