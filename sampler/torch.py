@@ -686,7 +686,7 @@ def _compare(
         else torch.log_softmax(x / temperature, -1)
         for x in (s, v)
     )
-    has_q, has_p = log_q > -math.inf, log_p > -math.inf
+    has_q, has_p = log_q != -math.inf, log_p != -math.inf
     both = has_q & has_p
     # At a high temperature both are about -log(vocab), and what tells them apart is rounded away.
     # Where all of a row's r are small, take the differences of the logits instead.

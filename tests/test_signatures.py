@@ -46,7 +46,11 @@ def public_functions():
             yield f"sampler.Sampler.{name}", value
 
 
-FUNCTIONS = {name: value for name, value in public_functions() if not name.split(".")[-1][0] == "_"}
+FUNCTIONS = {
+    name: value
+    for name, value in public_functions()
+    if name.split(".")[-1][0] != "_" or name.endswith("__call__")
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

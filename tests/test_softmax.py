@@ -400,7 +400,7 @@ def test_an_invalid_row_is_nan_and_alone(bad, temperature, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("temperature", [0, 1e-300, 0.7, 1, inf])
 def test_logsumexp_of_inf_is_inf(temperature, dtype):
-    # It was NaN; SciPy, torch, JAX and NumPy's logaddexp say inf, and so does the limit at 0 and inf.
+    # It was NaN; SciPy, torch, JAX and NumPy's logaddexp say inf, as do the limits at 0 and inf.
     for n in (1, 2, 16, 1500):
         x = np.zeros((4, n)).astype(dtype_of(dtype))
         x[0, n // 2] = x[1, :] = inf
@@ -527,10 +527,10 @@ def test_one_number(one):
 @pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "int32", "int64", "uint16", "uint64"])
 def test_integers_become_float64(kind):
     x = np.array([[1, 0, 1], [0, 0, 1]]).astype(kind)
-    for given in (x, torch.tensor(x), x.tolist(), x.astype(np.dtype(kind).newbyteorder())):
+    for same in (x, torch.tensor(x), x.tolist(), x.astype(np.dtype(kind).newbyteorder())):
         for function in FAMILY:
-            got = function(given)
-            assert got.dtype == (torch.float64 if isinstance(given, torch.Tensor) else np.float64)
+            got = function(same)
+            assert got.dtype == (torch.float64 if isinstance(same, torch.Tensor) else np.float64)
             assert np.array_equal(np.asarray(got), function(x.astype(np.float64)))
 
 

@@ -229,7 +229,7 @@ def test_entropy_of_an_invalid_row_is_nan_and_alone(bad, temperature):
          "`temperature` has to be a float in [0, inf], or one a row, but is [True]"),
         ([[1.0]], {"temperature": [1.0, 2.0]}, ValueError,
          "`temperature` has to broadcast to shape (1,), but has shape (2,)"),
-        ([[1.0]], {"axis": 2}, ValueError, 
+        ([[1.0]], {"axis": 2}, ValueError,
          "`axis` has to be an integer in [-2, 2), a tuple of them, or None, but is 2"),
         ([[1.0]], {"keepdims": 1}, TypeError, "`keepdims` has to be True or False, but is 1"),
         (np.empty((2, 0)), {}, ValueError,
@@ -653,11 +653,13 @@ def test_labels_that_are_bools():
 def test_fit_warns_of_probabilities():
     x, labels = labelled(100, 4, 2.0)
     probs = scipy.special.softmax(x, axis=1)
-    for given in (probs, probs.astype(np.float16), np.eye(4)[labels], torch.tensor(probs)):
+    for p in (probs, probs.astype(np.float16), np.eye(4)[labels], torch.tensor(probs)):
         with pytest.warns(UserWarning, match=r"like probabilities: pass their logarithms, np\.log"):
-            fit_temperature(given, labels)
-    for other in (np.log(probs), probs * 1.01, probs - 1e-9, np.append(probs[1:], x[:1], axis=0)):
+            fit_temperature(p, labels)
+    for other in (np.log(probs), probs * 1.01, np.append(probs[1:], x[:1], axis=0)):
         fit_temperature(other, labels)  # warnings are errors
+    probs[-1] = [-1e-4, 1.0001, 0.0, 0.0]
+    fit_temperature(probs, labels)
     fit_temperature(np.ones((3, 1)), [0, 1, 1])
 
 
@@ -969,7 +971,8 @@ def test_distillation_of_any_shape():
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "text"),
     [
-        (([0.0], [0.0]), {"temperature": 0}, ValueError, "`temperature` has to be a float in (0, inf), but is 0"),
+        (([0.0], [0.0]), {"temperature": 0}, ValueError,
+         "`temperature` has to be a float in (0, inf), but is 0"),
         (([0.0], [0.0]), {"temperature": inf}, ValueError,
          "`temperature` has to be a float in (0, inf), but is inf"),
         (([0.0], [0.0]), {"temperature": nan}, ValueError,

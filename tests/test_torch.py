@@ -1,6 +1,7 @@
 """sampler.torch: the core's values, torch's gradients."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from torch.func import grad, jacrev, jvp, vmap
 
 import sampler
 import sampler.torch as st
+from sampler import temperature as temperature_module
 
 F = torch.nn.functional
 
@@ -43,6 +45,12 @@ def gradient(function, x):
 def weights(y):
     """The same numbers whatever the dtype."""
     return normal(*y.shape, dtype=torch.bfloat16, seed=9).to(y.dtype)
+
+
+class Elsewhere(torch.Tensor):
+    """On the meta device there are no values: a CPU tensor that goes the way of other devices."""
+
+    is_cpu = False
 
 
 def views(x):
@@ -307,7 +315,295 @@ def test_without_gradients():
     assert st.softmax(x).requires_grad
 
 
+# ------------------------------------------------------------ logsumexp, entropy, distillation
+
+
+def distil(x, **options):
+    """The loss of a student against a teacher, x being both."""
+    return st.distillation_loss(*x.unbind(0), reduction="none", **options)
+
+
+DROPPING = (st.logsumexp, st.entropy, distil)
+
+
+def core_of(function, x, **options):
+    """What the functions for arrays say."""
+    if function is distil:
+        return temperature_module.distillation_loss(*x.unbind(0), reduction="none", **options)
+    core = {st.logsumexp: sampler.logsumexp, st.entropy: temperature_module.entropy}[function]
+    return core(x, **options)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.7, 1.0, 30.0, 1e4, 1e8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_are_as_accurate_as_those_for_arrays(dtype, temperature):
+    x = normal(2, 5, 70, dtype=dtype)
+    x[:, 1, 3] = -inf
+    x[1, 2] = x[0, 2]
+    for function in DROPPING:
+        got = function(x, temperature=temperature)
+        want = core_of(function, x, temperature=temperature).to(dtype)
+        assert got.dtype == dtype
+        # Rounded once, of float64 results that may differ in their last bits.
+        rtol = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
+        torch.testing.assert_close(got, want, rtol=rtol, atol=1e-300)
+        if function is not distil:
+            for dim in (0, (0, 2), (-1, 1), (0, 1, 2)):
+                want = core_of(function, x, temperature=temperature, axis=dim, keepdims=True)
+                got = function(x, temperature=temperature, dim=dim, keepdim=True)
+                torch.testing.assert_close(
+                    got, want.to(dtype), rtol=rtol, atol=1e-300, equal_nan=True
+                )
+                gone = function(x, temperature=temperature, dim=dim)
+                assert np.array_equal(gone.double().ravel(), got.double().ravel(), equal_nan=True)
+                assert gone.ndim == 3 - (1 if dim == 0 else len(dim))
+
+
+def test_a_sure_row_keeps_its_entropy():
+    # log(1 + 1e-30) is 0 to one who adds before taking the logarithm.
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor([0.0, -70.0], dtype=dtype, requires_grad=True)
+        h = st.entropy(x)
+        assert h.item() == pytest.approx(71 * math.exp(-70), rel=1e-6)
+        (g,) = torch.autograd.grad(h, x)
+        assert g.tolist() == pytest.approx([-70 * math.exp(-70), 70 * math.exp(-70)], rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0, 100.0])
+def test_gradcheck_of_logsumexp_entropy_and_distillation(temperature):
+    x = leaf(2, 2, 3)
+    for function in DROPPING:
+
+        def ours(z, function=function):
+            return function(z, temperature=temperature)
+
+        assert gradcheck(ours, x, check_batched_grad=True)
+        assert gradgradcheck(ours, x, check_batched_grad=True)
+    for function in (st.logsumexp, st.entropy):
+        assert gradcheck(lambda z, f=function: f(z, dim=(0, 2), keepdim=True), x)
+    keep = torch.tensor([True, False, True])
+    for function in DROPPING:  # entries of -inf
+
+        def kept(z, function=function):
+            return function(torch.where(keep, z, -inf), temperature=temperature)
+
+        assert gradcheck(kept, x)
+        assert gradgradcheck(kept, x)
+        (g,) = torch.autograd.grad(kept(x).sum(), x)
+        short = x[..., keep].detach().requires_grad_()
+        (want,) = torch.autograd.grad(function(short, temperature=temperature).sum(), short)
+        close(g[..., keep], want, 64)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.5, 1.0, 100.0, 1e6, 1e10, 1e150])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gradients_of_a_distillation(dtype, temperature):
+    student, teacher = (x.requires_grad_() for x in normal(2, 4, 30, dtype=dtype).unbind(0))
+    for reduction in REDUCTIONS:
+        loss = st.distillation_loss(student, teacher, temperature=temperature, reduction=reduction)
+        assert loss.dtype == dtype
+        got, other = torch.autograd.grad(loss.sum(), (student, teacher))
+        with torch.no_grad():
+            want = temperature_module.distillation_loss_grad(
+                student, teacher, temperature=temperature, reduction=reduction
+            )
+        size = want.abs().max().item()
+        eps = 1e-13 if dtype == torch.float64 else torch.finfo(dtype).eps
+        torch.testing.assert_close(got, want.to(dtype), rtol=eps, atol=eps * size)
+        assert other.dtype == dtype
+        assert other.isfinite().all()
+    # The teacher's: what it says is moved to the student, so the loss falls where the gradient is.
+    if dtype == torch.float64 and 0.5 <= temperature <= 1e6:
+        step = 1e-3 * other / other.abs().max()
+        with torch.no_grad():
+            up, down = (
+                st.distillation_loss(student, teacher + sign * step, temperature=temperature)
+                for sign in (1, -1)
+            )
+        got = torch.autograd.grad(
+            st.distillation_loss(student, teacher, temperature=temperature), teacher
+        )[0]
+        assert (up - down).item() / 2 == pytest.approx((got * step).sum().item(), rel=1e-4)
+
+
+def test_gradient_of_an_entropy_at_a_high_temperature():
+    # -p (log p + H) / T cancels; with p = 1 / K, it is -(x - mean) / (K T**2).
+    x = leaf(3, 50)
+    (g,) = torch.autograd.grad(st.entropy(x, temperature=1e9).sum(), x)
+    want = -(x - x.mean(-1, keepdim=True)).detach() / 50 / 1e18
+    torch.testing.assert_close(g, want, rtol=1e-6, atol=1e-8 * want.abs().max().item())
+
+
+def test_logsumexp_of_inf_and_its_gradient_are_those_of_torch():
+    for row in ([inf, 0.0], [inf, inf, 0.0], [nan, 0.0], [inf, nan], [inf, -inf], [-inf, 0.0]):
+        for dtype in (torch.float16, torch.float32, torch.float64):
+            ours, theirs = (torch.tensor(row, dtype=dtype, requires_grad=True) for _ in range(2))
+            got, want = st.logsumexp(ours), torch.logsumexp(theirs, 0)
+            torch.testing.assert_close(got, want, equal_nan=True)
+            got.backward()
+            want.backward()
+            torch.testing.assert_close(ours.grad, theirs.grad, equal_nan=True)
+
+
+def test_nothing_at_all():
+    # Rows of -inf throughout: the gradient of their sum, which is a number, is 0 and not NaN.
+    x = torch.full((2, 3), -inf)
+    x[1] = 0.0
+    x.requires_grad_()
+    (g,) = torch.autograd.grad(st.logsumexp(x).sum(), x, create_graph=True)
+    assert g[0].tolist() == [0.0, 0.0, 0.0]
+    (g,) = torch.autograd.grad(g.sum(), x)
+    assert torch.all(g == 0)
+    assert st.entropy(x).isnan().tolist() == [True, False]
+    assert st.distillation_loss(x, x, reduction="none").isnan().tolist() == [True, False]
+    assert st.logsumexp(torch.zeros(2, 0)).tolist() == [-inf, -inf]
+    for function in (st.entropy, lambda x: st.distillation_loss(x, x)):
+        with pytest.raises(
+            ValueError, match=r"has to hold at least one (entry|token) per row, but"
+        ):
+            function(torch.zeros(2, 0))
+        assert function(torch.zeros(0, 3)).numel() in (0, 1)
+    none = torch.zeros(0, 3)
+    assert st.distillation_loss(none, none).isnan()
+    assert st.distillation_loss(none, none, reduction="sum") == 0
+
+
+def test_distillation_without_mass():
+    student = torch.tensor([1.0, -inf, 0.5, -inf], dtype=torch.float64, requires_grad=True)
+    teacher = torch.tensor([0.0, 1.0, -inf, -inf], dtype=torch.float64, requires_grad=True)
+    full = torch.tensor([1.0, 0.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+    same = student.detach().clone().requires_grad_()
+    for pair in ((student, teacher), (full, teacher), (student, full), (student, same)):
+        loss = st.distillation_loss(*pair)
+        with torch.no_grad():
+            close(loss, temperature_module.distillation_loss(*pair))
+        for x, g in zip(pair, torch.autograd.grad(loss, pair), strict=True):
+            assert g.isfinite().all()
+            assert torch.all(g[x == -inf] == 0)
+    for bad in (nan, inf):
+        x = torch.zeros(3, 2)
+        x[1, 0] = bad
+        y = torch.zeros(3, 2)
+        for pair in ((x, y), (y, x)):
+            losses = st.distillation_loss(*pair, reduction="none")
+            assert losses.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("temperature", [0, inf])
+def test_the_limits_of_logsumexp_and_entropy(temperature):
+    x = torch.tensor([[1.0, 3.0, -inf, 3.0], [5e-324, 0.0, -1.0, -inf]], dtype=torch.float64)
+    for function in (st.logsumexp, st.entropy):
+        got = function(x, temperature=temperature)
+        assert torch.equal(got, core_of(function, x, temperature=temperature))
+        assert torch.all(gradient(lambda z, f=function: f(z, temperature=temperature), x) == 0)
+
+
+def test_near_the_largest_double():
+    x = torch.tensor([1e308, -1e308], dtype=torch.float64)
+    near = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    for pair, scale in ((x, 1e308), (near, 1.0)):
+        assert st.entropy(pair, temperature=scale).item() == pytest.approx(0.365334, rel=1e-5)
+    assert st.entropy(x, temperature=5e-324) == 0
+    loss = st.distillation_loss(near, -near, temperature=1e200)
+    assert loss.item() == pytest.approx(2, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "text"),
+    [
+        ((X := torch.zeros(2, 3), [[0.0]]), {}, TypeError,
+         "`teacher` has to be a tensor, but is a list"),
+        ((X, X.long()), {}, TypeError,
+         "`teacher` has to be float16, bfloat16, float32 or float64, but is torch.int64"),
+        ((X, X[0]), {}, ValueError,
+         "`teacher` has to have the shape of `student`, (2, 3), but has (3,)"),
+        ((X, X.to("meta")), {}, ValueError,
+         "`teacher` has to be on cpu, as `student`, but is on meta"),
+        ((X, X), {"temperature": 0}, ValueError,
+         "`temperature` has to be a float in (0, inf), but is 0"),
+        ((X, X), {"temperature": inf}, ValueError,
+         "`temperature` has to be a float in (0, inf), but is inf"),
+        ((X, X), {"temperature": X[0, 0]}, TypeError,
+         ("`temperature` has to be a float in (0, inf), but is a tensor: divide both by it, and "
+          "multiply the loss by its square")),
+        ((X, X), {"reduction": "batchmean"}, ValueError,
+         "`reduction` has to be 'mean' or 'sum' or 'none', but is 'batchmean'"),
+    ],
+)  # fmt: skip
+def test_errors_of_distillation(arguments, options, error, text):
+    with pytest.raises(error, match=f"^{re.escape(text)}$"):
+        st.distillation_loss(*arguments, **options)
+
+
+def test_bad_dims():
+    for function in (st.logsumexp, st.entropy):
+        for dim in ((), (0, 0), (1, -1)):
+            with pytest.raises(ValueError, match=r"^`dim` has to name one dimension or some, each"):
+                function(X, dim=dim)
+        for dim, error in ((2, ValueError), ((0, 2), ValueError), (None, TypeError)):
+            with pytest.raises(error, match=r"^`dim` has to be an integer in \[-2, 2\), but is "):
+                function(X, dim=dim)
+
+
 # --------------------------------------------------------------------------------- cross entropy
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_ignored_targets_do_not_count(ignore_index, reduction, smoothing, share):
+    generator = torch.Generator().manual_seed(1)
+    x = normal(4, 5, 6)
+    target = torch.randint(5, (4, 6), generator=generator)
+    target[torch.rand(4, 6, generator=generator) < share] = ignore_index
+    options = {
+        "label_smoothing": smoothing, "reduction": reduction, "ignore_index": ignore_index,
+    }  # fmt: skip
+
+    def ours(z):
+        return st.cross_entropy(z, target, **options)
+
+    def peer(z):
+        return F.cross_entropy(z, target, **options)
+
+    torch.testing.assert_close(ours(x), peer(x), rtol=1e-13, atol=1e-14, equal_nan=True)
+    close(gradient(ours, x), gradient(peer, x), 64)
+    last = st.cross_entropy(x.movedim(1, -1), target, dim=-1, **options)
+    torch.testing.assert_close(last, ours(x), rtol=1e-13, atol=1e-14, equal_nan=True)
+    with torch.no_grad():
+        arrays = sampler.cross_entropy(x.movedim(1, -1), target, **options)
+    torch.testing.assert_close(arrays, last, rtol=1e-13, atol=1e-14, equal_nan=True)
+
+
+def test_classes_in_any_dimension():
+    x = normal(2, 3, 4)
+    for dim in range(-3, 3):
+        first = x.movedim(dim, 1)
+        index = torch.arange(first[:, 0].numel()).reshape(first[:, 0].shape) % first.shape[1]
+        soft = normal(2, 3, 4, seed=3).softmax(dim)
+        for there in (x, x.as_subclass(Elsewhere)):
+            for given, other in ((index, index), (soft, soft.movedim(dim, 1))):
+                got = st.cross_entropy(there, given, dim=dim, reduction="none")
+                want = F.cross_entropy(first, other, reduction="none")
+                close(got.as_subclass(torch.Tensor), want, 32)
+    assert st.cross_entropy(x[0, 0], torch.tensor(2)) == st.cross_entropy(
+        x[0, 0], torch.tensor(2), dim=0
+    )
+    text = r"has shape \(2, 3\): pass dim=-1 for classes in the last dimension$"
+    with pytest.raises(ValueError, match=text):
+        st.cross_entropy(x, torch.zeros(2, 3, dtype=torch.int64))
+    for dim, error in ((3, ValueError), (None, TypeError)):
+        with pytest.raises(error, match=r"^`dim` has to be an integer in \[-3, 3\), but is "):
+            st.cross_entropy(x, torch.zeros(2, 4, dtype=torch.int64), dim=dim)
+
+
+def test_bad_ignore_index():
+    for value, error in ((1.0, TypeError), (True, TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^`ignore_index` has to be an integer in \["):
+            st.cross_entropy(X, torch.zeros(2, dtype=torch.int64), ignore_index=value)
+    with pytest.raises(ValueError, match=r"^`ignore_index` has to be negative for targets of floa"):
+        st.cross_entropy(X, X, ignore_index=0)
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 4, 3), (2, 4, 3, 2), (0, 4), (2, 4, 0)])
@@ -408,11 +704,7 @@ def test_tensors_elsewhere_go_through_torch(monkeypatch):
             assert (loss.device.type, loss.dtype, loss.shape) == ("meta", dtype, (2,))
 
 
-def test_the_formula_elsewhere(monkeypatch):
-    # On the meta device there are no values: have a CPU tensor take that way.
-    class Elsewhere(torch.Tensor):
-        is_cpu = False
-
+def test_the_formula_elsewhere():
     x = normal(3, 4)
     there = x.as_subclass(Elsewhere)
     for function in PAIR:
@@ -428,6 +720,15 @@ def test_the_formula_elsewhere(monkeypatch):
                 x, target, temperature=0.5, label_smoothing=0.1, reduction=reduction
             )
             close(got.as_subclass(torch.Tensor), want, 32)
+    target = torch.tensor([0, -100, 1])
+    got = st.cross_entropy(there, target, temperature=0.5).as_subclass(torch.Tensor)
+    close(got, st.cross_entropy(x, target, temperature=0.5), 32)
+    for function in (st.logsumexp, st.entropy):
+        for dim in (0, (0, 1)):
+            got = function(there, temperature=0.5, dim=dim, keepdim=True).as_subclass(torch.Tensor)
+            close(got, function(x, temperature=0.5, dim=dim, keepdim=True), 32)
+    got = st.distillation_loss(there, there.flip(0), temperature=5.0).as_subclass(torch.Tensor)
+    close(got, st.distillation_loss(x, x.flip(0), temperature=5.0), 64)
 
 
 @pytest.mark.parametrize("temperature", [0, inf])
@@ -451,6 +752,7 @@ def test_the_limits_are_refused_elsewhere(temperature):
 def test_opcheck(dtype, log):
     for x in (normal(3, 4, dtype=dtype), normal(4, 3, dtype=dtype).T, normal(0, 4, dtype=dtype)):
         torch.library.opcheck(st._operator, (x, 0.7, 0, log))
+        torch.library.opcheck(st._sum_operator, (x, 0.7))
 
 
 def compiled(function, backend):
@@ -467,10 +769,18 @@ def losses(x, index, soft, temperature):
     )
 
 
-def check_compiled(backend):
+def other_losses(x, index, soft, temperature):
+    return (
+        st.logsumexp(x, temperature=temperature, dim=(0, 1))
+        + st.entropy(x, temperature=temperature).square().sum()
+        + st.distillation_loss(x, soft, temperature=temperature)
+    )
+
+
+def check_compiled(backend, losses=losses, sizes=((3, 1.0), (5, 0.7), (6, 2))):
     function = compiled(losses, backend)
-    # Other shapes and temperatures: compiled anew, or with what varies left open.
-    for rows, temperature in ((3, 1.0), (5, 0.7), (6, 2)):
+    # Other shapes and temperatures: compiled again, or with what varies left open.
+    for rows, temperature in sizes:
         x, index = normal(rows, 4), torch.arange(rows) % 4
         soft = normal(rows, 4, seed=3).softmax(1)
         got, want = (
@@ -499,11 +809,17 @@ def test_compile(backend):
 
 
 @of_dynamo
+def test_compile_of_the_others():
+    check_compiled("aot_eager", other_losses, sizes=[(3, 0.7)])
+
+
+@of_dynamo
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor compiles C++")
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_compile_with_inductor():
     check_compiled("inductor")
+    check_compiled("inductor", other_losses)
 
 
 @of_dynamo
@@ -551,6 +867,20 @@ def test_torch_func():
             torch.testing.assert_close(vmap(vmap(f))(x)[0, 0], row)
         close(jacrev(ours)(x[0, 0]), jacrev(peer)(x[0, 0]), 64)
         close(jacrev(jacrev(ours))(x[0, 0]), jacrev(jacrev(peer))(x[0, 0]), 64)
+    for ours in (st.logsumexp, st.entropy, lambda z: st.distillation_loss(z, z.flip(-1) / 2)):
+        whole = leaf(3, 4, 5)
+        each = [[ours(row) for row in rows] for rows in whole.unbind()]
+        want = torch.autograd.grad(sum(map(sum, each)), whole)[0]
+        x = whole.detach()
+        close(vmap(vmap(grad(ours)))(x), want, 64)
+        close(vmap(vmap(ours, 1), 2)(x), vmap(vmap(ours))(x.permute(2, 1, 0)), 64)
+        hessians = vmap(jacrev(jacrev(ours)))(x[0])
+        close(hessians[1], jacrev(jacrev(ours))(x[0, 1]), 64)
+    for dims in ((0, None), (None, 0)):
+        pair = [x[0] if d == 0 else x[0, 0] for d in dims]
+        want = [st.distillation_loss(*(a[i] if a.ndim == 2 else a for a in pair)) for i in range(4)]
+        close(vmap(st.distillation_loss, dims)(*pair), torch.stack(want))
+    x = normal(3, 4, 5)
     index = torch.tensor([0, 3, 1])
     per_row = vmap(grad(lambda z, i: st.cross_entropy(z, i, temperature=0.7)))(
         x[0, :, :].T[:3], index
@@ -562,7 +892,13 @@ def test_torch_func():
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_forward_mode_is_refused():
     x = normal(3, 4)
-    for function in (*PAIR, lambda z: st.cross_entropy(z, torch.tensor([0, 1, 2]))):
+    for function in (
+        *PAIR,
+        st.logsumexp,
+        st.entropy,
+        lambda z: st.cross_entropy(z, torch.tensor([0, 1, 2])),
+        lambda z: st.distillation_loss(z, x.flip(0)),
+    ):
         with pytest.raises(NotImplementedError, match="jvp"):
             jvp(function, (x,), (x,))
 
@@ -606,7 +942,7 @@ INDEX = torch.zeros(2, dtype=torch.int64)
     ],
 )
 def test_bad_input(x, error, text):
-    for function in (*PAIR, lambda x: st.cross_entropy(x, INDEX)):
+    for function in (*PAIR, st.logsumexp, st.entropy, lambda x: st.cross_entropy(x, INDEX)):
         with pytest.raises(error, match=rf"^`input` has to .*{text}$"):
             function(x)
 
