@@ -501,7 +501,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; and if `tokens` are not as above.
+            As a call; and if `tokens` are not as above, or a tensor requires grad.
 
         Examples
         --------
@@ -538,7 +538,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; an invalid row always raises.
+            As a call; an invalid row always raises, and so does a tensor that requires grad.
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
@@ -584,7 +584,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; and if `out` does not fit.
+            As a call; and if `out` does not fit, or a tensor requires grad.
 
         Examples
         --------

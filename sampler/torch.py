@@ -229,7 +229,7 @@ def entropy(
     0.832
     >>> h.backward()
     >>> logits.grad.numpy().round(3)
-    array([ 0.142, -0.282,  0.141,  0.   ], dtype=float32)
+    array([ 0.142, -0.283,  0.141,  0.   ], dtype=float32)
     """
     _check_input(input)
     temperature = _check_temperature(input, temperature)

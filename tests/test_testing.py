@@ -1147,7 +1147,9 @@ def test_every_part_of_the_key_starts_at_the_seed():
 def test_pairs_alarm_as_rarely_as_alpha():
     """2,000 runs at alpha = 0.1: 200 at most, 256 or more once in 30,000 times; not far less."""
     rng = np.random.default_rng(0)
-    pvalues = np.array([check_independent(*rng.random((2, 500)), alpha=0.1).pvalue for _ in range(2000)])
+    pvalues = np.array(
+        [check_independent(*rng.random((2, 500)), alpha=0.1).pvalue for _ in range(2000)]
+    )
     assert 60 < np.sum(pvalues < 0.1) < 256
 
 
