@@ -53,7 +53,7 @@ def table(names: list[str], ids: _Array, row: _Array) -> Table:
         result.add_row(Text(name), *(f"{p:.4f}" for p in column))
     result.add_section()
     for name, function in (("entropy, nats", entropy), ("perplexity", perplexity)):
-        result.add_row(name, *(f"{function(row, t):,.4g}" for t in chosen))
+        result.add_row(name, *(f"{function(row, temperature=t):,.4g}" for t in chosen))
     return result
 
 

@@ -206,8 +206,8 @@ def _uniforms(seed: int, level: float, draws: int) -> Result:
             level / 2,
         ),
         "streams": check_streams(
-            _uniform, alpha=level / 2, power=POWER, draws=draws, axes=("seed", "stream", "step", "lane"),
-            seed=seed, progress=False,
+            _uniform, alpha=level / 2, power=POWER, draws=draws,
+            axes=("seed", "stream", "step", "lane"), seed=seed, progress=False,
         ),
     }  # fmt: skip
     return _joined(parts, level)
