@@ -606,7 +606,7 @@ class _Entropy(torch.autograd.Function):
         p = torch.softmax(w, -1)
         slope = p * ((p * w).sum(-1, keepdim=True) - w)
         result = grad.unsqueeze(-1) * slope / _divisor(ctx.temperature, slope.dtype)
-        return result.masked_fill(x == -math.inf, 0.0).to(x.dtype), None
+        return result.to(x.dtype), None
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, x: Any, temperature: float) -> Any:
@@ -660,10 +660,10 @@ class _Distillation(torch.autograd.Function):
             near = p * torch.expm1(r.clamp(-CLOSE, CLOSE))
             change = torch.where(r.abs() < CLOSE, near, log_q.exp() - p)
             to_student = grad * torch.where(log_p == -math.inf, log_q.exp(), change)
-            to_student = to_student.masked_fill(student == -math.inf, 0.0).to(student.dtype)
+            to_student = to_student.to(student.dtype)
         if ctx.needs_input_grad[1]:
             to_teacher = grad * p * ((p * r).sum(-1, keepdim=True) - r)
-            to_teacher = to_teacher.masked_fill(teacher == -math.inf, 0.0).to(teacher.dtype)
+            to_teacher = to_teacher.to(teacher.dtype)
         return to_student, to_teacher, None
 
     @staticmethod

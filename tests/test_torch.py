@@ -473,7 +473,10 @@ def test_distillation_without_mass():
     teacher = torch.tensor([0.0, 1.0, -inf, -inf], dtype=torch.float64, requires_grad=True)
     full = torch.tensor([1.0, 0.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     same = student.detach().clone().requires_grad_()
-    for pair in ((student, teacher), (full, teacher), (student, full), (student, same)):
+    near = torch.tensor([0.1, 1.0, -5.0, 0.0], dtype=torch.float64, requires_grad=True)
+    for pair in (
+        (student, teacher), (full, teacher), (near, teacher), (student, full), (student, same),
+    ):  # fmt: skip
         loss = st.distillation_loss(*pair)
         with torch.no_grad():
             close(loss, temperature_module.distillation_loss(*pair))
@@ -880,6 +883,15 @@ def test_torch_func():
         pair = [x[0] if d == 0 else x[0, 0] for d in dims]
         want = [st.distillation_loss(*(a[i] if a.ndim == 2 else a for a in pair)) for i in range(4)]
         close(vmap(st.distillation_loss, dims)(*pair), torch.stack(want))
+        slopes = grad(st.distillation_loss, argnums=(0, 1))
+        last = slopes(*(a[3] if a.ndim == 2 else a for a in pair))
+        for got, want in zip(vmap(slopes, dims)(*pair), last, strict=True):
+            close(got[3], want, 64)
+        # What all share has the sum of the gradients.
+        each = vmap(slopes, dims)(*pair)
+        whole = grad(lambda *a, d=dims: vmap(st.distillation_loss, d)(*a).sum(), argnums=(0, 1))
+        for got, want, d in zip(whole(*pair), each, dims, strict=True):
+            close(got, want if d == 0 else want.sum(0), 64)
     x = normal(3, 4, 5)
     index = torch.tensor([0, 3, 1])
     per_row = vmap(grad(lambda z, i: st.cross_entropy(z, i, temperature=0.7)))(
