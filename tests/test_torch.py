@@ -892,6 +892,8 @@ def test_torch_func():
         whole = grad(lambda *a, d=dims: vmap(st.distillation_loss, d)(*a).sum(), argnums=(0, 1))
         for got, want, d in zip(whole(*pair), each, dims, strict=True):
             close(got, want if d == 0 else want.sum(0), 64)
+    got = vmap(vmap(st.distillation_loss, (None, 0)))(x[:, 0], x)
+    close(got, torch.stack([vmap(st.distillation_loss, (None, 0))(a[0], a) for a in x]))
     x = normal(3, 4, 5)
     index = torch.tensor([0, 3, 1])
     per_row = vmap(grad(lambda z, i: st.cross_entropy(z, i, temperature=0.7)))(
