@@ -261,7 +261,7 @@ def examine(peer: Peer, bar: tqdm[Any]) -> dict[str, Result]:
     made = peer.make if peer.seeded else peer.make(0)
     parts = {
         "short row": check_sampler(
-            made, short, peer.law, level, draws=int(DRAWS * peer.share), seeded=peer.seeded,
+            made, short, peer.law, alpha=level, draws=int(DRAWS * peer.share), seeded=peer.seeded,
             seed=1, ties=False, tail=False, progress=False,
         )
     }  # fmt: skip
@@ -269,7 +269,7 @@ def examine(peer: Peer, bar: tqdm[Any]) -> dict[str, Result]:
     for name, row, draws in (("-inf", long, LONG_DRAWS), ("far tail", tail, TAIL_DRAWS)):
         tokens = collect(peer.plain_make(2), row, draws, bar)
         law = peer.plain_law(row)
-        result = check_draws(tokens, law, level, seeds={"seed": 2})
+        result = check_draws(tokens, law, alpha=level, seeds={"seed": 2})
         strays = int(np.count_nonzero(law[tokens] == 0))
         if strays:  # one sentence for all of them
             told = f"{strays:,} of {tokens.size:,} draws are of tokens of probability 0"

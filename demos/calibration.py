@@ -58,11 +58,11 @@ def logits_of(classifier: Any, x: _Array) -> _Array:
 
 
 def judge(logits: _Array, labels: _Array, temperature: float) -> Judged:
-    logprobs = log_softmax(logits, temperature)
+    logprobs = log_softmax(logits, temperature=temperature)
     return Judged(
         nll=float(-np.mean(logprobs[np.arange(len(labels)), labels])),
         accuracy=float(np.mean(logits.argmax(axis=1) == labels)),
-        reliability=reliability(softmax(logits, temperature), labels),
+        reliability=reliability(softmax(logits, temperature=temperature), labels),
     )
 
 

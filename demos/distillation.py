@@ -95,7 +95,9 @@ def hard(labels: _Array) -> Gradient:
 
 def soft(teacher: _Array, temperature: float) -> Gradient:
     """The gradient of the distillation loss against the teacher's logits."""
-    return lambda logits, batch: distillation_loss_grad(logits, teacher[batch], temperature)
+    return lambda logits, batch: distillation_loss_grad(
+        logits, teacher[batch], temperature=temperature
+    )
 
 
 def run(digits: int, seed: int) -> tuple[float, float, list[float]]:

@@ -108,7 +108,7 @@ def compare(s: Sampler, row: _Array, counts: _Array) -> Rates:
     """Hold the counts against the reference."""
     from scipy import stats
 
-    state = reference.kept(row, s.stages, s.min_tokens_to_keep, s.ties)
+    state = reference.kept(row, s.stages, min_tokens_to_keep=s.min_tokens_to_keep, ties=s.ties)
     draws, ids = int(counts.sum()), state.ids
     probs, counts = np.exp(reference.logprobs(state)), counts[ids]
     # A lone token's probability may round to just above 1.

@@ -48,12 +48,12 @@ def table(names: list[str], ids: _Array, row: _Array) -> Table:
     """Lay out the likeliest tokens' probabilities at a few temperatures."""
     chosen = np.array([0.1, 0.5, 1.0, 2.0, 10.0])
     result = Table("temperature", *(f"{t:g}" for t in chosen))
-    probs = np.stack([softmax(row, t) for t in chosen])
+    probs = np.stack([softmax(row, temperature=t) for t in chosen])
     for name, column in zip(names, probs[:, ids].T, strict=True):
         result.add_row(Text(name), *(f"{p:.4f}" for p in column))
     result.add_section()
     for name, function in (("entropy, nats", entropy), ("perplexity", perplexity)):
-        result.add_row(name, *(f"{function(row, t):,.4g}" for t in chosen))
+        result.add_row(name, *(f"{function(row, temperature=t):,.4g}" for t in chosen))
     return result
 
 
@@ -65,8 +65,8 @@ def plot(
     from matplotlib.figure import Figure  # without pyplot: no global state, no display
 
     t = TEMPERATURES
-    top = np.stack([softmax(row, each)[ids] for each in t], axis=1)
-    h = np.array([entropy(row, each) for each in t])
+    top = np.stack([softmax(row, temperature=each)[ids] for each in t], axis=1)
+    h = np.array([entropy(row, temperature=each) for each in t])
 
     figure = Figure(figsize=(10.67, 8.6), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=[1.25, 1])
@@ -86,7 +86,7 @@ def plot(
         text.set_parse_math(False)
 
     lower.plot(t, h, color=BLUE, lw=2)
-    limit = entropy(row, np.inf)
+    limit = entropy(row, temperature=np.inf)
     lower.axhline(limit, color=GREY, lw=1, ls="--")
     lower.text(0.102, limit, f"all {len(row):,} equal", va="bottom", fontsize=9.5, color="#666666")
     found = temperature_for_entropy(np.broadcast_to(row, (len(wanted), len(row))), wanted)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sampler import _inputs
+
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
 
@@ -38,9 +40,17 @@ def check_integer(name: str, value: object, low: int, high: int | None, range_te
     return number
 
 
-def check_axis(axis: object, ndim: int) -> int:
-    """`axis` of an array of so many, as an int in [0, ndim)."""
-    return check_integer("axis", axis, -ndim, ndim, f"an integer in [{-ndim}, {ndim})") % ndim
+def check_axes(axis: object, ndim: int) -> tuple[int, ...]:
+    """Return the axes that are meant, ascending, each in [0, ndim)."""
+    if axis is None:
+        return tuple(range(ndim))
+    count = max(ndim, 1)  # a scalar's one value lies along axis 0, as NumPy has it
+    range_text = f"an integer in [{-count}, {count}), a tuple of them, or None"
+    given = axis if isinstance(axis, tuple) else (axis,)
+    axes = sorted(check_integer("axis", one, -count, count, range_text) % count for one in given)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"`axis` has to name each axis once, but is {axis}")
+    return tuple(axes) if ndim else ()
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -64,6 +74,8 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     if values is None:
         return None
     wanted = "integers in [0, 2**64), one a row"
+    if _inputs.is_tensor(values):
+        values = _inputs.plain(values, name)
     if hasattr(values, "tolist"):
         values = values.tolist()  # exact, where a mixed list would pass through float64
     if isinstance(values, numbers.Number):
@@ -79,10 +91,10 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     return np.array(checked, dtype=np.uint64)
 
 
-def array_of(value: Any) -> npt.NDArray[Any]:
+def array_of(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
-    if hasattr(value, "detach"):  # a tensor, of which NumPy takes neither gradients nor bfloat16
-        value = value.detach()
+    if _inputs.is_tensor(value):
+        value = _inputs.plain(value, name)
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
         return np.asarray(value)
@@ -108,7 +120,7 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
 
 def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.int64]:
     """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be."""
-    array = array_of(ids)
+    array = array_of(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
     if array.dtype.kind not in "iu":
@@ -132,7 +144,7 @@ def check_reals(
     ):
         return check_real(name, value, low, math.inf, range_text) + 0.0  # -0.0 is 0.0
     wanted = f"{range_text}, or one a row"
-    array = array_of(value)
+    array = array_of(name, value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"`{name}` has to be {wanted}, but is {value!r}")
     array = array.astype(np.float64) + 0.0

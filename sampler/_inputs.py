@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,13 @@ _KINDS: dict[np.dtype[Any], tuple[str, int, bool]] = {
     for order in "<>"
 }
 _BFLOAT16 = ("bfloat16", _core.KINDS["bfloat16"], False)
+
+_INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such dtypes begin
+
+# What sampler.torch has, with gradients: error messages name it.
+WITH_GRADIENTS = (
+    "cross_entropy", "distillation_loss", "entropy", "log_softmax", "logsumexp", "softmax",
+)  # fmt: skip
 
 
 class Logits(NamedTuple):
@@ -123,38 +131,49 @@ def _round_to_bfloat16(x: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
+def read(
+    logits: Any,
+    dtype: object = None,
+    name: str = "logits",
+    *,
+    numbers: bool = False,
+    draws: bool = False,
+) -> Logits:
     """Take logits of any number of axes from any supported container.
 
     Parameters
     ----------
     logits : array_like
-        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, CPU torch tensors
-        (detached), anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
+        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, CPU torch tensors,
+        anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
     dtype : {None, "bfloat16"}
         "bfloat16" reads 16-bit integers as raw bfloat16 words.
     name : str
         How error messages call it.
+    numbers : bool
+        Whether integers, bools and single numbers become float64 as well.
+    draws : bool
+        Whether the result is tokens, which have no gradient: only then a tensor may require one.
 
     Raises
     ------
     TypeError
-        If the container or its dtype is not one of these; it is named.
+        If the container or its dtype is not one of these; it is named. If a graph would be cut.
     """
     if not (dtype is None or (isinstance(dtype, str) and dtype == "bfloat16")):
         raise ValueError(f"`dtype` has to be None or 'bfloat16', but is {dtype!r}")
     torch = None
     if type(logits) is np.ndarray:
         array = logits
-    elif _is_tensor(logits):
+    elif is_tensor(logits):
         torch = sys.modules["torch"]
-        array, is_bfloat16 = _from_torch(logits, torch, name)
+        array, is_bfloat16 = _from_torch(plain(logits, name, draws), torch, name, numbers)
         if is_bfloat16:
             if dtype is not None:
                 raise _bad_words(name, "torch.bfloat16")
             return _raw_bfloat16(array, torch, True)
     else:
-        array = _from_other(logits, name)
+        array = _from_other(logits, name, numbers)
     if dtype is not None:
         if array.dtype.kind not in "ui" or array.dtype.itemsize != 2:
             raise _bad_words(name, str(array.dtype))
@@ -166,6 +185,8 @@ def read(logits: Any, dtype: object = None, name: str = "logits") -> Logits:
         return Logits._make((array, *found, torch, False))  # quicker than by keyword
     if array.dtype.name == "bfloat16":  # ml_dtypes
         return _raw_bfloat16(array, torch)
+    if numbers and array.dtype.kind in "biu":
+        return Logits._make((array.astype(np.float64), *_KINDS[_DOUBLE], torch, False))
     raise _bad_dtype(name, array.dtype)
 
 
@@ -184,15 +205,18 @@ def _bad_words(name: str, found: str) -> TypeError:
     return TypeError(f"`{name}` have to be 16-bit integers under dtype='bfloat16', but are {found}")
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
     torch = sys.modules.get("torch")
     tensor = getattr(torch, "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
 
 
-def _from_torch(tensor: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], bool]:
-    if tensor.layout is not torch.strided:
-        raise TypeError(f"`{name}` have to be a dense tensor, but have layout {tensor.layout}")
+def plain(tensor: Any, name: str, draws: bool = False) -> Any:
+    """Return a tensor that NumPy can read: dense, on the CPU, without a graph, not negated."""
+    torch = sys.modules["torch"]
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        found = "are nested" if tensor.is_nested else f"have layout {tensor.layout}"
+        raise TypeError(f"`{name}` have to be a dense tensor, but {found}")
     if not tensor.is_cpu:
         raise TypeError(
             f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
@@ -200,22 +224,39 @@ def _from_torch(tensor: Any, torch: Any, name: str) -> tuple[npt.NDArray[Any], b
         )
     # Asking first is quicker than undoing what is not there.
     if tensor.requires_grad:
+        if not draws and torch.is_grad_enabled():
+            raise _cut_graph(name)
         tensor = tensor.detach()
-    if tensor.is_neg():
-        tensor = tensor.resolve_neg()
+    return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def _cut_graph(name: str) -> TypeError:
+    # The function the caller knows: the outermost of this package.
+    frame: FrameType | None = sys._getframe(1)
+    function = ""
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
+        function, frame = frame.f_code.co_qualname, frame.f_back
+    use = f"use sampler.torch.{function}, or " if function in WITH_GRADIENTS else ""
+    return TypeError(
+        f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "
+        f"{name}.detach()"
+    )
+
+
+def _from_torch(tensor: Any, torch: Any, name: str, numbers: bool) -> tuple[npt.NDArray[Any], bool]:
     dtype = tensor.dtype
     if dtype is torch.bfloat16:
         # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
         return tensor.view(torch.uint16).numpy(), True
     if dtype is not torch.float32 and dtype not in (
         torch.float16, torch.float64, torch.int16, torch.uint16,
-    ):  # fmt: skip
+    ) and not (numbers and str(dtype).startswith(_INTEGERS)):  # fmt: skip
         raise _bad_dtype(name, dtype)
     array: npt.NDArray[Any] = tensor.numpy()
     return array, False
 
 
-def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
+def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"`{name}` have to be an array without a mask, but are a masked array: fill it with "
@@ -223,8 +264,8 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
         )
     if isinstance(value, np.ndarray):
         return value.view(np.ndarray)
-    if isinstance(value, (list, tuple)):
-        return _from_list(value, name)
+    if isinstance(value, (list, tuple)) or (numbers and isinstance(value, (bool, int, float))):
+        return _from_list(value, name, numbers)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
         raise TypeError(f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere")
@@ -237,16 +278,16 @@ def _from_other(value: Any, name: str) -> npt.NDArray[Any]:
     except TypeError:
         pass
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return _from_list(value, name)
+        return _from_list(value, name, numbers)
     raise TypeError(f"`{name}` have to be an array of floats, but are a {kind_of(value)}")
 
 
-def _from_list(value: Sequence[Any], name: str) -> npt.NDArray[Any]:
+def _from_list(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"`{name}` have to be rows of equal length: {error}") from None
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in ("biuf" if numbers else "iuf"):
         raise TypeError(f"`{name}` have to be numbers, but the list holds {array.dtype}")
     return array.astype(np.float64, copy=False)
 
@@ -275,7 +316,7 @@ def check_out(
     out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
 ) -> npt.NDArray[Any]:
     """Return the memory of `out`, an array or a tensor to write a result into."""
-    if _is_tensor(out) and out.is_neg():
+    if is_tensor(out) and out.is_neg():
         raise ValueError(
             "`out` has to be plain memory, but is a view that negates what it shows: pass another"
         )

@@ -172,7 +172,7 @@ class Distribution:
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        values = array_of(u)
+        values = array_of("u", u)
         if values.dtype.kind not in "fiu":
             raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
         values = values.astype(np.float64)
@@ -402,7 +402,8 @@ class Sampler:
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
             float16, bfloat16, float32 or float64, from NumPy, torch on the CPU, or anything with
-            ``__array__`` or DLPack; lists become float64. Never written to.
+            ``__array__`` or DLPack; lists become float64. Never written to. A tensor may require
+            grad: a token has no gradient.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 
@@ -417,7 +418,7 @@ class Sampler:
         ValueError
             If they have the wrong shape, or, unless ``on_invalid="flag"``, a row is invalid.
         """
-        source = _inputs.read(logits, dtype)
+        source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
         if source.array.ndim == 2:
             return self._draw(source, None, None)
@@ -474,7 +475,7 @@ class Sampler:
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
-        source = _inputs.read(logits, dtype)
+        source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
         count = 1 if n is None else check_integer("n", n, 1, 2**40, "an integer >= 1")
         top = check_logprobs(logprobs)
@@ -512,7 +513,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; and if `tokens` are not as above.
+            As a call; and if `tokens` are not as above, or a tensor requires grad.
 
         Examples
         --------
@@ -549,7 +550,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; an invalid row always raises.
+            As a call; an invalid row always raises, and so does a tensor that requires grad.
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
@@ -595,7 +596,7 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; and if `out` does not fit.
+            As a call; and if `out` does not fit, or a tensor requires grad.
 
         Examples
         --------

@@ -256,7 +256,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             The rows so far. None draws without them, at the next step of its own sampler, and
             records nothing.
         scores : tensor of shape (batch, vocab), float32, on the CPU
-            Never written to.
+            Never written to. They may require grad: a token has no gradient.
 
         Returns
         -------
@@ -285,7 +285,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
 
     def _draw(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> Samples:
         """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""
-        source = _inputs.read(scores, name="scores")
+        source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
         steps = None if input_ids is None else self._steps(input_ids, batch)
@@ -1349,7 +1349,7 @@ def _mask_array(attention_mask: Any) -> npt.NDArray[np.bool_]:
             f"`attention_mask` has to be on the CPU, as the model, but is on "
             f"{attention_mask.device}"
         )
-    mask = array_of(attention_mask)
+    mask = array_of("attention_mask", attention_mask)
     if mask.dtype.kind not in "biuf":
         raise TypeError(
             f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"

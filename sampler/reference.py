@@ -74,7 +74,9 @@ _TRUNCATIONS: dict[type[Stage], Callable[[State, Any, str], int]] = {
 }
 
 
-def kept(row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id") -> State:
+def kept(
+    row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
+) -> State:
     """Run the stages over one row of logits."""
     x = np.asarray(row, dtype=np.float64)
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending

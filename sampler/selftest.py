@@ -169,7 +169,7 @@ def _instruction_set(
             # Another seed for each dtype: else all of them would draw the same tokens.
             s = Sampler(stages, seed=(seed + (1 + i) * 2**32) % U64_END)
             tokens = np.array([s.sample(**logits, n=n).tokens for _ in range(_STEPS)])
-            parts[what] = check_draws(tokens, laws[name], alpha, power=POWER)
+            parts[what] = check_draws(tokens, laws[name], alpha=alpha, power=POWER)
         shown.update(1)
     return _joined(parts, level)
 
@@ -206,8 +206,8 @@ def _uniforms(seed: int, level: float, draws: int) -> Result:
             level / 2,
         ),
         "streams": check_streams(
-            _uniform, level / 2, power=POWER, draws=draws, axes=("seed", "stream", "step", "lane"),
-            seed=seed, progress=False,
+            _uniform, alpha=level / 2, power=POWER, draws=draws,
+            axes=("seed", "stream", "step", "lane"), seed=seed, progress=False,
         ),
     }  # fmt: skip
     return _joined(parts, level)
@@ -231,7 +231,7 @@ def _independence(seed: int, level: float, draws: int, deep: bool, shown: Any) -
             partial(_seeded, stages),
             row,
             _law_of(stages),
-            level / len(SETTINGS),
+            alpha=level / len(SETTINGS),
             power=POWER,
             draws=draws,
             seeded=True,

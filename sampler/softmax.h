@@ -271,8 +271,9 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
         if (top > -INFINITY && top < INFINITY)
             FN(softmax_canonical)(&row, top, temperature, what, to);
         else {
-            /* NumPy's answer: NaN, save that the sum over an all -inf row is exp(-inf) = 0. */
-            const REAL bad = what == LOGSUMEXP && top == -INFINITY ? -(REAL)INFINITY : (REAL)NAN;
+            /* NumPy's answer: NaN, except that a sum with exp(inf) is inf, and one over -inf
+             * throughout is 0. So at any temperature, and in the limit of any. */
+            const REAL bad = what == LOGSUMEXP && top == top ? (REAL)top : (REAL)NAN;
             for (int64_t i = 0; i < (what == LOGSUMEXP ? 1 : row.n); i++)
                 to[i] = bad;
         }

@@ -5,6 +5,7 @@ docs/softmax.md has the mathematics.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,30 +14,34 @@ import numpy.typing as npt
 from sampler import _core, _inputs
 from sampler._checks import (
     array_of,
-    check_axis,
+    check_axes,
     check_broadcast,
     check_choice,
     check_ids,
+    check_integer,
     check_real,
     check_reals,
 )
 
+AnyAxis = int | tuple[int, ...] | None  # one, some, or all
+
 
 def softmax(
-    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+    x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
     """Return exp(x / temperature) over its sum along an axis.
 
     Parameters
     ----------
     x : array_like
-        float16, bfloat16, float32 or float64, of one or more axes; lists become float64.
+        float16, bfloat16, float32 or float64, of any shape; integers, bools and lists become
+        float64.
     temperature : float or array_like of them, in [0, inf], off at 1 or None
         One for all, or one for each slice: an array that broadcasts to the shape of `x` without
         `axis`. 0 is the limit: the largest entries share equally (a sampler at temperature 0 takes
         the first of them). inf gives every entry but -inf the same share.
-    axis : int
-        The axis that sums to 1.
+    axis : int, tuple of int, or None
+        The axis that sums to 1, the axes that do together, or all.
     out : array or tensor, optional
         Where to write, of the shape and dtype of the result; may be `x` itself.
     where : array_like of bool, optional
@@ -50,7 +55,8 @@ def softmax(
     Raises
     ------
     TypeError
-        If `x` is no array of floats on the CPU, or a parameter has the wrong type.
+        If `x` is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
+        requires grad, unless grad is disabled: `sampler.torch` has the family with gradients.
     ValueError
         If a parameter is out of its range or does not broadcast, or `out` does not fit.
 
@@ -77,7 +83,7 @@ def softmax(
 
 
 def log_softmax(
-    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+    x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
     """Return x / temperature less its logsumexp along an axis.
 
@@ -100,12 +106,19 @@ def log_softmax(
 
 
 def logsumexp(
-    x: Any, temperature: Any = 1.0, axis: int = -1, out: Any = None, where: Any = None
+    x: Any,
+    *,
+    temperature: Any = 1.0,
+    axis: AnyAxis = -1,
+    out: Any = None,
+    where: Any = None,
+    keepdims: bool = False,
 ) -> Any:
     """Return log(sum(exp(x / temperature))) along an axis, which the result lacks.
 
-    Parameters and errors are those of `softmax`; a slice of -inf throughout, or of no entries,
-    gives -inf.
+    Parameters and errors are those of `softmax`. With `keepdims`, the axis stays, of length 1. A
+    slice of -inf throughout, or of no entries, gives -inf; one with +inf and no NaN gives inf, at
+    any temperature.
 
     Returns
     -------
@@ -120,47 +133,73 @@ def logsumexp(
     >>> logsumexp(np.array([0.0, 0.0])).round(6)
     np.float64(0.693147)
     """
-    return _apply(x, temperature, axis, out, where, "logsumexp")
+    return _apply(x, temperature, axis, out, where, "logsumexp", keepdims)
 
 
-def _apply(x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str) -> Any:
-    source = _read_axes(x, "x")
+def _apply(
+    x: Any, temperature: Any, axis: Any, out: Any, where: Any, what: str, keepdims: Any = False
+) -> Any:
+    source = _inputs.read(x, name="x", numbers=True)
     shape = source.array.shape
-    last = len(shape) - 1
-    axis = last if axis == -1 else check_axis(axis, len(shape))
-    rest = shape[:axis] + shape[axis + 1 :]
+    axes: tuple[int, ...]
+    if axis == -1 and type(axis) is int and shape:  # quicker
+        axes, rest = (len(shape) - 1,), shape[:-1]
+    else:
+        axes = check_axes(axis, len(shape))
+        rest = without(shape, axes)
     t, temperatures = _check_temperature(temperature, rest)
     if where is not None:
         source = source.without(~_check_where(where, shape))
     is_sum = what == "logsumexp"
+    target = kept_shape(shape, axes, keepdims) if is_sum else shape
     dtype = source.result_dtype
-    if out is None:
-        result = np.empty(rest if is_sum else shape, dtype)
-    else:
-        result = _inputs.check_out(out, rest if is_sum else shape, dtype)
+    result = np.empty(target, dtype) if out is None else _inputs.check_out(out, target, dtype)
     if source.array.size == 0:
         result[...] = -np.inf  # the sum over nothing is exp(-inf)
     else:
-        rows = _rows(source.array, axis)
-        into = result.reshape(-1, 1) if is_sum else _rows(result, axis)
-        indirect = (out is not None or axis != last) and _is_in_the_way(into, rows, result)
+        rows = rows_along(source.array, axes)
+        into = result.reshape(-1, 1) if is_sum else rows_along(result, axes)
+        moves = out is not None or axis != -1
+        indirect = moves and _is_in_the_way(into, rows, result)
         if indirect:
             into = np.empty(into.shape, dtype)
         words = source if rows is source.array else source._replace(array=rows)
         _core.softmax_rows(words.rows(), t, temperatures, _core.FAMILY[what], into)
         if indirect:
-            moved = result if is_sum else np.moveaxis(result, axis, -1)
+            moved = result if is_sum else _last(result, axes)
             moved[...] = into.reshape(moved.shape)
     if out is not None:
         return out
     return source.give(result)
 
 
-def _rows(array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
-    """The slices along an axis as rows: a view where there can be one."""
-    if axis not in (-1, array.ndim - 1):
-        array = np.moveaxis(array, axis, -1)
-    return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+def without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape less some axes."""
+    return tuple(n for axis, n in enumerate(shape) if axis not in axes)
+
+
+def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: Any) -> tuple[int, ...]:
+    """The shape of a sum over some axes, which it keeps, of length 1, or not."""
+    if not isinstance(keepdims, (bool, np.bool_)):
+        raise TypeError(f"`keepdims` has to be True or False, but is {keepdims!r}")
+    if not keepdims:
+        return without(shape, axes)
+    return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+
+
+def rows_along(array: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
+    """The slices along some axes as rows: a view where there can be one."""
+    if axes == (array.ndim - 1,):  # quicker
+        return array if array.ndim == 2 else array.reshape(-1, array.shape[-1])
+    moved = _last(array, axes)
+    if moved.ndim == 2 and len(axes) == 1:
+        return moved
+    return moved.reshape(-1, math.prod(moved.shape[moved.ndim - len(axes) :]))
+
+
+def _last(array: npt.NDArray[Any], axes: tuple[int, ...]) -> npt.NDArray[Any]:
+    """A view with these axes at the end."""
+    return np.moveaxis(array, axes, range(-len(axes), 0))
 
 
 def _is_in_the_way(
@@ -195,7 +234,7 @@ def _check_temperature(
 
 
 def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    array = array_of(where)
+    array = array_of("where", where)
     if array.dtype.kind != "b":
         raise TypeError(f"`where` has to be an array of bool, but is {where!r}")
     return check_broadcast("where", array, shape)
@@ -204,7 +243,7 @@ def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 # -------------------------------------------------------------------------------------- sigmoid
 
 
-def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
+def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     """Return 1 / (1 + exp(-x / temperature)), the softmax of two entries whose difference is x.
 
     ``softmax([a, b])[0]`` is ``sigmoid(a - b)``.
@@ -212,7 +251,8 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
     Parameters
     ----------
     x : array_like or float
-        float16, bfloat16, float32 or float64, of any shape; lists become float64.
+        float16, bfloat16, float32 or float64, of any shape; integers, bools and lists become
+        float64.
     temperature : float, in [0, inf], off at 1 or None
         0 is the limit: 0 below 0, 1 above, 1/2 at 0. inf gives 1/2 everywhere.
 
@@ -225,7 +265,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `x` is no array of floats on the CPU, or the temperature no number.
+        If `x` is no array of numbers on the CPU or requires grad, or the temperature is no number.
     ValueError
         If the temperature is out of its range.
 
@@ -237,7 +277,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
     >>> softmax([5.0, 3.0]).round(3)
     array([0.881, 0.119])
     """
-    source = _inputs.read(np.float64(x) if type(x) is float else x, name="x")
+    source = _inputs.read(x, name="x", numbers=True)
     t = np.float64(_check_temperature(temperature, ())[0])
     values = source.widened().astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -252,7 +292,7 @@ def sigmoid(x: Any, temperature: float | None = 1.0) -> Any:
 # ---------------------------------------------------------------------------------- derivatives
 
 
-def softmax_jacobian(p: Any, temperature: float | None = 1.0) -> Any:
+def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     """Return the derivatives of a softmax with respect to its input: (diag(p) - p p') / T.
 
     Entry [..., i, j] is the derivative of p[i] with respect to x[j]. It takes K * K numbers; to
@@ -274,7 +314,7 @@ def softmax_jacobian(p: Any, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `p` is no array of floats on the CPU, or the temperature no number.
+        If `p` is no array of numbers on the CPU or requires grad, or the temperature is no number.
     ValueError
         If `p` is a scalar, or the temperature out of its range.
 
@@ -285,7 +325,7 @@ def softmax_jacobian(p: Any, temperature: float | None = 1.0) -> Any:
     array([[ 0.125, -0.125],
            [-0.125,  0.125]])
     """
-    source = _read_axes(p, "p")
+    source = _read_classes(p, "p")
     t = _check_positive(temperature, ())
     q = source.widened().astype(np.float64)
     result = -q[..., :, None] * q[..., None, :]
@@ -295,7 +335,7 @@ def softmax_jacobian(p: Any, temperature: float | None = 1.0) -> Any:
         return _give(result / t, source)
 
 
-def softmax_jvp(p: Any, v: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return J v, J being the `softmax_jacobian` of each slice: p * (v - sum(p * v)) / T.
 
     How the probabilities change where their input moves along v.
@@ -309,8 +349,8 @@ def softmax_jvp(p: Any, v: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     temperature : float or array_like of them, in (0, inf], off at 1 or None
         What `softmax` was given: one for all, or an array that broadcasts to the shape of `p`
         without `axis`.
-    axis : int
-        The axis along which `p` sums to 1.
+    axis : int, tuple of int, or None
+        The axis or axes along which `p` sums to 1.
 
     Returns
     -------
@@ -320,7 +360,8 @@ def softmax_jvp(p: Any, v: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If `p` or `v` is no array of floats on the CPU, or a parameter has the wrong type.
+        If `p` or `v` is no array of numbers on the CPU or requires grad, or a parameter has the
+        wrong type.
     ValueError
         If a parameter is out of its range or does not broadcast.
 
@@ -333,7 +374,7 @@ def softmax_jvp(p: Any, v: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     return _jacobian_times(p, v, "v", temperature, axis)
 
 
-def softmax_vjp(p: Any, g: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return g J, J being the `softmax_jacobian` of each slice: p * (g - sum(p * g)) / T.
 
     The gradient with respect to the softmax's input of whatever has the gradient g with respect to
@@ -350,19 +391,20 @@ def softmax_vjp(p: Any, g: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
 
 
 def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any) -> Any:
-    source = _read_axes(p, "p")
-    axis = check_axis(axis, source.array.ndim)
+    source = _inputs.read(p, name="p", numbers=True)
     q = source.widened().astype(np.float64)
-    t = _check_positive(temperature, q.shape[:axis] + q.shape[axis + 1 :])
-    v = check_broadcast(name, _inputs.read(vector, name=name).widened(), q.shape)
+    axes = check_axes(axis, q.ndim)
+    t = _check_positive(temperature, without(q.shape, axes))
+    v = _inputs.read(vector, name=name, numbers=True).widened()
+    v = check_broadcast(name, v, q.shape)
     # Over the sum of p, which float32 leaves a little off 1, so that what all have in common goes.
     with np.errstate(invalid="ignore"):
-        mean = np.sum(q * v, axis=axis, keepdims=True) / np.sum(q, axis=axis, keepdims=True)
+        mean = np.sum(q * v, axis=axes, keepdims=True) / np.sum(q, axis=axes, keepdims=True)
         result = q * (v - mean)
-    return _give(result / (np.expand_dims(t, axis) if t.ndim else t), source)
+    return _give(result / (np.expand_dims(t, axes) if t.ndim else t), source)
 
 
-def softmax_dtemperature(x: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return the derivative of `softmax` with respect to its temperature.
 
     It is p * (sum(p * x) - x) / T**2: what is above the mean loses as the temperature rises.
@@ -391,26 +433,26 @@ def softmax_dtemperature(x: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     >>> softmax_dtemperature([1.0, 0.0]).round(4)
     array([-0.1966,  0.1966])
     """
-    source = _read_axes(x, "x")
-    axis = check_axis(axis, source.array.ndim)
+    source = _inputs.read(x, name="x", numbers=True)
     values = source.widened().astype(np.float64)
-    t = _check_positive(temperature, values.shape[:axis] + values.shape[axis + 1 :])
-    p = softmax(values, t, axis)
+    axes = check_axes(axis, values.ndim)
+    t = _check_positive(temperature, without(values.shape, axes))
+    p = softmax(values, temperature=t, axis=axes)
     # At half the size where differences might overflow: p is the same, and so is dp / d(T / 2) / 2.
     scale = 0.5 if np.max(values, initial=0.0, where=values < np.inf) >= 2.0**969 else 1.0
     values, t = values * scale, np.maximum(t * scale, 5e-324)
     if values.size:
         with np.errstate(invalid="ignore"):  # of slices that are NaN already
-            values = values - np.max(values, axis=axis, keepdims=True)
+            values = values - np.max(values, axis=axes, keepdims=True)
     values = np.where(p == 0.0, 0.0, values)  # no 0 * inf
-    t = np.expand_dims(t, axis) if t.ndim else t
-    mean = np.sum(p * values, axis=axis, keepdims=True)
+    t = np.expand_dims(t, axes) if t.ndim else t
+    mean = np.sum(p * values, axis=axes, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
         return _give(p * (mean - values) / t / t * scale, source)
 
 
-def _read_axes(x: Any, name: str) -> _inputs.Logits:
-    source = _inputs.read(x, name=name)
+def _read_classes(x: Any, name: str) -> _inputs.Logits:
+    source = _inputs.read(x, name=name, numbers=True)
     if source.array.ndim == 0:
         raise ValueError(f"`{name}` has to have at least one axis, but is a scalar")
     return source
@@ -436,16 +478,18 @@ def _give(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
 def cross_entropy(
     logits: Any,
     targets: Any,
+    *,
     temperature: float | None = 1.0,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    ignore_index: int = -100,
 ) -> Any:
     """Return -sum(y * log_softmax(logits / temperature)), the loss of classifiers.
 
     Parameters
     ----------
     logits : array_like, shape (..., K)
-        float16, bfloat16, float32 or float64; lists become float64.
+        float16, bfloat16, float32 or float64; integers, bools and lists become float64.
     targets : array_like
         Integers in [0, K) of shape (...), the right classes; or floats of the shape of the logits,
         probabilities that sum to 1 along the last axis.
@@ -453,21 +497,26 @@ def cross_entropy(
     label_smoothing : float, in [0, 1], off at 0
         The share of every target that is spread evenly over the K classes (Szegedy et al. 2016).
     reduction : {"mean", "sum", "none"}
-        Over the rows; "none" returns the loss of each.
+        Over the rows that count; "none" returns the loss of each row.
+    ignore_index : int
+        A row with this class as its target does not count: its loss is 0. It may lie outside
+        [0, K); with targets of floats it has to be negative, and has no effect.
 
     Returns
     -------
     array, tensor or scalar
         In nats, of shape () or (...). float64 for float64, else float32; a tensor for a tensor.
-        inf where a target has a logit of -inf; what has target 0 never counts.
+        inf where a target has a logit of -inf; what has target 0 never counts. If no row counts,
+        the mean is NaN and the sum 0.
 
     Raises
     ------
     TypeError
-        If `logits` or `targets` are no such arrays, or a parameter has the wrong type.
+        If `logits` or `targets` are no such arrays, or a parameter has the wrong type; if a tensor
+        requires grad, unless grad is disabled: use `sampler.torch.cross_entropy`.
     ValueError
         If a parameter is out of its range, shapes do not fit, targets are outside or do not sum to
-        1 within 1e-3, or there is no row.
+        1 within 1e-3, or there is no class.
 
     Examples
     --------
@@ -477,60 +526,88 @@ def cross_entropy(
     >>> cross_entropy_grad([[2.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none").round(3)
     array([[-0.119,  0.119],
            [ 0.5  , -0.5  ]])
+    >>> cross_entropy([[2.0, 0.0], [0.0, 0.0]], [0, -100]).round(3)
+    np.float64(0.127)
     """
-    source, t, y = _check_loss(logits, targets, temperature, label_smoothing, reduction)
-    log_p = log_softmax(source.widened(), t).astype(np.float64)
+    source, t, y, counts = _check_loss(
+        logits, targets, temperature, label_smoothing, reduction, ignore_index
+    )
+    log_p = log_softmax(source.widened(), temperature=t).astype(np.float64)
     with np.errstate(invalid="ignore"):  # 0 * -inf
-        losses = -np.sum(np.where(y == 0.0, 0.0, y * log_p), axis=-1)
-    if reduction == "none":
-        return _give(losses, source)
-    return _give(losses.mean() if reduction == "mean" else losses.sum(), source)
+        losses = np.sum(np.where(y == 0.0, 0.0, -y * log_p), axis=-1)
+    return _give(reduced(losses, reduction, np.sum(counts)), source)
 
 
 def cross_entropy_grad(
     logits: Any,
     targets: Any,
+    *,
     temperature: float | None = 1.0,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
+    ignore_index: int = -100,
 ) -> Any:
     """Return the gradient of `cross_entropy` with respect to the logits: (p - y) / temperature.
 
-    Parameters and errors are those of `cross_entropy`; "mean" divides by the number of rows, and
-    "none" gives for each row the gradient of its own loss.
+    Parameters and errors are those of `cross_entropy`; "mean" divides by the number of rows that
+    count, and "none" gives for each row the gradient of its own loss.
 
     Returns
     -------
     array or tensor, of the shape of `logits`
-        float64 for float64, else float32; a tensor for a tensor. Rows sum to 0.
+        float64 for float64, else float32; a tensor for a tensor. Rows sum to 0; those that do not
+        count are 0.
     """
-    source, t, y = _check_loss(logits, targets, temperature, label_smoothing, reduction)
+    source, t, y, counts = _check_loss(
+        logits, targets, temperature, label_smoothing, reduction, ignore_index
+    )
     with np.errstate(over="ignore", invalid="ignore"):
-        result = (softmax(source.widened(), t).astype(np.float64) - y) / t
-    return _give(result / (y[..., 0].size if reduction == "mean" else 1), source)
+        result = (softmax(source.widened(), temperature=t).astype(np.float64) - y) / t
+    result = np.where(counts[..., None], result, 0.0)
+    return _give(result / (max(np.sum(counts), 1) if reduction == "mean" else 1), source)
+
+
+def reduced(losses: npt.NDArray[np.float64], reduction: str, count: Any) -> Any:
+    """The losses of rows, `count` of which count, or their sum or mean; the mean of none is NaN."""
+    if reduction == "none":
+        return losses
+    with np.errstate(invalid="ignore"):
+        return losses.sum() / count if reduction == "mean" else losses.sum()
 
 
 def _check_loss(
-    logits: Any, targets: Any, temperature: Any, label_smoothing: Any, reduction: Any
-) -> tuple[_inputs.Logits, Any, npt.NDArray[np.float64]]:
-    """The logits, the temperature, and the targets as probabilities, smoothed."""
+    logits: Any,
+    targets: Any,
+    temperature: Any,
+    label_smoothing: Any,
+    reduction: Any,
+    ignore_index: Any,
+) -> tuple[_inputs.Logits, Any, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """The logits, the temperature, the targets as smoothed probabilities, and which rows count."""
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     share = check_real("label_smoothing", label_smoothing, 0.0, 1.0, "a float in [0, 1]")
     if np.ndim(temperature):
         raise TypeError(f"`temperature` has to be a float in (0, inf], but is {temperature!r}")
     t = _check_positive(temperature, ())
-    source = _read_axes(logits, "logits")
+    source = _read_classes(logits, "logits")
     shape = source.array.shape
-    if source.array.size == 0:
-        raise ValueError(f"`logits` have to hold at least one row of one class, but have {shape=}")
-    y = _check_targets(targets, shape)
-    return source, t, y if share == 0.0 else (1.0 - share) * y + share / shape[-1]
+    if shape[-1] == 0:
+        raise ValueError(f"`logits` have to hold at least one class, but have {shape=}")
+    y, counts = _check_targets(targets, shape, ignore_index)
+    if share:
+        y = np.where(counts[..., None], (1.0 - share) * y + share / shape[-1], 0.0)
+    return source, t, y, counts
 
 
-def _check_targets(targets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _check_targets(
+    targets: Any, shape: tuple[int, ...], ignore_index: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     classes = shape[-1]
-    array = array_of(targets)
+    array = array_of("targets", targets)
+    if array.size == 0 and array.shape == shape[:-1]:
+        array = array.astype(np.int64)  # of no rows, [] too
     are_ids = array.dtype.kind in "iu"
+    check_ignore_index(ignore_index, are_ids)
     y = array if are_ids else _inputs.read(targets, name="targets").widened().astype(np.float64)
     if y.shape != (shape[:-1] if are_ids else shape):
         raise ValueError(
@@ -538,10 +615,22 @@ def _check_targets(targets: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float
             f"have shape {y.shape}"
         )
     if are_ids:
-        ids = check_ids("targets", y, classes, f"integers in [0, {classes})")
+        counts = y != ignore_index
+        ids = check_ids("targets", np.where(counts, y, 0), classes, f"integers in [0, {classes})")
         y = np.zeros(shape)
-        np.put_along_axis(y, ids[..., None], 1.0, axis=-1)
-        return y
+        np.put_along_axis(y, ids[..., None], counts[..., None], axis=-1)
+        return y, counts
     if not (y >= 0.0).all() or not (np.abs(y.sum(axis=-1) - 1.0) <= 1e-3).all():
         raise ValueError("`targets` have to be probabilities: at least 0, and 1 in sum")
-    return y
+    return y, np.ones(shape[:-1], np.bool_)
+
+
+def check_ignore_index(value: Any, are_ids: bool) -> int:
+    """An integer; negative for targets that are probabilities, where it has no effect."""
+    index = check_integer("ignore_index", value, -(2**63), 2**63, "an integer in [-2**63, 2**63)")
+    if index >= 0 and not are_ids:
+        raise ValueError(
+            f"`ignore_index` has to be negative for targets of floats, but is {index}: it names a "
+            "class, and they have none"
+        )
+    return index

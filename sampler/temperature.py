@@ -13,7 +13,8 @@ NumPy is all they need; only `Reliability.plot` needs matplotlib.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +23,23 @@ import numpy.typing as npt
 
 from sampler import _inputs
 from sampler._checks import (
-    check_axis,
+    array_of,
+    check_axes,
     check_choice,
     check_ids,
     check_integer,
     check_real,
     check_reals,
 )
-from sampler.softmax import log_softmax
+from sampler.softmax import (
+    AnyAxis,
+    check_ignore_index,
+    kept_shape,
+    log_softmax,
+    reduced,
+    rows_along,
+    without,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,34 +61,38 @@ _Array = npt.NDArray[Any]
 _Floats = npt.NDArray[np.float64]
 
 _CHUNK = 2**16  # logits worked on at once: a few arrays of so many stay in a core's cache
-_EPS, _SMALLEST, _LARGEST = 2.0**-52, 5e-324, float(np.finfo(np.float64).max)
+_EPS, SMALLEST, LARGEST = 2.0**-52, 5e-324, float(np.finfo(np.float64).max)
 # exp of it is 0 in float32 and float64. It stands in for -inf, with which 0 * -inf would be NaN.
-_NO_WEIGHT = -1000.0
+NO_WEIGHT = -1000.0
 # Newton's last step leaves an error of about its square, relative to the temperature: 1e-8, less
 # than float32's sums are good for, and 1e-14.
 _LAST_STEP = {np.dtype(np.float32): 1e-4, np.dtype(np.float64): 1e-7}
 _SAMPLE = 16  # one row in so many tells where to start
-_NEAR_OVERFLOW = 2.0**969  # from here on the difference of two doubles may overflow
-_CLOSE = 0.25  # |log(q / p)| below which a series is more accurate than a difference
+NEAR_OVERFLOW = 2.0**969  # from here on the difference of two doubles may overflow
+CLOSE = 0.25  # |log(q / p)| below which a series is more accurate than a difference
 
 
 # ------------------------------------------------------------------------ entropy and perplexity
 
 
-def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
+def entropy(
+    logits: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, keepdims: bool = False
+) -> Any:
     """Return the Shannon entropy of softmax(logits / temperature), in nats.
 
     Parameters
     ----------
     logits : array_like
-        float16, bfloat16, float32 or float64, of one or more axes; lists become float64. -inf
-        counts for nothing.
+        float16, bfloat16, float32 or float64, of any shape; integers, bools and lists become
+        float64. -inf counts for nothing.
     temperature : float or array_like of floats, in [0, inf], off at 1 or None
-        One for all, or one a row: an array that broadcasts to the shape of the result. 0 and inf
-        are the limits, log(number of tokens with the largest logit) and log(number of logits above
-        -inf).
-    axis : int
-        The axis that holds a row.
+        One for all, or one per row: an array that broadcasts to the shape of `logits` without
+        `axis`. 0 and inf are the limits, log(number of tokens with the largest logit) and
+        log(number of logits above -inf).
+    axis : int, tuple of int, or None
+        The axis that holds a row, the axes that do together, or all.
+    keepdims : bool
+        Whether the result keeps the axis, of length 1.
 
     Returns
     -------
@@ -89,7 +103,8 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     Raises
     ------
     TypeError
-        If `logits` are no array of floats on the CPU, or a parameter has the wrong type.
+        If `logits` are no array of numbers on the CPU, or a parameter has the wrong type; if a
+        tensor requires grad, unless grad is disabled: use `sampler.torch.entropy`.
     ValueError
         If a parameter is out of its range, or a row holds nothing.
 
@@ -112,7 +127,7 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     >>> entropy(np.stack([logits] * 3), temperature=[0.0, 0.5, np.inf]).round(3)
     array([0.   , 0.441, 1.099])
     """
-    source, rows, shape = _rows_along(logits, axis)
+    source, rows, shape, kept = _rows_along(logits, axis, keepdims)
     temperatures = _one_a_row(
         "temperature", 1.0 if temperature is None else temperature, shape,
         0.0, "a float in [0, inf]",
@@ -122,15 +137,17 @@ def entropy(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
         gaps, ties, finite, scale = _gaps(_doubles(rows[chunk], source.kind))
         t = temperatures[chunk]
         # The limits are put in afterwards: 1 is any temperature that can be divided by.
-        scaled = np.maximum(t * scale, _SMALLEST)
+        scaled = np.maximum(t * scale, SMALLEST)
         excess, _ = _excess(gaps, ties, np.where((t > 0) & (t < math.inf), scaled, 1.0))
         excess = np.where(t == 0, 0.0, excess)
         result[chunk] = np.where(t < math.inf, np.log(ties) + excess, np.log(finite))
-    return source.give(result.reshape(shape))
+    return source.give(result.reshape(kept))
 
 
-def perplexity(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
-    """Return exp(`entropy`): among how many equally likely tokens one would be as unsure.
+def perplexity(
+    logits: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, keepdims: bool = False
+) -> Any:
+    """Return exp(`entropy`): the number of equally likely tokens that would be as uncertain.
 
     Parameters and errors are those of `entropy`.
 
@@ -146,7 +163,7 @@ def perplexity(logits: Any, temperature: Any = 1.0, axis: int = -1) -> Any:
     >>> perplexity([5.0, 5.0, 5.0, 5.0]).round(6)
     np.float64(4.0)
     """
-    value = entropy(logits, temperature, axis)
+    value = entropy(logits, temperature=temperature, axis=axis, keepdims=keepdims)
     return value.exp() if hasattr(value, "exp") else np.exp(value)
 
 
@@ -171,7 +188,8 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     Raises
     ------
     TypeError
-        If `logits` are no array of floats on the CPU, or `entropy` has the wrong type.
+        If `logits` are no array of numbers on the CPU, or `entropy` has the wrong type; if either
+        requires grad.
     ValueError
         If a row has NaN or +inf or holds nothing above -inf, or cannot reach its entropy; the row
         is named, and what it reaches.
@@ -194,7 +212,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     >>> from sampler.temperature import entropy, temperature_for_entropy
     >>> logits = np.array([1.0, 3.0, 2.0, 0.0])
     >>> t = temperature_for_entropy(logits, 1.2)
-    >>> t.round(4), entropy(logits, t).round(9)
+    >>> t.round(4), entropy(logits, temperature=t).round(9)
     (np.float64(1.7117), np.float64(1.2))
     >>> temperature_for_entropy(logits, 2.0)
     Traceback (most recent call last):
@@ -238,14 +256,14 @@ def _temperature_for(
     to_entropy: Callable[[_Floats], _Floats],
     limit: Callable[[_Array], _Floats],
 ) -> Any:
-    source, rows, shape = _rows_along(logits, -1)
+    source, rows, shape, _ = _rows_along(logits, -1)
     lowest = 1.0 if name == "perplexity" else 0.0
     values = _one_a_row(name, value, shape, lowest, f"a float >= {lowest:g}")
     wanted = to_entropy(values)
     result = np.empty(len(rows))
     for chunk in _chunks(*rows.shape):
         x = _doubles(rows[chunk], source.kind)
-        _refuse_invalid(x, chunk.start, shape)
+        _refuse_invalid(x, range(chunk.start, chunk.stop), shape)
         gaps, ties, finite, scale = _gaps(x)
         h, low, high = wanted[chunk], np.log(ties), np.log(finite)
         slack = 4 * _EPS  # of what log(n) may be in the caller's arithmetic
@@ -299,9 +317,9 @@ def _solve(gaps: _Floats, ties: _Floats, finite: _Floats, wanted: _Floats) -> _F
         blind = ~good & ~bounded
         # Twice as far the next time: any double is reached in a dozen steps.
         reach[active] = np.where(blind, np.minimum(2 * reach[active], 300.0), reach[active])
-        far = np.clip(far, _SMALLEST, _LARGEST)
+        far = np.clip(far, SMALLEST, LARGEST)
         # Past the last double on either side.
-        over, under = below & (now == _LARGEST), ~below & (now == _SMALLEST)
+        over, under = below & (now == LARGEST), ~below & (now == SMALLEST)
         t[active] = np.where(done, now, np.where(good, newton, np.where(bounded, halved, far)))
         t[active[over]], t[active[under]] = math.inf, 0.0
         done |= over | under
@@ -318,7 +336,7 @@ def _gaps(x: _Floats) -> tuple[_Floats, _Floats, _Floats, _Floats]:
     """
     top = x.max(axis=1, keepdims=True)
     finite = np.sum(x > -math.inf, axis=1).astype(np.float64)
-    scale = np.where(top >= _NEAR_OVERFLOW, 0.5, 1.0)
+    scale = np.where(top >= NEAR_OVERFLOW, 0.5, 1.0)
     with np.errstate(invalid="ignore", over="ignore"):
         gaps = x * scale - top * scale
     valid = np.isfinite(top[:, 0])
@@ -330,7 +348,7 @@ def _excess(gaps: _Floats, ties: _Floats, temperatures: _Floats) -> tuple[_Float
     """The entropy less log(ties), without cancellation, and the variance of gaps / T."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         w = gaps / temperatures[:, None]
-        np.maximum(w, _NO_WEIGHT, out=w)
+        np.maximum(w, NO_WEIGHT, out=w)
         e = np.exp(w)
         # All but the largest, so that a small rest is not rounded away against them.
         e[gaps == 0] = 0.0
@@ -345,7 +363,7 @@ def _excess(gaps: _Floats, ties: _Floats, temperatures: _Floats) -> tuple[_Float
 # --------------------------------------------------------------------------------- calibration
 
 
-def fit_temperature(logits: Any, labels: Any) -> float:
+def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> float:
     """Return the temperature under which the labels are most likely.
 
     It minimises the mean negative log-likelihood of `labels` under softmax(logits / temperature),
@@ -354,26 +372,35 @@ def fit_temperature(logits: Any, labels: Any) -> float:
 
     Parameters
     ----------
-    logits : array_like of shape (batch, vocab)
-        One row for each example, finite or -inf; float16, bfloat16, float32 or float64. -inf rules
-        a class out.
-    labels : array_like of shape (batch,), integers in [0, vocab)
-        The right classes.
+    logits : array_like of shape (..., vocab)
+        One row for each example, finite or -inf; float16, bfloat16, float32 or float64; integers
+        become float64. -inf rules a class out. Of shape (..., 1), they are those of class 1 of a
+        binary classifier, whose class 0 has logit 0.
+    labels : array_like of shape (...), integers in [0, vocab)
+        The right classes. bools are the classes 0 and 1.
+    ignore_index : int
+        A row with this label does not count, whatever it holds. It may lie outside [0, vocab).
 
     Returns
     -------
     float
-        In [0, inf]. 0 where every label has the largest logit of its row, or shares it: the colder
-        the more likely. inf where the labels are no more likely than under equal logits. 1 where
-        all logits of each row are equal, and any temperature is as good.
+        In [0, inf]. 0 if every label has the largest logit of its row, or ties for it: the
+        likelihood then only grows as the temperature falls. inf if the labels are no more likely
+        than under equal logits. 1 if all logits of each row are equal: any temperature is as good.
 
     Raises
     ------
     TypeError
-        If `logits` are no array of floats on the CPU, or `labels` are no integers.
+        If `logits` are no array of numbers on the CPU or require grad, or `labels` are no integers.
     ValueError
-        If the shapes do not fit, there are no rows, a label is out of range or has the logit -inf,
-        or a row has NaN or +inf or holds nothing above -inf. The row is named.
+        If the shapes do not fit, no row counts, a label is out of range or has the logit -inf, or a
+        row has NaN or +inf or holds nothing above -inf. The row is named.
+
+    Warns
+    -----
+    UserWarning
+        If all rows are in [0, 1] and sum to 1, within 1e-3: they are taken as logits, but look like
+        probabilities, whose logits are ``np.log(p)``.
 
     Notes
     -----
@@ -396,20 +423,36 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     >>> round(fit_temperature(logits, [0, 0, 1, 1]), 4)  # 4 / log(3): one in four is wrong
     3.641
     """
-    source = _inputs.read(logits)
-    shape = source.array.shape
-    if len(shape) != 2:
-        raise ValueError(f"`logits` have to be of shape (batch, vocab), but have shape {shape}")
-    if 0 in shape:
+    source = _inputs.read(logits, numbers=True)
+    array = source.array
+    if not array.ndim or not array.size:
         raise ValueError(
-            f"`logits` have to hold at least one row and one class, but have shape {shape}"
+            f"`logits` have to hold at least one row and one class, but have shape {array.shape}"
         )
-    classes = _check_labels(labels, *shape)
+    batch, vocab = array.shape[:-1], array.shape[-1]
+    index = check_ignore_index(ignore_index, True)
+    classes, rows = _check_labels(labels, batch, max(vocab, 2), index)
+    if not len(rows):
+        raise ValueError(f"`labels` have to name a class, but all are {index}, the `ignore_index`")
+    array = array.reshape(-1, vocab)
+    if len(rows) < len(array):
+        array = array[rows]
+    source = source._replace(array=array)
+    if vocab == 1:
+        z = source.widened()
+        source = _inputs.read(np.concatenate([np.zeros_like(z), z], axis=1))
+    scale = 1.0
     if source.kind == "float64":
         finite = source.array[np.isfinite(source.array)]
-        if np.max(np.abs(finite), initial=0.0) >= _NEAR_OVERFLOW:
-            return 2.0 * fit_temperature(source.array * 0.5, classes)
-    data = _Calibration(source, classes)
+        if np.max(np.abs(finite), initial=0.0) >= NEAR_OVERFLOW:
+            source, scale = source._replace(array=source.array * 2.0**-60), 2.0**60
+    data = _Calibration(source, classes, rows, batch)
+    if data.are_probabilities and vocab > 1:
+        warnings.warn(
+            "`logits` are in [0, 1] and sum to 1 in each row, like probabilities: pass their "
+            "logarithms, np.log(p)",
+            stacklevel=2,
+        )
     if not data.margin.any():
         return 0.0 if data.mean_gap() > 0 else 1.0
 
@@ -418,30 +461,42 @@ def fit_temperature(logits: Any, labels: Any) -> float:
         # Some rows of all parts, of which it matters only that they are a fair guess.
         guess = data.every(_SAMPLE).solve(start)
         start = guess if 0 < guess < math.inf else start
-    return 1.0 / beta if (beta := data.solve(start)) else math.inf
+    return scale / beta if (beta := data.solve(start)) else math.inf
 
 
 class _Calibration:
     """Rows and their labels, and the derivatives of their mean negative log-likelihood."""
 
-    def __init__(self, source: _inputs.Logits, labels: npt.NDArray[np.int64]):
+    def __init__(
+        self,
+        source: _inputs.Logits,
+        labels: npt.NDArray[np.int64],
+        places: npt.NDArray[np.int64],
+        shape: tuple[int, ...],
+    ):
+        # Row i is row `places[i]` of the caller's batch, which has this shape.
         self.source, self.labels = source, labels
         batch = len(labels)
         self.top, self.margin = np.empty((batch, 1)), np.empty(batch)
         self.extreme = 0.0  # the largest magnitude
+        self.are_probabilities = True
         for chunk in _chunks(*self.source.array.shape):
             x = self._read(chunk)
             top, low = x.max(axis=1), x.min(axis=1)
             if not np.all(np.isfinite(top)):
-                _refuse_invalid(x, chunk.start, (batch,))
+                _refuse_invalid(x, places[chunk], shape)
             own = x[np.arange(len(x)), labels[chunk]].astype(np.float64)
             impossible = own == -math.inf
             if impossible.any():
                 i = int(np.argmax(impossible))
                 raise ValueError(
-                    f"`logits` have to be finite at the labels, but row {chunk.start + i} has -inf "
-                    f"at its label {labels[chunk][i]}"
+                    f"`logits` have to be finite at the labels, but row "
+                    f"{_row_name(places[chunk][i], shape)} has -inf at its label "
+                    f"{labels[chunk][i]}"
                 )
+            if self.are_probabilities:
+                off = np.abs(x.sum(axis=1, dtype=np.float64) - 1.0) > 1e-3
+                self.are_probabilities = not (low.min() < 0 or top.max() > 1 or off.any())
             self.top[chunk, 0] = top
             self.margin[chunk] = self.top[chunk, 0] - own
             self.extreme = max(self.extreme, float(top.max()), -float(low.min()))
@@ -523,7 +578,7 @@ class _Calibration:
                 np.subtract(self._read(chunk), top[chunk], out=w)
                 w *= factor
                 if far:
-                    np.maximum(w, dtype.type(_NO_WEIGHT), out=w)
+                    np.maximum(w, dtype.type(NO_WEIGHT), out=w)
                 np.exp(w, out=e)
                 total = (e @ ones).astype(np.float64)
                 e *= w
@@ -605,7 +660,7 @@ class Reliability:
         return ax
 
 
-def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
+def reliability(probs: Any, labels: Any, *, bins: int = 15) -> Reliability:
     """Return how often the likeliest class is right, in bins of its probability.
 
     Parameters
@@ -614,7 +669,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
         Probabilities: each in [0, 1], each row summing to 1 within 1e-3; dtypes and containers are
         those of logits.
     labels : array_like of shape (batch,), integers in [0, vocab)
-        The right classes.
+        The right classes. bools are the classes 0 and 1.
     bins : int, at least 1
         How many bins of equal width [0, 1] is cut into.
 
@@ -626,7 +681,8 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
     Raises
     ------
     TypeError
-        If `probs` are no array of floats on the CPU, `labels` no integers, or `bins` none.
+        If `probs` are no array of numbers on the CPU or require grad, `labels` no integers, or
+        `bins` none.
     ValueError
         If the shapes do not fit, there are no rows, a row is no distribution or a label out of
         range (the row is named), or `bins` is less than 1.
@@ -647,7 +703,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
     0.375
     """
     bins = check_integer("bins", bins, 1, None, "an integer >= 1")
-    source = _inputs.read(probs, name="probs")
+    source = _inputs.read(probs, name="probs", numbers=True)
     shape = source.array.shape
     if len(shape) != 2:
         raise ValueError(f"`probs` have to be of shape (batch, vocab), but have shape {shape}")
@@ -655,7 +711,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
         raise ValueError(
             f"`probs` have to hold at least one row and one class, but have shape {shape}"
         )
-    classes = _check_labels(labels, *shape)
+    classes, _ = _check_labels(labels, shape[:1], shape[1])
     confidences, right = np.empty(len(classes)), np.empty(len(classes))
     for chunk in _chunks(*shape):
         p = _doubles(source.array[chunk], source.kind)
@@ -686,7 +742,7 @@ def reliability(probs: Any, labels: Any, bins: int = 15) -> Reliability:
     return Reliability(edges, confidence, accuracy, count)
 
 
-def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float:
+def expected_calibration_error(probs: Any, labels: Any, *, bins: int = 15) -> float:
     """Return the mean distance between confidence and accuracy over bins of confidence.
 
     Parameters and errors are those of `reliability`.
@@ -716,14 +772,14 @@ def expected_calibration_error(probs: Any, labels: Any, bins: int = 15) -> float
     >>> round(expected_calibration_error(probs, [0, 1, 1, 1]), 4)
     0.375
     """
-    return reliability(probs, labels, bins).error
+    return reliability(probs, labels, bins=bins).error
 
 
 # -------------------------------------------------------------------------------- distillation
 
 
 def distillation_loss(
-    student: Any, teacher: Any, temperature: float = 1.0, reduction: str = "mean"
+    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: str = "mean"
 ) -> Any:
     """Return temperature**2 KL(softmax(teacher / temperature) || softmax(student / temperature)).
 
@@ -735,20 +791,22 @@ def distillation_loss(
         The higher, the more the teacher's small probabilities count. 1 compares the
         distributions as they are.
     reduction : {"mean", "sum", "none"}
-        Over rows: "mean" is what torch's ``kl_div`` calls "batchmean", "none" leaves one a row.
+        Over rows: "mean" is what torch's ``kl_div`` calls "batchmean", "none" leaves one per row.
 
     Returns
     -------
     array, tensor or scalar
         float64, at least 0; a tensor where `student` is one. inf where the student has -inf and
         the teacher has not. NaN for a row in which either has NaN or +inf, or nothing above -inf.
+        The mean of no rows is NaN, their sum 0.
 
     Raises
     ------
     TypeError
-        If either is no array of floats on the CPU, or a parameter has the wrong type.
+        If either is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
+        requires grad, unless grad is disabled: use `sampler.torch.distillation_loss`.
     ValueError
-        If the shapes differ or hold no row or no token, or a parameter is out of its range.
+        If the shapes differ or hold no token, or a parameter is out of its range.
 
     Notes
     -----
@@ -771,7 +829,7 @@ def distillation_loss(
     >>> from sampler.temperature import distillation_loss
     >>> teacher, student = np.array([3.0, 1.0, 0.0, 2.0]), np.array([1.0, 0.0, 0.0, 2.0])
     >>> for temperature in (1.0, 2.0, 1000.0):
-    ...     print(round(float(distillation_loss(student, teacher, temperature)), 3))
+    ...     print(round(float(distillation_loss(student, teacher, temperature=temperature)), 3))
     0.429
     0.41
     0.344
@@ -783,13 +841,12 @@ def distillation_loss(
     losses = np.empty(len(s))
     for chunk in _chunks(*s.shape):
         losses[chunk] = _divergence(*_compare(s[chunk], v[chunk], t), t)
-    if reduction == "none":
-        return source.give(losses.reshape(source.array.shape[:-1]))
-    return source.give(np.asarray(losses.mean() if reduction == "mean" else losses.sum()))
+    each = losses.reshape(source.array.shape[:-1])
+    return source.give(np.asarray(reduced(each, reduction, each.size)))
 
 
 def distillation_loss_grad(
-    student: Any, teacher: Any, temperature: float = 1.0, reduction: str = "mean"
+    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: str = "mean"
 ) -> Any:
     """Return the gradient of `distillation_loss` with respect to the student's logits.
 
@@ -817,12 +874,12 @@ def distillation_loss_grad(
     """
     s, v, source, t = _check_pair(student, teacher, temperature, reduction)
     result = np.empty(s.shape, source.result_dtype)
-    scale = t / len(s) if reduction == "mean" else t
+    scale = t / max(len(s), 1) if reduction == "mean" else t
     for chunk in _chunks(*s.shape):
         log_q, log_p, r = _compare(s[chunk], v[chunk], t)
         p = np.exp(log_p)
         with np.errstate(invalid="ignore", over="ignore"):
-            difference = np.where(np.abs(r) < _CLOSE, p * np.expm1(r), np.exp(log_q) - p)
+            difference = np.where(np.abs(r) < CLOSE, p * np.expm1(r), np.exp(log_q) - p)
         result[chunk] = scale * difference
     return source.give(result.reshape(source.array.shape))
 
@@ -831,18 +888,17 @@ def _check_pair(
     student: Any, teacher: Any, temperature: Any, reduction: Any
 ) -> tuple[_Floats, _Floats, _inputs.Logits, float]:
     """Both as float64 rows, what the student's were, and the temperature."""
-    t = check_real("temperature", temperature, _SMALLEST, _LARGEST, "a float in (0, inf)")
+    t = check_real("temperature", temperature, SMALLEST, LARGEST, "a float in (0, inf)")
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    source, other = _inputs.read(student, name="student"), _inputs.read(teacher, name="teacher")
+    source = _inputs.read(student, name="student", numbers=True)
+    other = _inputs.read(teacher, name="teacher", numbers=True)
     shape = source.array.shape
     if other.array.shape != shape:
         raise ValueError(
             f"`teacher` has to have the shape of `student`, {shape}, but has {other.array.shape}"
         )
-    if not shape or 0 in shape:
-        raise ValueError(
-            f"`student` has to hold at least one row of at least one token, but has shape {shape}"
-        )
+    if not shape or not shape[-1]:
+        raise ValueError(f"`student` has to hold at least one token per row, but has shape {shape}")
     rows, others = (
         _doubles(logits.array.reshape(-1, shape[-1]), logits.kind) for logits in (source, other)
     )
@@ -851,7 +907,7 @@ def _check_pair(
 
 def _compare(student: _Floats, teacher: _Floats, t: float) -> tuple[_Floats, _Floats, _Floats]:
     """Return log(q), log(p) and log(q / p); that is NaN where neither has mass."""
-    log_q, log_p = log_softmax(student, t), log_softmax(teacher, t)
+    log_q, log_p = (log_softmax(x, temperature=t) for x in (student, teacher))
     nobody = (student == -math.inf) & (teacher == -math.inf)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         r = log_q - log_p
@@ -874,10 +930,10 @@ def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats, t: float) -> _Floats
         # sum p (exp(r) - 1 - r) is sum p (-r), since p and q both sum to 1, in positive terms.
         series = np.ones_like(r)
         for k in range(14, 2, -1):
-            series = 1 + np.clip(r, -_CLOSE, _CLOSE) / k * series
+            series = 1 + np.clip(r, -CLOSE, CLOSE) / k * series
         apart = np.where(p == 0, q, q - p - p * r)
         # t r, whose square is a number also where that of r is not.
-        close = (np.abs(r) < _CLOSE) & (p > 0)
+        close = (np.abs(r) < CLOSE) & (p > 0)
         terms = np.where(close, p * (0.5 * (t * r) ** 2 * series), t * (t * apart))
         # Also where the teacher's mass is too small for a float.
         terms[(log_q == -math.inf) & (r == -math.inf)] = math.inf
@@ -888,19 +944,22 @@ def _divergence(log_q: _Floats, log_p: _Floats, r: _Floats, t: float) -> _Floats
 # --------------------------------------------------------------------------------------- shared
 
 
-def _rows_along(logits: Any, axis: Any) -> tuple[_inputs.Logits, _Array, tuple[int, ...]]:
-    """What was read, its rows as a 2-D array of the dtype it had, and the shape of the batch."""
-    source = _inputs.read(logits)
+def _rows_along(
+    logits: Any, axis: Any, keepdims: Any = False
+) -> tuple[_inputs.Logits, _Array, tuple[int, ...], tuple[int, ...]]:
+    """What was read, its rows as a 2-D array of the dtype it had, and the shape of the batch.
+
+    Of the two shapes, the first is that of parameters; results, the second, may keep the axes.
+    """
+    source = _inputs.read(logits, numbers=True)
     array = source.array
-    if array.ndim == 0:
-        raise ValueError("`logits` have to have at least one axis, but are a scalar")
-    last = np.moveaxis(array, check_axis(axis, array.ndim), -1)
-    vocab, shape = last.shape[-1], last.shape[:-1]
-    if vocab == 0:
+    axes = check_axes(axis, array.ndim)
+    kept = kept_shape(array.shape, axes, keepdims)
+    if not all(array.shape[axis] for axis in axes):
         raise ValueError(
             f"`logits` have to hold at least one token a row, but have shape {array.shape}"
         )
-    return source, last.reshape(math.prod(shape), vocab), shape
+    return source, rows_along(array, axes), without(array.shape, axes), kept
 
 
 def _doubles(array: _Array, kind: str) -> _Floats:
@@ -926,13 +985,13 @@ def _row_name(row: int, shape: tuple[int, ...]) -> str:
     return str(row if len(shape) < 2 else tuple(map(int, np.unravel_index(row, shape))))
 
 
-def _refuse_invalid(x: _Array, start: int, shape: tuple[int, ...]) -> None:
-    """Refuse rows with NaN or +inf, or with nothing above -inf."""
+def _refuse_invalid(x: _Array, places: Sequence[int] | _Array, shape: tuple[int, ...]) -> None:
+    """Refuse rows, at these places of a batch, with NaN, +inf, or nothing above -inf."""
     invalid = ~(x < math.inf)
     if invalid.any():
         row, token = np.argwhere(invalid)[0]
         raise ValueError(
-            f"`logits` have to be finite or -inf, but row {_row_name(start + row, shape)} has "
+            f"`logits` have to be finite or -inf, but row {_row_name(places[row], shape)} has "
             f"{x[row, token]} at token {token}"
         )
     empty = x.max(axis=1) == -math.inf
@@ -940,13 +999,22 @@ def _refuse_invalid(x: _Array, start: int, shape: tuple[int, ...]) -> None:
         row = int(np.argmax(empty))
         raise ValueError(
             f"`logits` have to hold a finite value in every row, but row "
-            f"{_row_name(start + row, shape)} is -inf throughout"
+            f"{_row_name(places[row], shape)} is -inf throughout"
         )
 
 
-def _check_labels(labels: Any, batch: int, classes: int) -> npt.NDArray[np.int64]:
-    wanted = f"integers in [0, {classes}), of shape ({batch},)"
+def _check_labels(
+    labels: Any, batch: tuple[int, ...], classes: int, ignore_index: int | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The labels that count, and their rows."""
+    wanted = f"integers in [0, {classes}), of shape {batch}"
+    array = array_of("labels", labels)
+    if array.dtype.kind == "b":
+        labels = array = array.astype(np.int64)
+    counts = np.asarray(array != ignore_index)
+    if not counts.all():
+        labels = np.where(counts, array, 0)
     ids = check_ids("labels", labels, classes, wanted)
-    if ids.shape != (batch,):
+    if ids.shape != batch:
         raise ValueError(f"`labels` have to be {wanted}, but have shape {ids.shape}")
-    return ids
+    return ids[counts].reshape(-1), np.flatnonzero(counts)

@@ -293,7 +293,10 @@ def test_scores_of_any_layout():
         frozen = rows.clone()
     assert torch.equal(processor(None, frozen), want)
     graph = rows.clone().requires_grad_()
-    assert not processor(None, graph).requires_grad
+    with torch.no_grad():  # as in generate()
+        assert torch.equal(processor(None, graph), want)
+    with pytest.raises(TypeError, match=r"^`scores` requires grad, and FilterLogitsProcessor"):
+        processor(None, graph)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

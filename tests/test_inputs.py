@@ -1,6 +1,7 @@
 """Every container and layout that holds logits gives the same bits; the rest is refused by name."""
 
 import array
+import math
 from dataclasses import fields
 
 import ml_dtypes
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from sampler import Sampler, log_softmax, logsumexp, softmax
+import sampler.torch
+from sampler import Sampler, _inputs, log_softmax, logsumexp, softmax, temperature
+from sampler.testing import check_draws
 
 VOCAB = 1100  # more than one block of the core, and no whole number of groups
 BATCH = 3
@@ -20,6 +23,14 @@ SETTINGS = (
     {"temperature": 0.0},
 )
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+FAMILY = (
+    "softmax",
+    "log_softmax",
+    "logsumexp",
+    "sigmoid",
+    "softmax_jacobian",
+    "softmax_dtemperature",
+)
 
 
 def grid(shape, seed=0):
@@ -166,7 +177,8 @@ def test_torch(dtype, ndim, grad):
     kind = getattr(torch, dtype)
     tensor = torch.tensor(plain, dtype=kind, requires_grad=grad)
     assert_same(tensor, plain)
-    filtered_equal(tensor, plain)
+    with torch.no_grad():
+        filtered_equal(tensor, plain)
     wide = torch.zeros(*plain.shape, 3, dtype=kind)
     wide[..., 1] = tensor.detach()
     assert_same(wide[..., 1].requires_grad_(grad), plain)
@@ -191,8 +203,6 @@ def test_torch_under_inference_mode():
 
 
 def test_bfloat16_tensor_is_not_copied():
-    from sampler import _inputs
-
     tensor = torch.zeros(2, VOCAB, dtype=torch.bfloat16)
     assert _inputs.read(tensor).array.__array_interface__["data"][0] == tensor.data_ptr()
     assert _inputs.read(tensor[:, ::3]).array.strides == (2 * VOCAB, 6)
@@ -350,6 +360,123 @@ def test_input_is_never_written(dtype):
                 function(given, axis=0)
     assert x.tobytes() == before
     assert torch.equal(tensor, copy)
+
+
+def everything(x):
+    """Every public function that reads a tensor of floats, by its name: {name: call of x}."""
+    row = np.zeros(3)
+    return {
+        "softmax": softmax,
+        "log_softmax": log_softmax,
+        "logsumexp": logsumexp,
+        "sigmoid": sampler.sigmoid,
+        "softmax_jacobian": sampler.softmax_jacobian,
+        "softmax_jvp": lambda x: sampler.softmax_jvp(row, x),
+        "softmax_vjp": lambda x: sampler.softmax_vjp(x, row),
+        "softmax_dtemperature": sampler.softmax_dtemperature,
+        "cross_entropy": lambda x: sampler.cross_entropy(x, 0),
+        "cross_entropy_grad": lambda x: sampler.cross_entropy_grad(row, x / 3),
+        "entropy": temperature.entropy,
+        "perplexity": temperature.perplexity,
+        "temperature_for_entropy": lambda x: temperature.temperature_for_entropy(x, math.log(3)),
+        "temperature_for_perplexity": lambda x: temperature.temperature_for_perplexity(row, x[0]),
+        "fit_temperature": lambda x: temperature.fit_temperature(x[None], [0]),
+        "reliability": lambda x: temperature.reliability(x[None] / 3, [0]),
+        "expected_calibration_error": (
+            lambda x: temperature.expected_calibration_error(x[None] / 3, [0])
+        ),
+        "distillation_loss": lambda x: temperature.distillation_loss(row, x),
+        "distillation_loss_grad": lambda x: temperature.distillation_loss_grad(x, row),
+        "Sampler.filter": lambda x: Sampler().filter(x),
+        "Sampler.score": lambda x: Sampler().score(x, 0),
+        "Sampler.distribution": lambda x: Sampler().distribution(x),
+        "Distribution.draw": lambda x: Sampler().distribution(row).draw(x / 3),
+        "check_draws": lambda x: check_draws([0, 1, 2], x / 3),
+    }
+
+
+@pytest.mark.parametrize("name", everything(None))
+def test_a_graph_is_not_cut_without_a_word(name):
+    # `sampler.cross_entropy(x, t) + 0.01 * (x**2).sum()` trained on its last term alone.
+    call = everything(None)[name]
+    x = torch.tensor([1.0, 1.0, 1.0], dtype=torch.float64, requires_grad=True)
+    if name == "temperature_for_perplexity":
+        x = x.detach().mul(3).requires_grad_()
+    use = rf"use sampler\.torch\.{name}, or " if name in sampler.torch.__all__ else ""
+    text = rf"^`\w+` requires grad, and {name} would cut its graph without a word: {use}pass \w+\."
+    with pytest.raises(TypeError, match=text):
+        call(x)
+    with torch.no_grad():
+        call(x)
+    call(x.detach())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda t: softmax(np.eye(2), temperature=t),
+        lambda t: log_softmax(np.eye(2), temperature=t[0]),
+        lambda t: logsumexp(np.eye(2), out=t),
+        lambda t: sampler.cross_entropy(np.zeros((1, 2)), t[None] / 2),
+        lambda t: sampler.softmax_jvp(np.eye(2), np.eye(2), temperature=t),
+        lambda t: sampler.softmax_dtemperature(np.eye(2), temperature=t),
+        lambda t: temperature.entropy(np.eye(2), temperature=t),
+    ],
+)
+def test_no_argument_cuts_a_graph(call):
+    t = torch.ones(2, dtype=torch.float64)
+    call(t.clone())
+    with pytest.raises(TypeError, match=r"^`(temperature|targets|out)` requires grad, and "):
+        call(t.requires_grad_())
+    with torch.inference_mode():
+        call(t)
+
+
+def test_sampler_torch_is_what_messages_name():
+    assert list(_inputs.WITH_GRADIENTS) == sorted(sampler.torch.__all__)
+
+
+def test_tokens_are_drawn_of_tensors_that_require_grad():
+    # A token has no gradient, as in torch.multinomial.
+    x = torch.tensor([1.0, 3.0, 2.0], requires_grad=True)
+    assert Sampler(top_k=1)(x) == Sampler(top_k=1).sample(x).tokens == 1
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors_are_refused_by_name(layout):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=layout)
+    row = np.zeros(3)
+    for call in (
+        *(getattr(sampler, name) for name in FAMILY),
+        temperature.entropy,
+        temperature.perplexity,
+        lambda t: sampler.softmax_vjp(row, t),
+        lambda t: sampler.cross_entropy(t, 0),
+        lambda t: sampler.cross_entropy(np.eye(2), t.long()),
+        lambda t: softmax(np.eye(2), temperature=t),
+        lambda t: softmax(np.eye(2), where=t > 0),
+        lambda t: temperature.temperature_for_entropy(np.eye(2), t),
+        lambda t: temperature.fit_temperature(np.eye(2) * 3, t.long()),
+        lambda t: temperature.reliability(t, [0]),
+        lambda t: temperature.distillation_loss(row, t),
+        Sampler(),
+        Sampler().sample,
+        Sampler().filter,
+        Sampler().distribution,
+        lambda t: Sampler().score(np.eye(2), t.long()),
+        lambda t: Sampler().sample(np.eye(2), streams=t.long()),
+    ):
+        with pytest.raises(TypeError, match=r"^`\w+` have to be a dense tensor, but (are|have) "):
+            call(nested)
+    x = torch.zeros(2, 3)
+    for name in sampler.torch.__all__:
+        function = getattr(sampler.torch, name)
+        given = (nested, x) if name in ("cross_entropy", "distillation_loss") else (nested,)
+        with pytest.raises(TypeError, match=r"^`\w+` has to be a dense tensor, but (is|has) "):
+            function(*given)
+    with pytest.raises(TypeError, match=r"^`target` has to be a dense tensor, but is nested$"):
+        sampler.torch.cross_entropy(x, nested)
 
 
 def test_filter_is_no_view_of_its_input():

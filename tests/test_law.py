@@ -196,7 +196,7 @@ def check_pair(rng, size):
     stages = make_stages(rng)
     floor, ties = int(rng.choice([1, 1, 1, 3, 70])), str(rng.choice(["id", "all"]))
     d = check_chain(row, stages, floor, ties)
-    state = reference.kept(row, stages, floor, ties)
+    state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)
     if len(state.ids) == len(d):  # else a threshold within the band, which check_chain has judged
         with np.errstate(over="ignore"):
             expected = np.maximum(reference.logprobs(state), -np.finfo(float).max)

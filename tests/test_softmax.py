@@ -92,16 +92,16 @@ ROWS = dict(rows())
 def test_float32_is_within_4_ulp(name, dtype, temperature):
     x = ROWS[name].astype(dtype_of(dtype))
     exact = Exact(x, temperature)
-    p = softmax(x, temperature)
+    p = softmax(x, temperature=temperature)
     assert p.dtype == np.float32
     assert error_in_ulp(p, exact.softmax) <= 4
     assert abs(math.fsum(p.tolist()) - 1) <= 3e-7
-    q = log_softmax(x, temperature)
+    q = log_softmax(x, temperature=temperature)
     assert q.dtype == np.float32
     finite = np.isfinite(x.astype(np.float64))
     assert np.array_equal(np.isfinite(q), finite)
     assert error_in_ulp(q[finite], np.array(exact.log_softmax)[finite], 1) <= 4
-    total = logsumexp(x, temperature)
+    total = logsumexp(x, temperature=temperature)
     assert total.dtype == np.float32
     assert error_in_ulp(total[None], [exact.logsumexp], 1) <= 4
 
@@ -112,11 +112,11 @@ def test_float32_is_well_within_4_ulp(name, temperature):
     # What is usual, so that a loss of half a unit shows.
     x = ROWS[name].astype(np.float32)
     exact = Exact(x, temperature)
-    assert error_in_ulp(softmax(x, temperature), exact.softmax) <= 1.9
-    q = log_softmax(x, temperature)
+    assert error_in_ulp(softmax(x, temperature=temperature), exact.softmax) <= 1.9
+    q = log_softmax(x, temperature=temperature)
     finite = np.isfinite(q)
     assert error_in_ulp(q[finite], np.array(exact.log_softmax)[finite], 1) <= 1.4
-    assert error_in_ulp(logsumexp(x, temperature)[None], [exact.logsumexp], 1) <= 0.9
+    assert error_in_ulp(logsumexp(x, temperature=temperature)[None], [exact.logsumexp], 1) <= 0.9
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
@@ -124,16 +124,16 @@ def test_float32_is_well_within_4_ulp(name, temperature):
 def test_float64_is_within_2e_13(name, temperature):
     x = ROWS[name]
     exact = Exact(x, temperature)
-    p = softmax(x, temperature)
+    p = softmax(x, temperature=temperature)
     assert p.dtype == np.float64
     for got, want in zip(p, exact.softmax, strict=True):
         assert abs(mpmath.mpf(float(got)) - want) <= want * 2e-13 + mpmath.ldexp(1, -1074)
     assert abs(math.fsum(p) - 1) <= 1e-14 * max(1, len(x) / 100)
-    q = log_softmax(x, temperature)
+    q = log_softmax(x, temperature=temperature)
     finite = np.isfinite(x)
     assert np.array_equal(np.isfinite(q), finite)
     assert error_in_ulp(q[finite], np.array(exact.log_softmax)[finite], 1) <= 4
-    assert error_in_ulp(logsumexp(x, temperature)[None], [exact.logsumexp], 1) <= 4
+    assert error_in_ulp(logsumexp(x, temperature=temperature)[None], [exact.logsumexp], 1) <= 4
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-6, 0.01, 40.0, 1e6, 1e30, 1e300, 5e-324])
@@ -146,13 +146,13 @@ def test_any_temperature(dtype, temperature):
     ):
         x = x.astype(dtype)
         exact = Exact(x, temperature)
-        p = softmax(x, temperature)
+        p = softmax(x, temperature=temperature)
         if dtype == "float32":
             assert error_in_ulp(p, exact.softmax) <= 4
         else:
             for got, want in zip(p, exact.softmax, strict=True):
                 assert abs(mpmath.mpf(float(got)) - want) <= want * 2e-13 + mpmath.ldexp(1, -1074)
-        q = log_softmax(x, temperature)
+        q = log_softmax(x, temperature=temperature)
         assert not np.any(np.isnan(q))
         fits = np.isfinite(q)
         assert error_in_ulp(q[fits], np.array(exact.log_softmax)[fits], 1) <= 4
@@ -192,9 +192,9 @@ def test_float64_near_the_largest_double(temperature):
     top = np.finfo(float).max
     x = np.array([top, np.nextafter(top, 0), top / 2, 0.0, -1.0, -top / 3, -top])
     exact = Exact(x, temperature)
-    for got, want in zip(softmax(x, temperature), exact.softmax, strict=True):
+    for got, want in zip(softmax(x, temperature=temperature), exact.softmax, strict=True):
         assert abs(mpmath.mpf(float(got)) - want) <= want * 2e-13 + mpmath.ldexp(1, -1074)
-    q = log_softmax(x, temperature)
+    q = log_softmax(x, temperature=temperature)
     assert np.all(q[1:] <= q[:-1])
     fits = np.isfinite(q)
     assert error_in_ulp(q[fits], np.array(exact.log_softmax)[fits], 1) <= 4
@@ -209,13 +209,13 @@ def test_float64_near_the_largest_double(temperature):
 def test_any_row(x, temperature, dtype):
     x = np.array(x, dtype)
     exact = Exact(x, temperature)
-    p = softmax(x, temperature)
+    p = softmax(x, temperature=temperature)
     if dtype == "float32":
         assert error_in_ulp(p, exact.softmax) <= 4
     else:
         for got, want in zip(p, exact.softmax, strict=True):
             assert abs(mpmath.mpf(float(got)) - want) <= want * 2e-13 + mpmath.ldexp(1, -1074)
-    assert error_in_ulp(log_softmax(x, temperature), exact.log_softmax, 1) <= 4
+    assert error_in_ulp(log_softmax(x, temperature=temperature), exact.log_softmax, 1) <= 4
 
 
 def test_real_rows(real_logits):
@@ -252,7 +252,7 @@ def fractions():
 @pytest.mark.slow
 def test_every_power_of_two():
     x = fractions()
-    p = softmax(x, LOG2_E)
+    p = softmax(x, temperature=LOG2_E)
     assert np.all(np.diff(p) <= 0)
     exact = np.exp2(x.astype(np.float64))
     exact /= exact.sum()
@@ -277,7 +277,7 @@ def test_powers_whose_errors_add_up():
                 row[0] = f[one] - octave
                 weights = [mpmath.power(2, mpmath.mpf(float(v))) for v in (row[0], row[1])]
                 want = weights[0] / (weights[0] + count * weights[1])
-                assert error_in_ulp(softmax(row, LOG2_E)[:1], [want]) <= 3.4
+                assert error_in_ulp(softmax(row, temperature=LOG2_E)[:1], [want]) <= 3.4
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -290,11 +290,11 @@ def test_where_powers_give_way_to_canonical_arithmetic(dtype, temperature):
                 continue
             x = (rng.normal(shift, 0.1, 60) * scale * temperature).astype(dtype_of(dtype))
             exact = Exact(x, temperature)
-            p = softmax(x, temperature)
+            p = softmax(x, temperature=temperature)
             assert error_in_ulp(p, exact.softmax) <= 4
             order = np.argsort(x.astype(np.float32), kind="stable")
             assert np.all(np.diff(p[order]) >= 0)
-            q = log_softmax(x, temperature)
+            q = log_softmax(x, temperature=temperature)
             fits = np.isfinite(q)
             assert error_in_ulp(q[fits], np.array(exact.log_softmax)[fits], 1) <= 4
 
@@ -303,7 +303,7 @@ def test_probabilities_that_underflow():
     for temperature in (1.0, LOG2_E):
         x = np.linspace(-160, 0, 4001).astype(np.float32)
         exact = Exact(x, temperature)
-        p = softmax(x, temperature)
+        p = softmax(x, temperature=temperature)
         assert error_in_ulp(p, exact.softmax) <= 4
         assert p[0] == 0
         tiny = np.finfo(np.float32).smallest_subnormal
@@ -336,8 +336,8 @@ def test_adjacent_floats_keep_their_order(dtype):
         run = neighbours(z, 3000, dtype)
         x = np.append(run[run <= 0], np.array(0, dtype))
         for temperature in (1.0, 0.7, 1.1, 3.0):
-            assert np.all(np.diff(softmax(x, temperature)) >= 0), z
-            assert np.all(np.diff(log_softmax(x, temperature)) >= 0), z
+            assert np.all(np.diff(softmax(x, temperature=temperature)) >= 0), z
+            assert np.all(np.diff(log_softmax(x, temperature=temperature)) >= 0), z
 
 
 @pytest.mark.parametrize("temperature", [0.3, 0.7, 1.0, 1.3, 7.0, 1e5])
@@ -347,9 +347,9 @@ def test_order(dtype, temperature):
     x = np.concatenate([rng.normal(0, 4, 40_000), -rng.exponential(1e-3, 10_000)])
     x = np.sort(x.astype(dtype_of(dtype)).astype(np.float64)).astype(dtype_of(dtype))
     for function in (softmax, log_softmax):
-        assert np.all(np.diff(function(x, temperature)) >= 0)
-        backwards = function(x[::-1], temperature)
-        assert np.array_equal(backwards[::-1], function(x, temperature))
+        assert np.all(np.diff(function(x, temperature=temperature)) >= 0)
+        backwards = function(x[::-1], temperature=temperature)
+        assert np.array_equal(backwards[::-1], function(x, temperature=temperature))
 
 
 # ------------------------------------------------------------------------------------ limits
@@ -358,25 +358,25 @@ def test_order(dtype, temperature):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_temperature_0_and_inf(dtype):
     x = np.array([1.0, 3.0, -inf, 3.0, -2.0]).astype(dtype_of(dtype))
-    assert softmax(x, 0).tolist() == [0, 0.5, 0, 0.5, 0]
-    assert softmax(x, inf).tolist() == [0.25, 0.25, 0, 0.25, 0.25]
+    assert softmax(x, temperature=0).tolist() == [0, 0.5, 0, 0.5, 0]
+    assert softmax(x, temperature=inf).tolist() == [0.25, 0.25, 0, 0.25, 0.25]
     half, quarter = (softmax(x).dtype.type(math.log(v)) for v in (0.5, 0.25))
-    assert log_softmax(x, 0).tolist() == [-inf, half, -inf, half, -inf]
-    assert log_softmax(x, inf).tolist() == [quarter, quarter, -inf, quarter, quarter]
-    assert logsumexp(x, inf) == -quarter
+    assert log_softmax(x, temperature=0).tolist() == [-inf, half, -inf, half, -inf]
+    assert log_softmax(x, temperature=inf).tolist() == [quarter, quarter, -inf, quarter, quarter]
+    assert logsumexp(x, temperature=inf) == -quarter
     for top, limit in ((3.0, inf), (-3.0, -inf), (0.0, math.log(2))):
         y = np.array([top, top, top - 1]).astype(dtype_of(dtype))
-        assert logsumexp(y, 0) == pytest.approx(limit, rel=1e-7)
-    assert softmax(x, -0.0).tolist() == softmax(x, 0).tolist()
-    assert softmax(np.array([0.0, -0.0, -1.0]), 0).tolist() == [0.5, 0.5, 0]
+        assert logsumexp(y, temperature=0) == pytest.approx(limit, rel=1e-7)
+    assert softmax(x, temperature=-0.0).tolist() == softmax(x, temperature=0).tolist()
+    assert softmax(np.array([0.0, -0.0, -1.0]), temperature=0).tolist() == [0.5, 0.5, 0]
 
 
 def test_temperature_0_tells_adjacent_floats_apart():
     for dtype in ("float32", "float64"):
         tiny = np.finfo(dtype).smallest_subnormal
         for pair in ([0, tiny], [1, np.nextafter(1, 2, dtype=dtype)], [-tiny, 0], [1e30, 1.1e30]):
-            assert softmax(np.array(pair, dtype), 0).tolist() == [0, 1]
-            assert log_softmax(np.array(pair, dtype), 0).tolist() == [-inf, 0]
+            assert softmax(np.array(pair, dtype), temperature=0).tolist() == [0, 1]
+            assert log_softmax(np.array(pair, dtype), temperature=0).tolist() == [-inf, 0]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -384,14 +384,36 @@ def test_temperature_0_tells_adjacent_floats_apart():
 @pytest.mark.parametrize("bad", [nan, inf, -nan])
 def test_an_invalid_row_is_nan_and_alone(bad, temperature, dtype):
     x = np.zeros((3, 1500)).astype(dtype_of(dtype))
-    clean = [function(x, temperature) for function in FAMILY]
+    clean = [function(x, temperature=temperature) for function in FAMILY]
     for token in (0, 63, 700, 1499):
         y = x.copy()
         y[1, token] = bad
         for function, want in zip(FAMILY, clean, strict=True):
-            got = function(y, temperature)
-            assert np.all(np.isnan(got[1]))
+            got = function(y, temperature=temperature)
+            if function is logsumexp and bad == inf:
+                assert got[1] == inf
+            else:
+                assert np.all(np.isnan(got[1]))
             assert np.array_equal(got[[0, 2]], want[[0, 2]])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("temperature", [0, 1e-300, 0.7, 1, inf])
+def test_logsumexp_of_inf_is_inf(temperature, dtype):
+    # It was NaN; SciPy, torch, JAX and NumPy's logaddexp say inf, as do the limits at 0 and inf.
+    for n in (1, 2, 16, 1500):
+        x = np.zeros((4, n)).astype(dtype_of(dtype))
+        x[0, n // 2] = x[1, :] = inf
+        x[2, :] = -inf
+        x[2, -1] = x[3, -1] = inf
+        x[3, 0] = nan
+        for view in (x, np.repeat(x, 2, axis=1)[:, ::2], torch.tensor(x.astype(float))):
+            got = np.asarray(logsumexp(view, temperature=temperature))
+            assert got[:3].tolist() == [inf, inf, inf]
+            assert np.isnan(got[3])
+            got = np.asarray(log_softmax(view, temperature=temperature))
+            assert np.isnan(got).all()  # as in torch; SciPy has -inf at finite entries
+    assert logsumexp(np.array([inf, 0.0]), where=[False, True]) == 0
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -399,19 +421,19 @@ def test_an_invalid_row_is_nan_and_alone(bad, temperature, dtype):
 def test_a_row_of_minus_inf(temperature, dtype):
     x = np.full((2, 1500), -inf).astype(dtype_of(dtype))
     x[1] = 0
-    assert np.all(np.isnan(softmax(x, temperature)[0]))
-    assert np.all(np.isnan(log_softmax(x, temperature)[0]))
-    assert logsumexp(x, temperature)[0] == -inf
-    assert np.all(softmax(x, temperature)[1] > 0)
+    assert np.all(np.isnan(softmax(x, temperature=temperature)[0]))
+    assert np.all(np.isnan(log_softmax(x, temperature=temperature)[0]))
+    assert logsumexp(x, temperature=temperature)[0] == -inf
+    assert np.all(softmax(x, temperature=temperature)[1] > 0)
 
 
 def test_minus_inf_has_weight_0():
     x = np.where(np.arange(2000) % 7, 0.0, -inf)
     for dtype in FLOATS:
         for temperature in (1e-30, 1.0, 1e30, inf, 0):
-            p = softmax(x.astype(dtype_of(dtype)), temperature)
+            p = softmax(x.astype(dtype_of(dtype)), temperature=temperature)
             assert np.all((p == 0) == (x == -inf))
-            q = log_softmax(x.astype(dtype_of(dtype)), temperature)
+            q = log_softmax(x.astype(dtype_of(dtype)), temperature=temperature)
             assert np.all((q == -inf) == (x == -inf))
 
 
@@ -439,10 +461,83 @@ def test_axes(dtype, shape):
     assert x.tobytes() == before
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("axis", [None, 0, (0, 2), (2, 0), (-1, -2), (0, 1, 2), (1,), ()])
+def test_several_axes_are_those_of_scipy(axis, dtype):
+    x = np.random.default_rng(0).normal(0, 3, (2, 3, 4)).astype(dtype_of(dtype))
+    wide = np.float64 if dtype == "float64" else np.float32
+    tolerance = 1e-13 if dtype == "float64" else 2e-5
+    for function in FAMILY:
+        for kept in (False, True) if function is logsumexp else (None,):
+            options = {} if kept is None else {"keepdims": kept}
+            if axis == ():  # as if each entry were its own slice
+                want = {softmax: x * 0 + 1, log_softmax: x * 0, logsumexp: x}[function]
+            else:
+                want = getattr(scipy.special, function.__name__)(x.astype(wide), axis, **options)
+            got = function(x, axis=axis, **options)
+            assert np.shape(got) == np.shape(want)
+            np.testing.assert_allclose(got, np.asarray(want, wide), tolerance, tolerance)
+            for view in (x[::-1], np.asfortranarray(x)):
+                moved = function(view, axis=axis, **options)
+                np.testing.assert_allclose(
+                    moved, function(view.copy(), axis=axis, **options), tolerance, tolerance
+                )
+            out = np.zeros((*np.shape(want), 2), wide)[..., 0]
+            assert function(x, axis=axis, out=out, **options) is out
+            assert np.array_equal(out, got)
+            tensor = torch.tensor(x.astype(np.float64), dtype=getattr(torch, dtype))
+            assert np.array_equal(function(tensor, axis=axis, **options).numpy(), got)
+
+
+def test_temperatures_and_masks_along_several_axes():
+    rng = np.random.default_rng(1)
+    x, where = rng.normal(0, 3, (2, 3, 4)), rng.random((2, 3, 4)) < 0.7
+    t = np.array([0.5, 1.0, 3.0])
+    for function in FAMILY:
+        got = function(x, temperature=t, axis=(0, 2), where=where)
+        for i in range(3):
+            want = function(x[:, i], temperature=t[i], axis=None, where=where[:, i])
+            assert np.array_equal(got[i] if function is logsumexp else got[:, i], want)
+    y = x.copy()
+    assert softmax(y, axis=(0, 2), out=y) is y
+    assert np.array_equal(y, softmax(x, axis=(0, 2)))
+
+
+def test_bad_axes():
+    for axis in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match=r"^`axis` has to name each axis once, but is \("):
+            softmax(np.zeros((2, 2)), axis=axis)
+    for value in (1, None, "no"):
+        with pytest.raises(TypeError, match=r"^`keepdims` has to be True or False, but is "):
+            logsumexp(np.zeros(2), keepdims=value)
+
+
+@pytest.mark.parametrize("one", [2.5, 2, True, np.float32(2.5), np.array(2.5), torch.tensor(2.5)])
+def test_one_number(one):
+    for axis in (-1, 0, None, ()):
+        assert softmax(one, axis=axis) == 1
+        assert log_softmax(one, axis=axis) == pytest.approx(0, abs=1e-7)
+        assert logsumexp(one, axis=axis, temperature=0.5) == 2 * float(one)
+        assert np.shape(logsumexp(one, axis=axis, keepdims=True)) == ()
+    assert isinstance(softmax(one), torch.Tensor if isinstance(one, torch.Tensor) else np.floating)
+    with pytest.raises(ValueError, match=r"^`axis` has to be an integer in \[-1, 1\), a tuple "):
+        softmax(one, axis=1)
+
+
+@pytest.mark.parametrize("kind", ["bool", "int8", "uint8", "int32", "int64", "uint16", "uint64"])
+def test_integers_become_float64(kind):
+    x = np.array([[1, 0, 1], [0, 0, 1]]).astype(kind)
+    for same in (x, torch.tensor(x), x.tolist(), x.astype(np.dtype(kind).newbyteorder())):
+        for function in FAMILY:
+            got = function(same)
+            assert got.dtype == (torch.float64 if isinstance(same, torch.Tensor) else np.float64)
+            assert np.array_equal(np.asarray(got), function(x.astype(np.float64)))
+
+
 def test_axis_of_any_integer_kind():
     x = np.zeros((2, 3))
     assert softmax(x, axis=np.int64(0))[0, 0] == 0.5
-    assert softmax(x, 1.0, 0)[0, 0] == 0.5
+    assert softmax(x, temperature=1.0, axis=0)[0, 0] == 0.5
     assert isinstance(logsumexp(x[0]), np.float64)
     assert isinstance(logsumexp(x[0].astype(np.float32)), np.float32)
 
@@ -505,22 +600,21 @@ def test_bad_out(out, error):
         logsumexp(np.zeros((4, 4)), out=out if np.shape(out) != (4,) else np.zeros((4, 1)))
 
 
-@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_torch_in_torch_out(dtype, grad):
+def test_torch_in_torch_out(dtype):
     x = np.round(np.random.default_rng(0).normal(0, 3, (3, 4, 5)) * 8) / 8
-    tensor = torch.tensor(x, dtype=getattr(torch, dtype), requires_grad=grad)
+    tensor = torch.tensor(x, dtype=getattr(torch, dtype))
     result = torch.float64 if dtype == "float64" else torch.float32
     for function in FAMILY:
         for axis in (0, 1, -1):
-            got = function(tensor, 0.7, axis)
+            got = function(tensor, temperature=0.7, axis=axis)
             assert isinstance(got, torch.Tensor)
             assert got.dtype == result
             assert not got.requires_grad
-            want = function(x.astype(dtype_of(dtype)), 0.7, axis)
+            want = function(x.astype(dtype_of(dtype)), temperature=0.7, axis=axis)
             assert np.array_equal(got.numpy(), want)
             out = torch.empty_like(got)
-            assert function(tensor, 0.7, axis, out=out) is out
+            assert function(tensor, temperature=0.7, axis=axis, out=out) is out
             assert torch.equal(out, got)
     lone = logsumexp(tensor[0, 0])
     assert isinstance(lone, torch.Tensor)
@@ -572,9 +666,9 @@ def test_lengths_and_strides(dtype, vocab):
 def test_a_batch_of_any_size_is_its_rows():
     x = np.random.default_rng(0).normal(0, 3, (300, 1000)).astype(np.float32)
     for function in FAMILY:
-        whole = function(x, 0.7)
+        whole = function(x, temperature=0.7)
         for row, got in zip(x, whole, strict=True):
-            assert np.array_equal(function(row, 0.7), got)
+            assert np.array_equal(function(row, temperature=0.7), got)
 
 
 # ------------------------------------------------------------------- temperatures, masks, in place
@@ -585,20 +679,26 @@ def test_a_batch_of_any_size_is_its_rows():
 def test_a_temperature_for_each_slice(dtype, function):
     x = np.random.default_rng(0).normal(0, 3, (3, 4, 70)).astype(dtype_of(dtype))
     temperatures = np.array([[0.5, 1.0, 0.0, inf], [2.0, 1e-3, 1e30, 0.7], [1.0, 3.0, 0.1, 5.0]])
-    got = function(x, temperatures)
+    got = function(x, temperature=temperatures)
     for i in range(3):
         for j in range(4):
-            assert np.array_equal(got[i, j], function(x[i, j], temperatures[i, j]))
+            assert np.array_equal(got[i, j], function(x[i, j], temperature=temperatures[i, j]))
     for some, whole in ((temperatures[0], np.tile(temperatures[0], (3, 1))),
                          (temperatures[:, :1], np.tile(temperatures[:, :1], (1, 4))),
                          ([[2], [1], [3]], [[2.0] * 4, [1.0] * 4, [3.0] * 4])):  # fmt: skip
-        assert np.array_equal(function(x, some), function(x, np.array(whole)))
+        assert np.array_equal(
+            function(x, temperature=some), function(x, temperature=np.array(whole))
+        )
     moved = np.moveaxis(x, -1, 0)
     want = got if function is logsumexp else np.moveaxis(got, -1, 0)
-    assert np.array_equal(function(moved, temperatures, axis=0), want)
+    assert np.array_equal(function(moved, temperature=temperatures, axis=0), want)
     for number in (np.float32(0.5), np.array(0.5), torch.tensor(0.5), np.int64(2), 2):
-        assert np.array_equal(function(x, number), function(x, float(number)))
-    assert np.array_equal(function(x, torch.tensor(temperatures)), function(x, temperatures))
+        assert np.array_equal(
+            function(x, temperature=number), function(x, temperature=float(number))
+        )
+    assert np.array_equal(
+        function(x, temperature=torch.tensor(temperatures)), function(x, temperature=temperatures)
+    )
 
 
 @pytest.mark.parametrize("function", FAMILY)
@@ -613,9 +713,9 @@ def test_masks(dtype, function):
     where = rng.random((5, 90)) < 0.6
     where[2] = False
     filled = np.where(where, x.astype(np.float64 if dtype == "float64" else np.float32), -inf)
-    want = function(filled, 0.8)
+    want = function(filled, temperature=0.8)
     for mask in (where, where.tolist(), torch.tensor(where)):
-        got = function(given, 0.8, where=mask)
+        got = function(given, temperature=0.8, where=mask)
         assert np.array_equal(np.asarray(got), want, equal_nan=True)
     assert np.array_equal(x, before)
     assert np.array_equal(
@@ -633,12 +733,12 @@ def test_in_place(dtype):
     for shape in ((100,), (3, 64), (4, 65), (3, 1000), (2, 3, 513), (1, 4097)):
         x = rng.normal(0, 3, shape).astype(dtype)
         for function in (softmax, log_softmax):
-            want = function(x, 0.9)
+            want = function(x, temperature=0.9)
             y = x.copy()
-            assert function(y, 0.9, out=y) is y
+            assert function(y, temperature=0.9, out=y) is y
             assert np.array_equal(y, want)
             tensor = torch.tensor(x)
-            function(tensor, 0.9, out=tensor)
+            function(tensor, temperature=0.9, out=tensor)
             assert np.array_equal(tensor.numpy(), want)
 
 
@@ -746,22 +846,22 @@ def test_bad_where(value, error):
 
 @pytest.mark.parametrize(
     ("value", "error"),
-    [(2, ValueError), (-3, ValueError), (2**70, ValueError), (0.0, TypeError), (None, TypeError),
-     (True, TypeError), ("0", TypeError), ((0,), TypeError), (np.array(0), TypeError)],
+    [(2, ValueError), (-3, ValueError), (2**70, ValueError), (0.0, TypeError), (-1.0, TypeError),
+     (True, TypeError), ("0", TypeError), ((0, 2), ValueError), ((0, None), TypeError),
+     ([0, 1], TypeError), (np.array(0), TypeError)],
 )  # fmt: skip
 def test_bad_axis(value, error):
     for function in FAMILY:
-        with pytest.raises(error, match=r"^`axis` has to be an integer in \[-2, 2\), but is "):
+        with pytest.raises(error, match=r"^`axis` has to be an integer in \[-2, 2\), a tuple "):
             function(np.zeros((2, 3)), axis=value)
 
 
 @pytest.mark.parametrize(
     ("x", "error"),
-    [(np.arange(3), TypeError), (np.ones(3, bool), TypeError), (np.ones(3) + 0j, TypeError),
+    [(np.ones(3) + 0j, TypeError), (2**70, TypeError), (1j, TypeError),
      (np.ones(3, np.longdouble), TypeError), (np.ma.masked_array([1.0, 2.0], [0, 1]), TypeError),
      (["a"], TypeError), ("text", TypeError), (None, TypeError), ([[1.0], [1.0, 2.0]], ValueError),
-     (np.array(1.0), ValueError), (np.float64(1), ValueError), (torch.tensor(1.0), ValueError),
-     (1.5, TypeError), (torch.zeros(3, device="meta"), TypeError), (torch.arange(3), TypeError),
+     (torch.zeros(3, device="meta"), TypeError), (torch.ones(3) + 0j, TypeError),
      (torch.ones(3).to_sparse(), TypeError)],
 )  # fmt: skip
 def test_bad_input(x, error):
@@ -791,7 +891,9 @@ def test_torch_agrees(dtype):
     tolerance = {torch.float32: 2e-5, torch.float64: 1e-13}[dtype]
     torch.testing.assert_close(softmax(x), torch.softmax(x, -1), rtol=tolerance, atol=0)
     want = torch.log_softmax(x / 0.5, 0)
-    torch.testing.assert_close(log_softmax(x, 0.5, 0), want, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        log_softmax(x, temperature=0.5, axis=0), want, rtol=tolerance, atol=tolerance
+    )
     want = torch.logsumexp(x, 1)
     torch.testing.assert_close(logsumexp(x), want, rtol=tolerance, atol=tolerance)
 
@@ -799,10 +901,10 @@ def test_torch_agrees(dtype):
 def test_the_sampler_agrees():
     x = np.random.default_rng(0).normal(0, 5, 3000)
     d = sampler.Sampler(temperature=0.7).distribution(x)
-    assert np.allclose(d.dense(), softmax(x, 0.7), 1e-14, 0)
+    assert np.allclose(d.dense(), softmax(x, temperature=0.7), 1e-14, 0)
     logs = np.empty(3000)
     logs[d.ids] = d.logprobs
-    assert np.allclose(logs, log_softmax(x, 0.7), 1e-14, 1e-14)
+    assert np.allclose(logs, log_softmax(x, temperature=0.7), 1e-14, 1e-14)
 
 
 def test_temperature_none_is_off():

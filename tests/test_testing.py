@@ -261,7 +261,7 @@ def test_a_false_alarm_is_as_rare_as_alpha():
     """800 runs at alpha = 0.1: 80 expected at most, 113 or more once in 10,000 runs."""
     rng = np.random.default_rng(3)
     law = np.array([0.9, 0.05, 0.025, 0.0125, 0.0125])
-    oks = [check_draws(rng.choice(5, 2000, p=law), law, 0.1).ok for _ in range(800)]
+    oks = [check_draws(rng.choice(5, 2000, p=law), law, alpha=0.1).ok for _ in range(800)]
     assert 20 < oks.count(False) < 113
 
 
@@ -890,7 +890,7 @@ def test_few_numbers_are_compared_by_their_own_law():
     assert all(check_same(*rng.random((2, n))).ok is None for n in (1, 2, 3, 5) for _ in range(100))
     for n, m in ((12, 12), (8, 300)):
         alarms = sum(
-            check_same(rng.random(n), rng.random(m), 0.05).ok is False for _ in range(2000)
+            check_same(rng.random(n), rng.random(m), alpha=0.05).ok is False for _ in range(2000)
         )
         assert alarms < 142  # 100 at most are expected, 142 come once in 30,000 times
     assert check_same(rng.random(200), 2 + rng.random(200)).ok is False
@@ -1053,7 +1053,7 @@ def test_10_000_right_samples_pass(name):
     runs at 1e-2: 100 at most; 139 or more once in 10,000 times."""
     law = LAWS[name]
     s, row = Sampler(seed=1), np.log(law)
-    runs = [check_draws(s.sample(row, n=2000).tokens, law, 1e-4) for _ in range(10_000)]
+    runs = [check_draws(s.sample(row, n=2000).tokens, law, alpha=1e-4) for _ in range(10_000)]
     alarms = sum(run.ok is False for run in runs)
     at_1_percent = sum(run.pvalue < 1e-2 for run in runs)
     print(f"{name}: {alarms} alarms at 1e-4, {at_1_percent} at 1e-2, of 10,000")
@@ -1147,7 +1147,9 @@ def test_every_part_of_the_key_starts_at_the_seed():
 def test_pairs_alarm_as_rarely_as_alpha():
     """2,000 runs at alpha = 0.1: 200 at most, 256 or more once in 30,000 times; not far less."""
     rng = np.random.default_rng(0)
-    pvalues = np.array([check_independent(*rng.random((2, 500)), 0.1).pvalue for _ in range(2000)])
+    pvalues = np.array(
+        [check_independent(*rng.random((2, 500)), alpha=0.1).pvalue for _ in range(2000)]
+    )
     assert 60 < np.sum(pvalues < 0.1) < 256
 
 

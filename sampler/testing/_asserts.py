@@ -9,7 +9,7 @@ from sampler.testing._result import Result
 from sampler.testing._sampler import check_sampler
 
 
-def assert_draws(tokens: Any, probs: Any, alpha: float = 1e-6, **settings: Any) -> Result:
+def assert_draws(tokens: Any, probs: Any, *, alpha: float = 1e-6, **settings: Any) -> Result:
     """Raise AssertionError with the report unless `check_draws` is ok; too few draws are not.
 
     Takes and returns what `check_draws` does.
@@ -25,18 +25,18 @@ def assert_draws(tokens: Any, probs: Any, alpha: float = 1e-6, **settings: Any) 
     ...
     """
     __tracebackhide__ = True
-    return _ok(check_draws(tokens, probs, alpha, **settings))
+    return _ok(check_draws(tokens, probs, alpha=alpha, **settings))
 
 
 def assert_sampler(
-    sampler: Any, logits: Any, law: Any = None, alpha: float = 1e-6, **settings: Any
+    sampler: Any, logits: Any, law: Any = None, *, alpha: float = 1e-6, **settings: Any
 ) -> Result:
     """Raise AssertionError with the report unless `check_sampler` is ok.
 
     Takes and returns what `check_sampler` does.
     """
     __tracebackhide__ = True
-    return _ok(check_sampler(sampler, logits, law, alpha, **settings))
+    return _ok(check_sampler(sampler, logits, law, alpha=alpha, **settings))
 
 
 def _ok(result: Result) -> Result:

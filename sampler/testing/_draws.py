@@ -37,8 +37,8 @@ _NAMED = 3  # tokens that a sentence each is spent on
 def check_draws(
     tokens: Any,
     probs: Any,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -219,7 +219,7 @@ def times(count: int) -> str:
     return f"{count:,} {'time' if count == 1 else 'times'}"
 
 
-def required_draws(effect: float, bins: int, alpha: float = 1e-6, power: float = 0.999) -> int:
+def required_draws(effect: float, bins: int, *, alpha: float = 1e-6, power: float = 0.999) -> int:
     """Return how many draws `check_draws` takes to see an effect.
 
     Parameters
@@ -290,7 +290,7 @@ def check_probs(name: str, probs: Any, vocab: int | None = None) -> Floats:
     """Probabilities by token id, float64, made to sum to 1 exactly as far as float64 goes."""
     if isinstance(probs, Distribution):
         probs = probs.dense()
-    array = array_of(probs)
+    array = array_of(name, probs)
     wanted = f"probabilities of shape ({'vocab' if vocab is None else vocab},)"
     if array.dtype.kind not in "fiu":
         raise TypeError(f"`{name}` have to be {wanted}, but are {probs!r}")
@@ -317,7 +317,7 @@ def count_tokens(name: str, tokens: Any, vocab: int) -> Ints:
 
 def check_any(name: str, tokens: Any) -> None:
     """Refuse no draws at all."""
-    array = array_of(tokens)
+    array = array_of(name, tokens)
     if not array.size and array.dtype != object:  # which is a ragged list
         raise ValueError(f"`{name}` have to be at least one draw, but are none")
 
@@ -329,7 +329,7 @@ def counted(ids: Ints, vocab: int) -> Ints:
 
 def check_drawn(name: str, tokens: Any, count: int, vocab: int) -> Ints:
     """What a function of that name returned: one id a row, or one a draw."""
-    array = array_of(tokens)
+    array = array_of(name, tokens)
     wanted = f"integers in [0, {vocab}), of shape ({count},)"
     if array.shape != (count,):
         raise ValueError(f"`{name}` has to return {wanted}, but returned shape {array.shape}")

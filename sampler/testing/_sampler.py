@@ -50,8 +50,8 @@ def check_sampler(
     sampler: Any,
     logits: Any,
     law: Any = None,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     draws: int | None = None,
     batch: int | None = None,
@@ -181,7 +181,7 @@ def softmax_law(row: npt.NDArray[Any]) -> Floats:
 
 
 def _check_logits(logits: Any) -> npt.NDArray[Any]:
-    array = array_of(logits)
+    array = array_of("logits", logits)
     wanted = "floats of shape (vocab,) or (rows, vocab)"
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise TypeError(f"`logits` have to be {wanted}, but are {array.dtype}")
@@ -251,11 +251,11 @@ class _Check:
         if self.law_of is not None:
             return [self.law_of(row) for row in self.rows]
         if len(self.rows) == 1:
-            array = law if isinstance(law, Distribution) else array_of(law)
+            array = law if isinstance(law, Distribution) else array_of("law", law)
             if not isinstance(array, Distribution) and array.shape == (1, self.vocab):
                 array = array[0]
             return [check_probs("law", array, self.vocab)]
-        array = array_of(law)
+        array = array_of("law", law)
         if array.shape != self.rows.shape:
             raise ValueError(
                 f"`law` has to be of the shape of logits, {self.rows.shape}, but has {array.shape}"
@@ -269,7 +269,7 @@ class _Check:
         draws = self.draws
         if draws is None:
             bins = min(max(int(np.count_nonzero(self.law)), 2), WIDE)
-            draws = required_draws(EFFECT, bins, self.level, self.power)
+            draws = required_draws(EFFECT, bins, alpha=self.level, power=self.power)
         self.calls = -(-draws // self.batch)
 
     def _plan(self, ties: bool, relations: bool, tail: bool) -> dict[str, Callable[[], Result]]:

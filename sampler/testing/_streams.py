@@ -38,8 +38,8 @@ _ENDS = 30  # halvings of the intervals at both ends
 
 def check_uniform(
     u: Any,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     bits: int = 53,
     seeds: Mapping[str, Any] | None = None,
@@ -159,8 +159,8 @@ def _coarsest(numbers: Floats, bits: int) -> int:
 def check_same(
     a: Any,
     b: Any,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -196,7 +196,7 @@ def check_same(
     False
     """
     alpha, power = check_rates(alpha, power)
-    first, second = array_of(a), array_of(b)
+    first, second = array_of("a", a), array_of("b", b)
     kinds = {first.dtype.kind.replace("u", "i"), second.dtype.kind.replace("u", "i")}
     if first.size and second.size and kinds not in ({"i"}, {"f"}):
         raise TypeError(
@@ -232,8 +232,8 @@ def check_same(
 def check_independent(
     a: Any,
     b: Any,
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -322,8 +322,8 @@ def check_independent(
 
 def check_streams(
     uniform: Callable[..., Any],
-    alpha: float = 1e-6,
     *,
+    alpha: float = 1e-6,
     power: float = 0.999,
     draws: int = 20_000,
     axes: tuple[str, ...] = AXES,
@@ -388,8 +388,8 @@ def check_streams(
     with bar((len(axes) + len(crossed)) * draws, "numbers", progress) as shown:
         for axis in axes:
             u = along(axis, range(draws + draws % 2), plain)
-            parts[axis] = check_uniform(u, level, power=power, bits=bits)
-            parts[f"{axis} + 1"] = check_independent(u[::2], u[1::2], level, power=power)
+            parts[axis] = check_uniform(u, alpha=level, power=power, bits=bits)
+            parts[f"{axis} + 1"] = check_independent(u[::2], u[1::2], alpha=level, power=power)
             shown.update(draws)
         for one, other in crossed:
             # Every second number along an axis that neither steps: no number is in two pairs.
@@ -400,7 +400,7 @@ def check_streams(
                 for axis in (one, other)
             ]
             parts[f"{one} + 1, {other} + 1"] = check_independent(
-                pair[0], pair[1], level, power=power
+                pair[0], pair[1], alpha=level, power=power
             )
             shown.update(draws)
     findings: list[str] = []
@@ -415,7 +415,7 @@ def check_streams(
 
 
 def _check_uniforms(name: str, u: Any) -> Floats:
-    array = array_of(u)
+    array = array_of(name, u)
     if array.dtype.kind != "f":
         kind = array.dtype if array.size else "ragged"
         raise TypeError(f"`{name}` have to be floats, but are {kind}")
