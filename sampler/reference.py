@@ -110,10 +110,10 @@ def probabilities(state: State, vocab: int) -> _Array:
 
 
 def log_mass(
-    row: Any, stages: Iterable[Stage], min_tokens_to_keep: int = 1, ties: str = "id"
+    row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
 ) -> float:
     """Log of what is kept of the mass under temperature alone, to the next multiple of 2**-32."""
-    state = kept(row, stages, min_tokens_to_keep, ties)
+    state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties)
     if state.greedy:
         return 0.0
     weights = _weights(temper(kept(row, []), Temperature(state.temperature)).z)

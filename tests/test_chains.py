@@ -32,14 +32,14 @@ def rows(size):
 
 def check(row, stages, floor, ties):
     settings = {"min_tokens_to_keep": floor, "ties": ties}
-    state = reference.kept(row, stages, floor, ties)
+    state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)
     s = Sampler(stages, seed=0, **settings)
     r = s.sample(row, logprobs=1)
     case = (stages, settings)
     assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
     assert r.kept == len(state.ids), case
     assert r.tokens in state.ids, case
-    wanted = reference.log_mass(row, stages, floor, ties)
+    wanted = reference.log_mass(row, stages, min_tokens_to_keep=floor, ties=ties)
     assert abs(r.log_mass - wanted) <= 2.0**-32, case
 
 
