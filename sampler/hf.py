@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
+from types import FrameType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -41,6 +43,7 @@ try:
         TopKLogitsWarper,
         TopPLogitsWarper,
     )
+    from transformers.generation import candidate_generator
     from transformers.generation.utils import GenerateDecoderOnlyOutput
 except ImportError as error:
     raise ImportError(
@@ -56,7 +59,6 @@ from sampler._checks import (
     check_logprobs,
     check_numbers,
     check_real,
-    check_tokens,
 )
 from sampler.api import Sampler, Samples
 from sampler.stages import MinP, Temperature, TopK, TopP
@@ -82,12 +84,22 @@ _OUR_DRAW: dict[str, Any] = {
 }
 # Other ways to choose a token. They would have no effect on a draw of our own, silently.
 _NO_EFFECT: dict[str, Any] = {"dola_layers": None, "penalty_alpha": None}
+_NOTHING_OF_OURS = (*_NO_EFFECT, "constraints", "force_words_ids")
 # The names that a model's cache has had; "cache" is that of transformers 5.24.
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 # In the first releases of transformers 5 the model finds out by itself what its cache lacks.
 _TAKES_LENGTH = (
     "next_sequence_length" in signature(GenerationMixin.prepare_inputs_for_generation).parameters
 )
+# What is running while a processor is called: `_Caller` looks for these.
+_RUNS_PROCESSORS = LogitsProcessorList.__call__.__code__
+_SAMPLES = GenerationMixin._sample.__code__
+_VERIFIES = GenerationMixin._assisted_decoding.__code__
+_PROPOSES = {
+    kind.get_candidates.__code__
+    for kind in vars(candidate_generator).values()
+    if isinstance(kind, type) and hasattr(kind, "get_candidates")
+}
 # From transformers 5.24 on the cache in an output is `cache`, before that `past_key_values`.
 _HAS_CACHE = hasattr(GenerateDecoderOnlyOutput, "cache")
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
@@ -145,12 +157,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
     whatever the rest of the batch and the padding. Two rows of one prompt differ by their stream.
 
     A processor is made for one generation. In another one, such as each 30-second segment of
-    Whisper's long form, it draws with the next draw index (docs/law.md), so that no random number
-    is used twice. With `streams` or an `attention_mask`, the rows have to be the same again.
+    Whisper's long form, it draws with the next draw index (docs/law.md). With `streams`, that has to
+    have as many rows; with an `attention_mask`, the same prompts.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
-    to both. If a later processor replaces the drawn token, the next call raises RuntimeError. What
-    the model's own configuration or the caller asks of Hugging Face besides sampling (penalties,
+    to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
+    replaced last token is not seen. What the model's own configuration or the caller asks of Hugging Face besides sampling (penalties,
     forced or suppressed tokens, minimum lengths) runs before it, on the logits it then draws from.
     A row with NaN, +inf or no finite score always raises.
 
@@ -211,15 +223,13 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Arrays have shape (batch, new), top lists (batch, new, logprobs). After the end of a row
         they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
 
-        A row ends with a token of `eos_token_id`. Without that, the end shows where `generate`
-        puts padding in place of the token drawn; padding does not show in the last column, nor a
-        first one that happens to be drawn as well, and is then taken for text.
+        Without `eos_token_id`, the draws of assisted decoding may go on after the end of the text.
 
         Raises
         ------
         RuntimeError
-            If nothing was drawn, nothing recorded (``logprobs=None``), a later processor chose
-            other tokens, or there was more than one generation.
+            If nothing was drawn, nothing recorded (``logprobs=None``), or there was more than one
+            generation.
         """
         every = self.generations
         if len(every) > 1:
@@ -241,8 +251,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if self._top is None:
             raise RuntimeError("nothing was recorded, because `logprobs` is None")
         if not self._texts:
-            why = f": {_UNCALLED}" if self._use.handed_out and not self._use.called else ""
-            raise RuntimeError(f"nothing has been drawn yet{why}")
+            if self._use.handed_out and not self._use.called:
+                raise RuntimeError(
+                    "generate() never called this processor, so the sampler drew nothing: "
+                    "generate_batch and cache_implementation='paged' ignore the caller's processors"
+                )
+            raise RuntimeError("nothing has been drawn yet")
         return tuple(text.samples(self._ends) for text in self._texts)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: Any) -> torch.Tensor:
@@ -288,8 +302,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
-        steps = None if input_ids is None else self._steps(input_ids, batch)
-        if self._streams is not None and len(self._streams) != batch and self._texts:
+        caller = _Caller()
+        steps = None if input_ids is None else self._steps(input_ids, batch, caller)
+        if self._streams is not None and len(self._streams) != batch and self._generation >= 0:
             raise ValueError(
                 f"`streams` are for {len(self._streams)} rows, but another generation of the same "
                 f"processor has {batch}: leave them out where generate() writes several texts, one "
@@ -297,38 +312,40 @@ class SamplingLogitsProcessor(LogitsProcessor):
             )
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
+        text = None
         if input_ids is None:
-            tokens = self.sampler._draw(source, self._streams, None, "scores")
-            return Samples(tokens[:, None], None, None, None, None, None)
-        text, draw = self._text_of(input_ids, scores), self._generation
-        if self._top is None:
+            draw = 0
+        elif caller.proposes:
+            # Not of the text until it is verified. The generation may begin with it.
+            draw = self._generation + (not self._texts or self._texts[-1].is_over())
+        else:
+            text = self._text_of(input_ids, caller)
+            draw = self._generation
+        if self._top is None or text is None:
             tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
             r = Samples(tokens[:, None], None, None, None, None, None)
         else:
             r = self.sampler._sample(
                 source, self._streams, steps, 1, self._top, name="scores", draw=draw
             )
-        text.add(input_ids, r)
+        if text is not None:
+            text.add(input_ids, r, caller)
         return r
 
-    def _text_of(self, input_ids: torch.Tensor, scores: torch.Tensor) -> _Text:
+    def _text_of(self, rows: torch.Tensor | None, caller: _Caller) -> _Text:
         """The generation that these rows belong to: the current one, or another that they begin."""
-        made_up = _is_made_up(scores)
-        if self._texts and self._texts[-1].goes_on(input_ids, made_up):
+        if self._texts and self._texts[-1].goes_on(rows, caller):
             return self._texts[-1]
-        if len(self._texts) > 1 and self._texts[-2].goes_on(input_ids, made_up):
-            raise ValueError(
-                "two texts take turns on one processor: a draft model with a tokenizer of its own "
-                "(`assistant_tokenizer`) is not supported"
-            )
-        text = _Text(input_ids, made_up)
+        text = _Text(rows, caller)
         self._texts = [text] if self._top is None else [*self._texts, text]
         self._generation += 1
         return text
 
-    def _steps(self, input_ids: torch.Tensor, batch: int) -> npt.NDArray[np.uint64]:
+    def _steps(
+        self, input_ids: torch.Tensor, batch: int, caller: _Caller
+    ) -> npt.NDArray[np.uint64]:
         """The true length of each row."""
-        if batch == 2 * len(input_ids):
+        if caller.processors is not None and batch == 2 * len(input_ids) > 0:
             raise ValueError(
                 f"`scores` have {batch} rows for {batch // 2} texts, because classifier-free "
                 "guidance runs after this processor: switch it off with guidance_scale=1, or draw "
@@ -339,6 +356,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if self._padding is None:
             return np.full(batch, length, np.uint64)
         check_batch("attention_mask", len(self._padding), batch)
+        if caller.proposes:
+            # Perhaps of a draft model with a tokenizer of its own, to which the mask does not apply.
+            return np.maximum(length - self._padding, 0).astype(np.uint64)
         # The first draw follows the prompt; later ones follow more than that.
         if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
             raise ValueError(
@@ -352,148 +372,163 @@ class SamplingLogitsProcessor(LogitsProcessor):
         elif not torch.equal(prompt, self._prompt):
             raise ValueError(
                 "`attention_mask` has to be that of the prompt, but the rows begin with another "
-                "one than at the first draw: make a processor for each prompt (a draft model "
-                "with a tokenizer of its own is not supported)"
+                "one than at the first draw: make a processor for each prompt"
             )
         return (length - self._padding).astype(np.uint64)
 
 
-_UNCALLED = (
-    "generate() never called this processor, so the sampler drew nothing (generate_batch and "
-    "cache_implementation='paged' ignore the caller's processors)"
-)
+class _Caller:
+    """What of transformers is calling a processor, which is not among its arguments.
+
+    Attributes
+    ----------
+    processors : LogitsProcessorList or None
+        The list that runs, one for each generation; None outside of one.
+    proposes : bool
+        Whether candidates of assisted decoding are proposed: drawn from a draft model's logits, or,
+        by prompt lookup, from made-up scores, to learn which tokens are forbidden.
+    verifies : bool
+        Whether candidates are verified, for which assisted decoding comes back to them.
+    """
+
+    def __init__(self) -> None:
+        self.processors: Any = None
+        self.proposes = self.verifies = False
+        self._loop: FrameType | None = None
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            code = frame.f_code
+            if code is _RUNS_PROCESSORS and self.processors is None:
+                self.processors = frame.f_locals["self"]
+            elif code is _SAMPLES:
+                self._loop = frame
+            self.verifies |= code is _VERIFIES
+            self.proposes |= code in _PROPOSES
+            frame = frame.f_back
+
+    def unfinished(self) -> npt.NDArray[np.bool_] | None:
+        """Which rows of a batch go on, where that is known: the others are being padded.
+
+        Python keeps what it shows of a running function until it shows it again, and with it the
+        logits of a step: do not ask while they are those of the prompt.
+        """
+        if self._loop is None:
+            return None
+        known = self._loop.f_locals
+        unfinished: torch.Tensor = known["unfinished_sequences"]
+        # Without an end token, rows that a criterion has stopped go on with the others.
+        return (unfinished.cpu().numpy() != 0) | (not known["has_eos_stopping_criteria"])
 
 
 class _Use:
     """Whether a processor was handed out for generate(), and whether that has called it."""
 
     def __init__(self) -> None:
-        self.handed_out = self.called = False
+        self.called = self.handed_out = False
 
-    def hand_out(self, processor: Any) -> None:
-        """Warn if the processor goes without having been called."""
+    def __deepcopy__(self, memo: Any) -> _Use:
+        return self  # whichever copy is called
+
+    def hand_out(self, processor: Any, lost: str) -> None:
+        """Warn, at the line that asked for it, if the processor goes without having been called."""
         self.handed_out = True
-        weakref.finalize(processor, self._warn).atexit = False
+        frame = sys._getframe(2)
+        place = frame.f_code.co_filename, frame.f_lineno
+        weakref.finalize(processor, self._warn, f"{_UNCALLED}, {lost}: {_IGNORED}", *place)
 
-    def _warn(self) -> None:
-        if not self.called:
-            warnings.warn(_UNCALLED, RuntimeWarning, stacklevel=2)
+    def _warn(self, message: str, filename: str, line: int) -> None:
+        # A script that ends with an error has that to read.
+        if not self.called and not hasattr(sys, "last_value"):
+            warnings.warn_explicit(message, RuntimeWarning, filename, line)
 
 
-def _is_made_up(scores: torch.Tensor) -> bool:
-    """Whether prompt lookup asks which tokens are forbidden, on scores of 1."""
-    if len(scores) != 1:
-        return False  # assisted decoding has one row
-    some = scores[0, :: max(1, scores.shape[1] // 64)]
-    return bool((some == 1.0).sum() * 2 > len(some))  # earlier processors have changed a few
+_UNCALLED = "generate() never called the processor made here"
+_IGNORED = (
+    "generate_batch and cache_implementation='paged' ignore the caller's processors, and a call "
+    "that failed needs none"
+)
 
 
 class _Text:
-    """One generation: its rows, the last draw at each place, and where rows have ended.
+    """One generation: its rows, the draw at each place, and which rows went on there."""
 
-    Assisted decoding returns to a place: candidates are drawn or made up, and then verified, by
-    draws from the logits of the model itself. The rows of a verification are a slice of the
-    candidates, and no token before them changes any more.
-    """
-
-    def __init__(self, rows: torch.Tensor, made_up: bool) -> None:
+    def __init__(self, rows: torch.Tensor, caller: _Caller) -> None:
         self._prompt = self._rows = rows  # as they were at the first draw, and at the last
         self._drawn: list[Samples] = []
-        self._settled = 0  # the length of rows after which a token has been chosen for good
-        self._drawn_up_to = 0  # the length of rows last drawn from, for good or for candidates
-        self._candidates: int | None = None  # their address while they are verified
-        self._ended = np.zeros(len(rows), bool)
-        self._padding: int | None = None
-        self._note(rows, made_up)
+        self._going_on: list[npt.NDArray[np.bool_]] = []
+        self._processors = caller.processors and weakref.ref(caller.processors)
+        self._checked = rows.shape[1]  # the length of rows whose tokens are as they were drawn
+        self._knows_ends = len(rows) == 1  # a lone row is never padded
 
-    def goes_on(self, rows: torch.Tensor, made_up: bool) -> bool:
-        """Whether rows belong to this generation, which they then do."""
+    def is_over(self) -> bool:
+        """Whether its generation is known to be over."""
+        return self._processors is not None and self._processors() is None
+
+    def goes_on(self, rows: torch.Tensor, caller: _Caller) -> bool:
+        """Whether rows belong to this generation."""
+        if (self._processors and self._processors()) is not caller.processors:
+            return False
         length, prompt = rows.shape[1], self._prompt.shape[1]
         if not (
             len(rows) == len(self._prompt)
             and prompt <= length <= prompt + len(self._drawn)
+            and (caller.verifies or length > self._rows.shape[1])
             and torch.equal(rows[:, :prompt], self._prompt)
         ):
             return False
-        candidates = self._begins_verification(rows)
-        if candidates:
-            # Candidates hold all that was drawn for them.
-            if length <= self._settled or candidates <= self._drawn_up_to:
-                return False
-        elif rows.data_ptr() != self._candidates:
-            if length <= max(self._settled, self._drawn_up_to):
-                return False
-            if length > prompt and not made_up:
-                self._find_replaced(rows)
-        self._note(rows, made_up)
+        # While candidates are verified, only the first slice of them is the text so far.
+        if not caller.verifies or rows.data_ptr() != self._rows.data_ptr():
+            self._find_replaced(rows)
         return True
 
-    def _begins_verification(self, rows: torch.Tensor) -> int:
-        """The length of the candidates that these rows are the first slice of, or 0."""
-        if len(rows) > 1 or rows.storage_offset() or rows.data_ptr() == self._candidates:
-            return 0
-        length = rows.untyped_storage().nbytes() // rows.element_size()
-        return length if length > rows.numel() else 0
-
-    def _note(self, rows: torch.Tensor, made_up: bool) -> None:
-        if self._begins_verification(rows):
-            self._candidates = rows.data_ptr()
-            self._settled = self._drawn_up_to = rows.shape[1]
-        elif rows.data_ptr() != self._candidates:
-            self._candidates = None
-            if not made_up:
-                self._drawn_up_to = rows.shape[1]
-
     def _find_replaced(self, rows: torch.Tensor) -> None:
-        """Raise if the last token of a row is neither the one drawn nor padding."""
-        place = rows.shape[1] - self._prompt.shape[1] - 1
-        shown, drawn = rows[:, -1].cpu().numpy(), self._drawn[place].tokens[:, 0]
-        wrong = shown != drawn
-        if not (wrong.any() or self._ended.any()):
-            return
-        if len(rows) > 1 and place > 0:
-            # A row that has ended is padded to the end of the text, every one with the same token.
-            if self._padding is None:
-                self._padding = int(shown[wrong][0])
-            self._ended |= wrong
-            wrong = self._ended & (shown != self._padding)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise RuntimeError(
-                f"the generated text does not contain the sampled tokens: row {row} has token "
-                f"{shown[row]} where {drawn[row]} was drawn. A later logits processor, or a beam "
-                "search, replaced it; SamplingLogitsProcessor has to be the last processor, as in "
-                "generate_kwargs(..., logits_processor=[...])"
-            )
+        """Raise if a token that was put into a row that goes on is not the one drawn."""
+        first, self._checked = self._checked, rows.shape[1]
+        for length in range(first, rows.shape[1]):
+            place = length - self._prompt.shape[1]
+            shown, drawn = rows[:, length].cpu().numpy(), self._drawn[place].tokens[:, 0]
+            replaced = (shown != drawn) & self._going_on[place]
+            if replaced.any() and (place == 0 or self._knows_ends):
+                row = int(np.argmax(replaced))
+                raise RuntimeError(
+                    f"the generated text does not contain the sampled tokens: row {row} has token "
+                    f"{shown[row]} where {drawn[row]} was drawn. A later logits processor replaced "
+                    "it; SamplingLogitsProcessor has to be the last one, as in "
+                    "generate_kwargs(..., logits_processor=[...])"
+                )
 
-    def add(self, rows: torch.Tensor, r: Samples) -> None:
+    def add(self, rows: torch.Tensor, r: Samples, caller: _Caller) -> None:
         """Record what was drawn after these rows, in place of what was drawn there before."""
-        del self._drawn[rows.shape[1] - self._prompt.shape[1] :]
+        place = rows.shape[1] - self._prompt.shape[1]
+        going_on = np.ones(len(rows), bool)
+        if len(rows) > 1 and place:
+            unfinished = caller.unfinished()
+            if unfinished is not None:
+                going_on = unfinished
+            else:
+                # Somebody else's loop. A row that shows another token than the one drawn is padded.
+                same = rows[:, -1].cpu().numpy() == self._drawn[place - 1].tokens[:, 0]
+                going_on = self._going_on[place - 1] & same
+            self._knows_ends = unfinished is not None
+        del self._drawn[place:], self._going_on[place:]
         self._drawn.append(r)
+        self._going_on.append(going_on)
         self._rows = rows
 
     def samples(self, ends: npt.NDArray[np.int64]) -> Samples:
-        """What was drawn of the texts themselves, as far as the rows show where each has ended."""
+        """What was drawn of the texts themselves."""
         tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
-        # What `generate` put in each place; of the last one it has not shown it yet.
-        shown = self._rows[:, self._rows.shape[1] - tokens.shape[1] + 1 :].numpy()
-        replaced = np.logical_or.accumulate(tokens[:, :-1] != shown, axis=1)
-        over = np.zeros(tokens.shape, bool)
-        over[:, 1:] = replaced
-        if len(tokens) > 1:
-            # By padding, from the first such place on. In a lone row there is none: there it was
-            # a candidate of assisted decoding, which the draw then replaced.
-            over[:, :-1] |= replaced
-            if not len(ends):
-                # Padding that was drawn as well does not show, but padding follows it to the end.
-                # Where it is also what ends a row, the first of it is text.
-                padding = over | np.isin(tokens, shown[replaced])
-                tail = np.logical_and.accumulate(padding[:, ::-1], axis=1)[:, ::-1]
-                over[:, 1:] |= tail[:, 1:] & tail[:, :-1]
-        over[:, 1:] |= np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+        real = np.stack(self._going_on, axis=1)
+        if len(tokens) == 1:
+            # The candidates of assisted decoding that were verified last. After a wrong one, in
+            # whose place the draw then came, nothing is of the text.
+            shown = self._rows[:, self._prompt.shape[1] :].cpu().numpy()
+            wrong = tokens[:, : shown.shape[1]] != shown
+            real[:, 1 : shown.shape[1] + 1] &= ~np.logical_or.accumulate(wrong, axis=1)
         # Assisted decoding draws beyond the end.
-        new = np.flatnonzero(~over.all(axis=0))[-1] + 1
-        return _aligned(self._drawn[:new], ~over[:, :new])
+        real[:, 1:] &= ~np.logical_or.accumulate(np.isin(tokens, ends), axis=1)[:, :-1]
+        new = np.flatnonzero(real.any(axis=0))[-1] + 1
+        return _aligned(self._drawn[:new], real[:, :new])
 
 
 def generate_kwargs(
@@ -561,7 +596,7 @@ def generate_kwargs(
         eos_token_id=eos_token_id,
     )
     own = _check_processors(logits_processor)
-    processor._use.hand_out(processor)
+    processor._use.hand_out(processor, "so the sampler drew nothing")
     ends = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
     return {
         "logits_processor": LogitsProcessorList([*own, processor]),
@@ -618,7 +653,8 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
             )
     if n > 1:
         _check_rows_are_prompts(
-            inputs, f"use sampler.hf.generate(model, **inputs, num_return_sequences={n})"
+            inputs,
+            f"use sampler.hf.generate(model, **inputs, sampler=s, num_return_sequences={n})",
         )
     return {
         name: value.repeat_interleave(n, dim=0)
@@ -856,7 +892,7 @@ def filter_kwargs(
         min_tokens_to_keep=min_tokens_to_keep,
     )
     own = _check_processors(logits_processor)
-    processor._use.hand_out(processor)
+    processor._use.hand_out(processor, "so nothing was filtered")
     processors = LogitsProcessorList([*own, processor])
     return {"logits_processor": processors, "do_sample": True, **_NEUTRAL}
 
@@ -939,8 +975,10 @@ def score(
     if sequences.ndim != 2:
         raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
     batch, length = sequences.shape
-    vocab = model.config.get_text_config().vocab_size
-    tokens = check_tokens("sequences", sequences.numpy(), (batch, vocab))
+    if batch == 0:
+        raise ValueError("`sequences` have to hold at least one row, but have none")
+    tokens = sequences.numpy()
+    _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
     ends = _check_ends(eos_token_id)
@@ -977,20 +1015,17 @@ def score(
             if "position_ids" in accepts and not has_own:
                 model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
     for name, value in model_kwargs.items():
-        # As generate() extends those of a prompt.
+        # As generate() extends those of a prompt: a kind of text goes on, an image does not.
         if name.endswith("token_type_ids") and value.shape[1] < length:
             text = value[:, -1:].expand(-1, length - value.shape[1])
+            if name.endswith("mm_token_type_ids"):
+                text = torch.zeros_like(text)
             model_kwargs[name] = torch.cat([value, text], dim=1)
     if "logits_to_keep" in accepts:
         model_kwargs.update(logits_to_keep=length - first + 1)
     logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
     logits = logits[:, -(length - first + 1) : -1]
-    if tokens[:, first:].max() >= logits.shape[-1]:
-        row, place = np.argwhere(tokens[:, first:] >= logits.shape[-1])[0].tolist()
-        raise ValueError(
-            f"`sequences` have to hold ids in [0, {logits.shape[-1]}), the width of the model's "
-            f"logits, but row {row} has {tokens[row, first + place]} at place {first + place}"
-        )
+    _check_width(tokens, first, logits.shape[-1])
 
     told = []
     for place in range(first, length):
@@ -1003,6 +1038,18 @@ def score(
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], ends), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
     return _aligned(told, real)
+
+
+def _check_width(tokens: npt.NDArray[np.int64], first: int, width: int) -> None:
+    """Refuse ids from a place on for which the model has no logit."""
+    outside = (tokens < 0) | (tokens >= width)
+    outside[:, :first] = False
+    if outside.any():
+        row, place = np.argwhere(outside)[0].tolist()
+        raise ValueError(
+            f"`sequences` have to hold ids in [0, {width}), the width of the model's logits, but "
+            f"row {row} has {tokens[row, place]} at place {place}"
+        )
 
 
 # --------------------------------------------------------------------------- a loop of our own
@@ -1134,9 +1181,23 @@ def generate(
 
 def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) -> Any:
     """Let the model's generate prepare everything and call the loop."""
+    if inputs is not None and not (isinstance(inputs, torch.Tensor) and inputs.ndim > 1):
+        found = f"has shape {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else (
+            f"is a {_inputs.kind_of(inputs)}"
+        )  # fmt: skip
+        raise TypeError(
+            f"`inputs` has to be a tensor with a row for each text, but {found}: what a tokenizer "
+            "returns goes in as generate(model, **inputs, sampler=s)"
+        )
     given = () if inputs is None else (inputs,)  # the first parameter has different names
     if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
-        return loop(model, *given, **kwargs)  # prepared: model.generate() is calling
+        # Prepared: model.generate() is calling, perhaps once for each of several texts.
+        if _has_own(model, "generate"):
+            raise ValueError(
+                f"{type(model).__name__}.generate() cannot have this loop as `custom_generate`: "
+                "call sampler.hf.generate(model, ...) instead"
+            )
+        return loop(model, *given, **kwargs)
     tokenizer, strings = kwargs.pop("tokenizer", None), kwargs.pop("stop_strings", None)
     if strings is not None:
         # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
@@ -1148,6 +1209,11 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
         )
     # Whisper has a temperature of its own, and samples if it is given one.
     named = signature(model.generate).parameters
+    if loop.keywords["copies"] > 1 and "return_timestamps" in named:
+        raise ValueError(
+            f"`num_return_sequences` has to be 1 for {type(model).__name__}, which puts its texts "
+            "together by row: repeat its inputs with expand_inputs"
+        )
     draw = {name: value for name, value in _OUR_DRAW.items() if name not in named}
     elsewhere = RuntimeError(
         f"{type(model).__name__}.generate() does not run this loop, so the sampler cannot draw in "
@@ -1192,10 +1258,13 @@ def _loop(
         )
     for name in (
         *("prompt_lookup_num_tokens", "assistant_early_exit"),
-        *("output_attentions", "output_hidden_states", *_NO_EFFECT),
+        *("output_attentions", "output_hidden_states"),
     ):
         if getattr(config, name, None):
             raise _not_in_this_loop(name)
+    for name in _NOTHING_OF_OURS:
+        if getattr(config, name, None):
+            raise _not_with_a_sampler(name)
     encoder_decoder = model.config.is_encoder_decoder
     if copies > 1 and not _EXPANDS_MEDIA and not _has_own(model, "_expand_inputs_for_generation"):
         _check_rows_are_prompts(
@@ -1269,11 +1338,23 @@ def _loop(
 
 
 def _check_loop(kwargs: Mapping[str, Any]) -> None:
-    for name in ("assistant_model", "token_healing"):
+    for name in ("assistant_model", "assistant_tokenizer", "token_healing"):
         if kwargs.get(name):
             raise _not_in_this_loop(name)
+    for name in _NOTHING_OF_OURS:
+        if kwargs.get(name):
+            raise _not_with_a_sampler(name)
     if kwargs.get("cache_implementation") == "paged":
-        raise _not_in_this_loop("cache_implementation='paged'")
+        raise ValueError(
+            "`cache_implementation='paged'` is not supported: transformers' continuous batching "
+            "ignores the caller's processors, so no sampler can draw in it"
+        )
+    if "generation_config" in kwargs:  # perhaps that of a model.generate() that is calling
+        return
+    for name in _OUR_DRAW:
+        if name in kwargs and name != "num_return_sequences":
+            instead = "for beams, see filter_kwargs" if "beams" in name else "set it on the Sampler"
+            raise TypeError(f"`{name}` has to be left out, because the sampler draws: {instead}")
 
 
 def _has_own(model: Any, method: str) -> bool:
@@ -1283,8 +1364,15 @@ def _has_own(model: Any, method: str) -> bool:
 
 def _not_in_this_loop(name: str) -> ValueError:
     return ValueError(
-        f"`{name}` has to be left out, since this loop does without it: give it to "
-        "`model.generate` with `generate_kwargs`"
+        f"`{name}` is not supported by sampler.hf.generate: use "
+        f"model.generate(**inputs, **generate_kwargs(s), {name}=...)"
+    )
+
+
+def _not_with_a_sampler(name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` is not supported: it chooses tokens in another way than by a draw from logits, "
+        "and would have no effect"
     )
 
 

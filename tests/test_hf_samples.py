@@ -1,10 +1,15 @@
 """What was drawn, `score`, and a loop of our own: each against `Sampler.sample` on the logits."""
 
+import copy
 import dataclasses
 import gc
 import math
+import os
+import subprocess
+import sys
 import threading
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,24 +309,43 @@ def test_another_generation_of_other_rows(model, streams):
         model.generate(**prompts(1), **more, do_sample=False)
 
 
-def test_two_texts_take_turns():
-    # A draft model with a tokenizer of its own is handed the processor as well.
-    processor, scores = SamplingLogitsProcessor(Sampler(seed=7)), torch.zeros(1, VOCAB)
-    token = int(Sampler(seed=7).sample(scores[0], step=3).tokens)
-    processor(torch.tensor([[3, 4, 5]]), scores)
-    processor(torch.tensor([[30, 40]]), scores)
-    with pytest.raises(ValueError, match="two texts take turns on one processor"):
-        processor(torch.tensor([[3, 4, 5, token]]), scores)
+@pytest.mark.parametrize("logprobs", [0, None])
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_draft_with_a_tokenizer_of_its_own(model, tokenizer, logprobs, masked):
+    # Its rows are of other ids, and are no generation.
+    words = [word for word, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    other = tiny.tokenizer(words[:8] + words[:8:-1])
+    draft = tiny.llama(seed=1, hidden_size=16, vocab=VOCAB - 1)
+    row = prompts(1, 6)["input_ids"].repeat(1, 3)
+    mask = torch.ones_like(row)
+
+    def run(**more):
+        given = {"attention_mask": mask} if masked else {}
+        kwargs = generate_kwargs(HOT, **given, logprobs=logprobs, eos_token_id=NEVER)
+        out = model.generate(row, attention_mask=mask, **kwargs, max_new_tokens=NEW, **more)
+        return out[0, 18:].tolist(), kwargs["logits_processor"][-1]
+
+    plain, _ = run()
+    text, processor = run(assistant_model=draft, tokenizer=tokenizer, assistant_tokenizer=other)
+    assert text == plain
+    if logprobs is not None:
+        assert processor.samples.tokens.tolist() == [text]
 
 
-def test_behind_a_wrong_candidate_nothing_is_told():
-    # As assisted decoding draws for candidates, and ends at the first draw that is another token.
-    processor, scores = SamplingLogitsProcessor(Sampler(seed=7)), torch.zeros(1, VOCAB)
-    drawn = [int(Sampler(seed=7).sample(scores[0], step=step).tokens) for step in (3, 4, 5)]
-    candidates = torch.tensor([[3, 4, 5, drawn[0], drawn[1] - 1]])
-    for length in (3, 4, 5):
-        processor(candidates[:, :length], scores)
-    assert processor.samples.tokens.tolist() == [drawn[:2]]
+def test_behind_a_wrong_candidate_nothing_is_told(model):
+    # Assisted decoding verifies all candidates, and ends at the first draw that is another token.
+    row = prompts(1, 6)["input_ids"].repeat(1, 5)
+    for seed in range(6):
+        s = Sampler(temperature=1.5, seed=seed)
+        for new in range(1, 8):
+            kwargs = generate_kwargs(s, attention_mask=torch.ones_like(row), eos_token_id=NEVER)
+            text = model.generate(
+                row, attention_mask=torch.ones_like(row), **kwargs, max_new_tokens=new,
+                prompt_lookup_num_tokens=6, max_matching_ngram_size=1,
+            )[0, 30:].tolist()  # fmt: skip
+            drawn = kwargs["logits_processor"][-1].samples.tokens[0].tolist()
+            assert drawn[:new] == text
+            assert text == by_hand(model, row[0].tolist(), s, 0, new)
 
 
 # ------------------------------------------------------------------------ before the draw, seed
@@ -690,7 +714,7 @@ def test_our_loop_as_custom_generate(model, encoder_decoder):
 
 @pytest.mark.parametrize("name", ["temperature", "top_k", "do_sample", "num_beams", "top_p"])
 def test_our_loop_refuses_hugging_faces_sampling(model, name):
-    with pytest.raises(TypeError, match=f"multiple values for keyword argument '{name}'"):
+    with pytest.raises(TypeError, match=f"^`{name}` has to be left out, because the sampler draws"):
         ours(model, prompts(), **{name: 1})
 
 
@@ -759,8 +783,14 @@ def test_score_of_an_unknown_argument(model):
 
 @pytest.mark.parametrize("token", [-100, -1, 199, 500])
 def test_score_of_ids_outside_the_vocabulary(model, token):
-    with pytest.raises(ValueError, match=rf"^`sequences` have to be .*199.*, but one is {token}"):
+    words = rf"^`sequences` have to hold ids in \[0, 199\), .* but row 0 has {token} at place 2$"
+    with pytest.raises(ValueError, match=words):
         score(model, torch.tensor([[1, 2, token]]), Sampler(seed=7))
+
+
+def test_score_of_no_rows(model):
+    with pytest.raises(ValueError, match=r"^`sequences` have to hold at least one row"):
+        score(model, torch.zeros(0, 5).long(), Sampler(seed=7))
 
 
 def test_score_of_ids_beyond_a_narrower_head(model):
@@ -811,11 +841,13 @@ def test_rows_that_stop_without_an_end_go_on(model):
         {"assistant_model": object()}, {"cache_implementation": "paged"},
         {"prompt_lookup_num_tokens": 3}, {"output_attentions": True}, {"token_healing": True},
         {"output_hidden_states": True}, {"dola_layers": "low"}, {"penalty_alpha": 0.6},
+        {"force_words_ids": [[5]]}, {"constraints": [object()]}, {"assistant_tokenizer": object()},
     ],
     ids=str,
 )  # fmt: skip
 def test_what_our_loop_does_without(model, setting):
-    with pytest.raises(ValueError, match=r"has to be left out, since this loop does without it"):
+    (name,) = setting
+    with pytest.raises(ValueError, match=rf"^`{name}(='paged')?` is not supported"):
         hf.generate(model, **prompts(), sampler=Sampler(seed=7), max_new_tokens=2, **setting)
 
 
@@ -908,18 +940,38 @@ def test_a_processor_before_the_filters(model):
 @pytest.mark.parametrize("make", [generate_kwargs, hf.filter_kwargs])
 def test_a_processor_that_is_never_called_warns(model, make):
     # As continuous batching, which ignores the processors of the caller.
-    words = r"never called this processor, so the sampler drew nothing \(generate_batch and"
+    lost = "the sampler drew nothing" if make is generate_kwargs else "nothing was filtered"
+    words = rf"never called the processor made here, so {lost}: generate_batch and"
     kwargs = make(HOT)
     processor = kwargs["logits_processor"][-1]
     if make is generate_kwargs:
-        with pytest.raises(RuntimeError, match=words):
+        with pytest.raises(RuntimeError, match="never called this processor, so the sampler drew"):
             _ = processor.samples
-    with pytest.warns(RuntimeWarning, match=words):  # noqa: PT031  (the last references go)
+    with pytest.warns(RuntimeWarning, match=words) as heard:  # noqa: PT031  (the last references go)
         del kwargs, processor
         gc.collect()
-    kwargs = make(HOT)
-    model.generate(**prompts(), **kwargs, max_new_tokens=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        del kwargs
-        gc.collect()
+    assert heard[0].filename == __file__  # the line that asked for it
+    for use in (lambda given: given, copy.deepcopy):
+        kwargs = make(HOT)
+        used = use(kwargs)
+        model.generate(**prompts(), **used, max_new_tokens=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            del kwargs, used
+            gc.collect()
+
+
+def test_a_script_that_loses_its_draw_is_told_at_its_end(tmp_path):
+    script = tmp_path / "script.py"
+    lines = ["from sampler import Sampler", "from sampler.hf import generate_kwargs",
+             "kwargs = generate_kwargs(Sampler(seed=7))"]  # fmt: skip
+    script.write_text("\n".join(lines))
+    run = [sys.executable, str(script)]
+    root = Path(hf.__file__).parents[1]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    told = subprocess.run(run, capture_output=True, text=True, env=env, check=True).stderr
+    assert f"{script}:3: RuntimeWarning: generate() never called the processor made here" in told
+    script.write_text("\n".join([*lines, "raise ValueError"]))
+    told = subprocess.run(run, capture_output=True, text=True, env=env, check=False).stderr
+    assert "ValueError" in told
+    assert "RuntimeWarning" not in told

@@ -34,10 +34,10 @@ CACHE_NAME = "cache" if "cache" in FIELDS else "past_key_values"
 SMALL = {"vocab_size": VOCAB, "d_model": 32, "pad_token_id": 0, "eos_token_id": None}
 
 
-def llama(seed=0, hidden_size=32):
+def llama(seed=0, hidden_size=32, vocab=VOCAB):
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=hidden_size, intermediate_size=48, num_hidden_layers=2,
+        vocab_size=vocab, hidden_size=hidden_size, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=256,
         pad_token_id=0, bos_token_id=1, eos_token_id=None, initializer_range=0.3,
     )  # fmt: skip
@@ -67,10 +67,11 @@ def bart():
     return BartForConditionalGeneration(config).eval()
 
 
-def tokenizer():
-    """A word a token, "w8" ... "w198", and a chat template."""
-    words = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "abcdef"]
-    words += [f"w{i}" for i in range(len(words), VOCAB)]
+def tokenizer(words=None):
+    """A word a token, "w8" ... "w198", and a chat template; other words in another order."""
+    if words is None:
+        words = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "abcdef"]
+        words += [f"w{i}" for i in range(len(words), VOCAB)]
     ids = {word: i for i, word in enumerate(words)}
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
