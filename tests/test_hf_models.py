@@ -221,6 +221,25 @@ def test_whisper_returns_its_own_output(long_form):
     assert out.sequences.shape[0] == 1
 
 
+def test_whisper_calls_its_custom_generate_once_a_segment(long_form):
+    # Each call began at draw index 0.
+    model, inputs = long_form
+    with pytest.raises(
+        ValueError, match=r"^WhisperForConditionalGeneration.generate\(\) cannot have"
+    ):
+        model.generate(**inputs, custom_generate=hf.generate, sampler=HOT)
+
+
+def test_several_texts_of_whisper():
+    torch.manual_seed(0)
+    model, inputs = whisper()
+    more = {"sampler": HOT, "max_new_tokens": NEW}
+    with pytest.raises(ValueError, match=r"repeat its inputs with expand_inputs$"):
+        hf.generate(model.eval(), **inputs, **more, num_return_sequences=2)
+    out = hf.generate(model, **expand_inputs(inputs, 2), **more)
+    assert len({tuple(text) for text in out.tolist()}) == 4
+
+
 def test_windows_of_bark_are_drawn_afresh():
     # Its windows are equally long, so that every one was drawn with the same random numbers.
     torch.manual_seed(0)
@@ -392,6 +411,25 @@ def test_inputs_without_text_are_one_row_each():
     assert expand_inputs(inputs, 2)["decoder_input_ids"].shape == (4, 3)
     embeds = {"inputs_embeds": randn(2, 7, 4), "attention_mask": torch.ones(2, 7)}
     assert expand_inputs(embeds, 2)["inputs_embeds"].shape == (4, 7, 4)
+
+
+def test_score_of_a_prompt_that_ends_in_an_image():
+    torch.manual_seed(0)
+    model, inputs = qwen2_vl()
+    ids = torch.tensor([[1, 5, 6, 196, *[198] * 4]])
+    image = {
+        "pixel_values": inputs["pixel_values"][:16],
+        "image_grid_thw": torch.tensor([[1, 4, 4]]),
+    }
+    if "mm_token_type_ids" in inputs:
+        image["mm_token_type_ids"] = (ids == 198).int()
+    kwargs = generate_kwargs(HOT, attention_mask=torch.ones_like(ids))
+    out = model.eval().generate(ids, **image, **kwargs, max_new_tokens=NEW)
+    r = hf.score(model, out, HOT, prompt_length=8, **image)
+    assert np.isfinite(r.logprobs).all()
+    # Some versions count on from the image's last place, where one pass goes on after its largest.
+    drawn = kwargs["logits_processor"][-1].samples
+    assert np.abs(r.logprobs - drawn.logprobs)[:, 0].max() < 1e-4
 
 
 def test_score_of_texts_about_images(pictures):

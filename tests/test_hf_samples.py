@@ -279,6 +279,84 @@ def test_another_assisted_generation_draws_afresh(model, how, monkeypatch):
             assert text == by_hand(model, row[0].tolist(), cool, 0, len(text), draw=i)
 
 
+@pytest.mark.parametrize("before", [
+    lambda ids, x: x / 0.7, lambda ids, x: x + 1.0, lambda ids, x: x.log_softmax(-1),
+    hf.FilterLogitsProcessor(temperature=0.7), "guidance",
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("how", [
+    {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": "itself"}
+], ids=str)  # fmt: skip
+def test_processors_before_the_draw_of_assisted_decoding(model, before, how):
+    # Prompt lookup asks the processors about scores it made up, and they change these.
+    row = prompts(1, 6)["input_ids"].repeat(1, 5)
+    mask, texts = torch.ones_like(row), []
+    more = {"guidance_scale": 1.5} if before == "guidance" else {}
+    if "assistant_model" in how:
+        how = {"assistant_model": model}
+    for assistance in ({}, how):
+        kwargs = generate_kwargs(
+            HOT.replace(temperature=0.5), attention_mask=mask, eos_token_id=NEVER,
+            logits_processor=[] if more else [before],
+        )  # fmt: skip
+        text = model.generate(
+            row, attention_mask=mask, **kwargs, max_new_tokens=20, **more, **assistance
+        )
+        texts.append(text[0, 30:].tolist())
+        assert kwargs["logits_processor"][-1].samples.tokens.tolist() == [texts[-1]]
+    if before != "guidance":  # its cache goes wrong under assisted decoding, whoever draws
+        assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("how", [
+    {}, {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": "itself"}
+], ids=str)  # fmt: skip
+def test_prompts_that_are_views(model, how):
+    # A slice of longer rows looks like candidates that are being verified.
+    if how:
+        how = {"assistant_model": model} if "assistant_model" in how else how
+    many = prompts(1, 6)["input_ids"].repeat(4, 5)
+    kwargs = generate_kwargs(HOT, eos_token_id=NEVER)
+    processor, texts = kwargs["logits_processor"][-1], []
+    cases = [many[:1].clone(), many[:1], many[:1], many[1:2], *(many[:1, :k] for k in (6, 7, 8))]
+    for draw, view in enumerate(cases):
+        for new in (1, 9):
+            text = model.generate(
+                view, attention_mask=torch.ones_like(view), **kwargs, max_new_tokens=new, **how
+            )[0, view.shape[1] :].tolist()
+            want = by_hand(model, view[0].tolist(), HOT, 0, new, 2 * draw + (new == 9))
+            assert text == want
+            texts.append(text)
+    assert [r.tokens[0].tolist() for r in processor.generations] == texts
+
+
+def test_conversations_that_go_on(model):
+    # On from one's own text, whole, cut, edited, or after another conversation: each a generation.
+    kwargs = generate_kwargs(HOT)
+    processor, draw = kwargs["logits_processor"][-1], 0
+
+    def go_on(ids):
+        nonlocal draw
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), **kwargs, max_new_tokens=4, eos_token_id=5
+        )
+        for row in range(len(ids)):
+            new = out[row, ids.shape[1] :].tolist()
+            new = new[: new.index(5) + 1] if 5 in new else new
+            assert new == by_hand(model, ids[row].tolist(), HOT, row, len(new), draw)
+        draw += 1
+        assert len(processor.generations) == draw
+        return out
+
+    first, other = prompts(1)["input_ids"], prompts(1, seed=3)["input_ids"]
+    text = go_on(first)
+    edited = text.clone()
+    edited[0, -1] = 9
+    for ids in (text, text[:, :9], text[:, :9].clone(), edited, other, text, first, first[:, :5]):
+        go_on(ids)
+    batch = go_on(prompts(3)["input_ids"])
+    go_on(batch)  # padding included
+
+
 def test_made_up_scores_are_not_a_generation(model):
     # Prompt lookup proposes the end, cuts it off, and asks the model after all.
     ids = torch.tensor([[9, 8, NEVER - 1, 7, 9, 8]])
@@ -718,6 +796,22 @@ def test_our_loop_refuses_hugging_faces_sampling(model, name):
         ours(model, prompts(), **{name: 1})
 
 
+@pytest.mark.parametrize("inputs", [
+    {"input_ids": IDS}, IDS.tolist(), "a text", IDS[0], IDS.numpy(),
+], ids=str)  # fmt: skip
+def test_our_loop_of_no_tensor(model, inputs):
+    words = (
+        r"^`inputs` has to be a tensor with a row for each text, but .*generate\(model, \*\*inputs"
+    )
+    with pytest.raises(TypeError, match=words):
+        hf.generate(model, inputs, sampler=HOT, max_new_tokens=1)
+
+
+def test_twice_as_many_scores_by_hand():
+    with pytest.raises(ValueError, match=r"^`input_ids` has to be for 2 rows, but is for 1$"):
+        SamplingLogitsProcessor(HOT)(torch.zeros(1, 3).long(), torch.zeros(2, VOCAB))
+
+
 def test_our_loop_refuses_bad_input(model):
     inputs = prompts()
     for given, error, words in (
@@ -893,6 +987,47 @@ def test_a_processor_behind_the_draw_is_found_out(model, batch, logprobs):
             assert len(calls) == np.argmax(text % 2 == 0) + 1
 
 
+@pytest.mark.parametrize("ends", [None, NEVER, [7, 8]], ids=str)
+def test_a_processor_behind_that_looks_like_padding(model, ends):
+    # The same token in every replaced row, to the end.
+    inputs, pad = prompts(3), 0
+
+    def force(ids, x):
+        x = x.clone()
+        if ids.shape[1] >= 10:
+            x[1:] = torch.eye(VOCAB)[pad]
+        return x
+
+    for seed in range(5):
+        s = HOT.replace(seed=seed)
+        kwargs = generate_kwargs(s, attention_mask=inputs["attention_mask"], eos_token_id=ends)
+        kwargs["logits_processor"].append(force)
+        with pytest.raises(RuntimeError, match=r"row [12] has token 0 where \d+ was drawn"):
+            model.generate(**inputs, **kwargs, max_new_tokens=8, pad_token_id=pad)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_samples_end_with_their_rows(model, tokenizer, known, monkeypatch):
+    # By an end token or a stop string, in the last column too, and where padding is drawn as text.
+    ends, inputs, some = list(range(30, 38)), padded(6, 4, 6), 0
+    more = {"stop_strings": [f"w{i}" for i in range(9, 14)], "tokenizer": tokenizer}
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    for seed in range(25):
+        s = Sampler(temperature=5.0, seed=seed)
+        kwargs = generate_kwargs(
+            s, attention_mask=inputs["attention_mask"], eos_token_id=ends if known else None
+        )
+        out = model.generate(**inputs, **kwargs, max_new_tokens=3, **more)
+        r = kwargs["logits_processor"][-1].samples
+        ours = hf.generate(
+            model, **inputs, sampler=s, max_new_tokens=3, return_dict_in_generate=True, **more
+        )
+        assert ours.sequences.tolist() == out.tolist()
+        check_equal(r, ours.samples)
+        some += (r.tokens[:, -1] == -1).any()
+    assert some > 3
+
+
 def test_a_processor_behind_that_forces_one_token(model):
     # It looks like padding, but no row has ended before its first token.
     inputs = prompts(3)
@@ -968,7 +1103,10 @@ def test_a_script_that_loses_its_draw_is_told_at_its_end(tmp_path):
     script.write_text("\n".join(lines))
     run = [sys.executable, str(script)]
     root = Path(hf.__file__).parents[1]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+    }
     told = subprocess.run(run, capture_output=True, text=True, env=env, check=True).stderr
     assert f"{script}:3: RuntimeWarning: generate() never called the processor made here" in told
     script.write_text("\n".join([*lines, "raise ValueError"]))
