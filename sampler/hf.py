@@ -157,14 +157,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
     whatever the rest of the batch and the padding. Two rows of one prompt differ by their stream.
 
     A processor is made for one generation. In another one, such as each 30-second segment of
-    Whisper's long form, it draws with the next draw index (docs/law.md). With `streams`, that has to
-    have as many rows; with an `attention_mask`, the same prompts.
+    Whisper's long form, it draws with the next draw index (docs/law.md). With `streams`, that one
+    has to have as many rows; with an `attention_mask`, the same prompts.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
-    replaced last token is not seen. What the model's own configuration or the caller asks of Hugging Face besides sampling (penalties,
-    forced or suppressed tokens, minimum lengths) runs before it, on the logits it then draws from.
-    A row with NaN, +inf or no finite score always raises.
+    replaced last token is not seen. What the model's own configuration or the caller asks of
+    Hugging Face besides sampling (penalties, forced or suppressed tokens, minimum lengths) runs
+    before it, on the logits it then draws from. A row with NaN, +inf or no finite score always
+    raises.
 
     Beam search has no use for it: `generate_kwargs` refuses beams, and so does a processor made by
     hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from a
@@ -328,11 +329,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
             r = self.sampler._sample(
                 source, self._streams, steps, 1, self._top, name="scores", draw=draw
             )
-        if text is not None:
+        if text is not None and input_ids is not None:
             text.add(input_ids, r, caller)
         return r
 
-    def _text_of(self, rows: torch.Tensor | None, caller: _Caller) -> _Text:
+    def _text_of(self, rows: torch.Tensor, caller: _Caller) -> _Text:
         """The generation that these rows belong to: the current one, or another that they begin."""
         if self._texts and self._texts[-1].goes_on(rows, caller):
             return self._texts[-1]
@@ -357,7 +358,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             return np.full(batch, length, np.uint64)
         check_batch("attention_mask", len(self._padding), batch)
         if caller.proposes:
-            # Perhaps of a draft model with a tokenizer of its own, to which the mask does not apply.
+            # Perhaps by a draft model with another tokenizer: the mask is not that of its rows.
             return np.maximum(length - self._padding, 0).astype(np.uint64)
         # The first draw follows the prompt; later ones follow more than that.
         if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
@@ -415,9 +416,9 @@ class _Caller:
         if self._loop is None:
             return None
         known = self._loop.f_locals
-        unfinished: torch.Tensor = known["unfinished_sequences"]
+        unfinished: npt.NDArray[np.bool_] = known["unfinished_sequences"].cpu().numpy() != 0
         # Without an end token, rows that a criterion has stopped go on with the others.
-        return (unfinished.cpu().numpy() != 0) | (not known["has_eos_stopping_criteria"])
+        return unfinished | (not known["has_eos_stopping_criteria"])
 
 
 class _Use:
@@ -1080,12 +1081,9 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     samples: ClassVar[Samples | None] = None
     seed: ClassVar[int | None] = None
 
-    if not _HAS_CACHE:
 
-        @property
-        def cache(self) -> Any:
-            """The cache."""
-            return self.past_key_values
+if not _HAS_CACHE:
+    GenerateOutput.cache = property(lambda self: self.past_key_values)  # type: ignore[assignment]
 
 
 def generate(
