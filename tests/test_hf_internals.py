@@ -15,12 +15,11 @@ from transformers import (
     LogitsProcessorList,
     StoppingCriteriaList,
 )
-from transformers.generation import candidate_generator
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import sampler.hf
 from sampler import Sampler
-from tiny import CACHE_NAME, prompts
+from tiny import CACHE_NAME, NEVER, prompts
 
 
 @pytest.mark.parametrize(
@@ -83,22 +82,72 @@ def test_outputs_hold_their_fields(model):
         assert (copied.seed, copied.samples.tokens.shape) == (seed, (2, 1))
 
 
-def test_prompt_lookup_asks_with_scores_of_1(monkeypatch):
-    # `_is_made_up` knows such a question by them.
-    lookup = candidate_generator.PromptLookupCandidateGenerator
-    source = inspect.getsource(lookup.get_candidates)
-    assert "torch.ones(" in source
-    assert "self.logits_processor(" in source
+class Spy:
+    """A processor that keeps what `_Caller` sees."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append(sampler.hf._Caller())
+        return scores
 
 
-def test_candidates_are_verified_in_slices():
-    # `_Text` knows a verification by rows that are the beginning of longer ones.
-    source = inspect.getsource(GenerationMixin._assisted_decoding)
-    assert "candidate_input_ids[:, : cur_len + i]" in source
+def test_a_list_of_processors_for_each_generation(model):
+    # `_Text` knows its generation by the list that runs.
+    spy, lists = Spy(), []
+    for _ in range(2):
+        spy.seen.clear()
+        model.generate(
+            **prompts(1), logits_processor=LogitsProcessorList([spy]), do_sample=False,
+            max_new_tokens=3,
+        )  # fmt: skip
+        lists.append({id(caller.processors) for caller in spy.seen})
+        keep = spy.seen[0].processors  # or its address might be used again
+        assert isinstance(keep, LogitsProcessorList)
+        lists.append(keep)
+    assert len(lists[0]) == len(lists[2]) == 1
+    assert lists[1] is not lists[3]
+
+
+@pytest.mark.parametrize(
+    "how", [{"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {}], ids=str
+)
+def test_proposed_and_verified_candidates(model, how):
+    # What is proposed is not of the text, and candidates are verified in slices of one tensor.
+    spy, row = Spy(), prompts(1, 6)["input_ids"].repeat(1, 5)
+    model.generate(
+        row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=12,
+        logits_processor=LogitsProcessorList([spy]), eos_token_id=NEVER,
+        **(how or {"assistant_model": model}),
+    )  # fmt: skip
+    proposed = [caller.proposes for caller in spy.seen]
+    assert any(proposed)
+    assert not all(proposed)
+    assert all(caller.verifies for caller in spy.seen)
+    assert len({id(c.processors) for c in spy.seen if not c.proposes}) == 1
+
+
+def test_rows_that_are_finished(model):
+    # `samples` ends a row where generate() pads it.
+    known = []
+
+    def spy(input_ids, scores):
+        known.append(sampler.hf._Caller().unfinished().tolist())
+        return scores
+
+    inputs = prompts(3)
+    text = model.generate(**inputs, do_sample=False, max_new_tokens=6)[:, 7:].tolist()
+    more = {"logits_processor": LogitsProcessorList([spy]), "do_sample": False}
+    model.generate(**inputs, **more, max_new_tokens=6)
+    assert known == [[True] * 3] * 6
+    known.clear()
+    model.generate(**inputs, **more, max_new_tokens=6, eos_token_id=text[0][2])
+    assert [row[0] for row in known] == [True] * 3 + [False] * (len(known) - 3)
 
 
 def test_assisted_decoding_has_one_row(model):
-    # `_Text` looks for candidates in a lone row only.
+    # So a row of a batch is never a candidate.
     with pytest.raises(ValueError, match="batch_size = 1"):
         model.generate(**prompts(2), prompt_lookup_num_tokens=2, do_sample=False, max_new_tokens=2)
 

@@ -405,6 +405,14 @@ def test_two_images_of_one_prompt():
     assert many.tolist() == ours.tolist()
 
 
+def test_places_of_images_have_another_axis_first():
+    inputs = {**prompts(3), "position_ids": torch.zeros(3, 3, 7)}
+    with pytest.raises(ValueError, match=r"^`position_ids` has shape \(3, 3, 7\)"):
+        expand_inputs(inputs, 2)
+    inputs["position_ids"] = inputs["position_ids"][0]
+    assert expand_inputs(inputs, 2)["position_ids"].shape == (6, 7)
+
+
 def test_inputs_without_text_are_one_row_each():
     assert expand_inputs({"input_features": randn(2, 8, 30)}, 2)["input_features"].shape[0] == 4
     inputs = {**prompts(2), "decoder_input_ids": torch.ones(2, 3).long()}
