@@ -801,8 +801,16 @@ def check_compiled(backend, losses=losses, sizes=((3, 1.0), (5, 0.7), (6, 2))):
         )
 
 
-# Dynamo makes an instance of every autograd.Function, against which torch warns.
-of_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def of_dynamo(test):
+    """Let torch.compile warn: it makes an instance of every Function, and is slow on 3.13.0."""
+    for text in (".*should not be instantiated:DeprecationWarning", "Guards:RuntimeWarning"):
+        test = pytest.mark.filterwarnings(f"ignore:{text}")(test)
+    return test
+
+
+# torch imports its own scripted functions where inductor or forward mode are first used; the
+# category of the warning depends on its version.
+of_torch_jit = pytest.mark.filterwarnings("ignore:`torch.jit")
 
 
 @of_dynamo
@@ -819,7 +827,7 @@ def test_compile_of_the_others():
 @of_dynamo
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor compiles C++")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@of_torch_jit
 def test_compile_with_inductor():
     check_compiled("inductor")
     check_compiled("inductor", other_losses)
@@ -903,7 +911,7 @@ def test_torch_func():
     close(per_row, vmap(grad(lambda z, i: F.cross_entropy(z / 0.7, i)))(x[0].T[:3], index), 64)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@of_torch_jit
 def test_forward_mode_is_refused():
     x = normal(3, 4)
     for function in (
