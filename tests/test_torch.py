@@ -1012,15 +1012,51 @@ def test_bad_dim(value, error):
         ),
         (X[0], ValueError, r"have shape \(2, 3\) for probabilities, but has shape \(3,\)"),
         (INDEX.to("meta"), ValueError, "be on cpu, as `input`, but is on meta"),
-        (INDEX + 3, ValueError, r"hold class indices in \[0, 3\), but one is 3"),
-        (INDEX - 1, ValueError, r"hold class indices in \[0, 3\), but one is -1"),
-        (torch.tensor([0, -99]), ValueError, r"hold class indices in \[0, 3\), but one is -99"),
+        (INDEX + 3, ValueError, r"hold class indices in \[0, 3\), but one is 3, at index 0"),
+        (
+            INDEX - 1,
+            ValueError,
+            (
+                r"hold class indices in \[0, 3\), but one is -1, at index 0: if it is padding, "
+                "pass ignore_index=-1"
+            ),
+        ),
+        (
+            torch.tensor([0, -99]),
+            ValueError,
+            r"hold class indices in \[0, 3\), but one is -99, at index 1: .*ignore_index=-99",
+        ),
     ],
 )
 def test_bad_target(target, error, text):
     for x in (X, X.clone().requires_grad_()):
         with pytest.raises(error, match=rf"^`target` has to {text}$"):
             st.cross_entropy(x, target)
+
+
+@of_dynamo
+def test_soft_targets_of_another_axis_are_refused():
+    # Probabilities along the last dimension were taken along dimension 1, and gave a number.
+    x = normal(2, 3, 4)
+    soft = normal(2, 3, 4, seed=1).softmax(-1)
+    text = r"^`target` has to sum to 1 along dimension 1, .* pass dim=-1 for classes"
+    for dtype in DTYPES:
+        with pytest.raises(ValueError, match=text):
+            st.cross_entropy(x.to(dtype), soft.to(dtype).requires_grad_())
+    st.cross_entropy(x, soft, dim=-1)
+    st.cross_entropy(x, soft * 2)  # of no axis
+    st.cross_entropy(normal(2, 4, 4), torch.full((2, 4, 4), 0.25))  # of both
+    # Where no value may be looked at, nothing is.
+    want = F.cross_entropy(x, soft)
+    close(compiled(st.cross_entropy, "eager")(x, soft), want, 64)
+    close(vmap(st.cross_entropy)(x[None], soft[None])[0], want, 64)
+
+
+def test_place_of_a_bad_index():
+    with pytest.raises(ValueError, match=r"but one is 9, at index \(0, 1\)$"):
+        st.cross_entropy(X[None], torch.tensor([[0, 9]]), dim=-1)
+    with pytest.raises(ValueError, match=r"but one is 9$"):
+        st.cross_entropy(X[0], torch.tensor(9))
 
 
 def test_bad_options_of_cross_entropy():
