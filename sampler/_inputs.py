@@ -243,16 +243,11 @@ def _cut_graph(name: str, ndim: int) -> TypeError:
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
         function, frame = frame.f_code.co_qualname, frame.f_back
     use = ""
-    if function in WITH_GRADIENTS:
-        use = f"use sampler.torch.{function}"
-        if name == "temperature":
-            use = f"divide the logits by it and {use}, or "
-        elif name not in (*_LOGITS, "targets"):
-            use = ""
-        elif function == "cross_entropy" and ndim > 2:  # whose classes are along dimension 1
-            use += " with dim=-1, or "
-        else:
-            use += ", or "
+    if function in WITH_GRADIENTS and name in (*_LOGITS, "targets", "temperature"):
+        first = "divide the logits by it and " if name == "temperature" else ""
+        # The classes of that one are along dimension 1 by default.
+        last = " with dim=-1" if function == "cross_entropy" and ndim > 2 else ""
+        use = f"{first}use sampler.torch.{function}{last}, or "
     return TypeError(
         f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "
         f"{name}.detach()"

@@ -491,8 +491,10 @@ def test_sampler_torch_is_what_messages_name():
 
 def test_tokens_are_drawn_of_tensors_that_require_grad():
     # A token has no gradient, as in torch.multinomial.
-    x = torch.tensor([1.0, 3.0, 2.0], requires_grad=True)
-    assert Sampler(top_k=1)(x) == Sampler(top_k=1).sample(x).tokens == 1
+    x = torch.tensor([[1.0, 3.0, 2.0]], requires_grad=True)
+    sample = Sampler(top_k=1).sample(x)
+    assert Sampler(top_k=1)(x) == sample.tokens == 1
+    assert type(sample.tokens) is type(sample.logprobs) is np.ndarray  # without a graph
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
