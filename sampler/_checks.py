@@ -97,7 +97,7 @@ def array_of(name: str, value: Any) -> npt.NDArray[Any]:
         value = _inputs.plain(value, name)
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
-        return np.asarray(value)
+        return _inputs.as_array(value, name)
     except ValueError:
         return np.empty(0, object)
 
@@ -105,7 +105,8 @@ def array_of(name: str, value: Any) -> npt.NDArray[Any]:
 def check_batch(name: str, given: int, batch: int) -> None:
     """Refuse what is not for as many rows as there are."""
     if given != batch:
-        raise ValueError(f"`{name}` has to be for {batch} rows, but is for {given}")
+        rows = "1 row" if batch == 1 else f"{batch} rows"
+        raise ValueError(f"`{name}` has to be for {rows}, but is for {given}")
 
 
 def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
@@ -118,8 +119,13 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
     return array
 
 
-def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.int64]:
-    """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be."""
+def check_ids(
+    name: str, ids: Any, vocab: int, wanted: str, *, may_be_padded: bool = False
+) -> npt.NDArray[np.int64]:
+    """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be.
+
+    `may_be_padded` says that the caller's function has an `ignore_index`.
+    """
     array = array_of(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
@@ -130,9 +136,16 @@ def check_ids(name: str, ids: Any, vocab: int, wanted: str) -> npt.NDArray[np.in
     outside = (array < 0) | (array >= vocab)
     if outside.any():
         place = tuple(np.argwhere(outside)[0].tolist())
-        at = f", at index {place[0] if len(place) == 1 else place}" if place else ""
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {array[place]}{at}")
+        told = told_outside(int(array[place]), place, may_be_padded)
+        raise ValueError(f"`{name}` have to be {wanted}, but one is {told}")
     return array.astype(np.int64)
+
+
+def told_outside(value: int, place: tuple[int, ...], may_be_padded: bool) -> str:
+    """Tell a value that is no class, its place, and what to do if it is padding."""
+    at = f", at index {place[0] if len(place) == 1 else place}" if place else ""
+    hint = f": if it is padding, pass ignore_index={value}" if may_be_padded and value < 0 else ""
+    return f"{value}{at}{hint}"
 
 
 def check_reals(

@@ -39,6 +39,7 @@ _INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such d
 WITH_GRADIENTS = (
     "cross_entropy", "distillation_loss", "entropy", "log_softmax", "logsumexp", "softmax",
 )  # fmt: skip
+_LOGITS = ("logits", "scores", "student", "teacher", "x")  # arguments that may be padded with -inf
 
 
 class Logits(NamedTuple):
@@ -216,7 +217,8 @@ def plain(tensor: Any, name: str, draws: bool = False) -> Any:
     torch = sys.modules["torch"]
     if tensor.layout is not torch.strided or tensor.is_nested:
         found = "are nested" if tensor.is_nested else f"have layout {tensor.layout}"
-        raise TypeError(f"`{name}` have to be a dense tensor, but {found}")
+        hint = how_to_pad(name) if tensor.is_nested and name in _LOGITS else ""
+        raise TypeError(f"`{name}` have to be a dense tensor, but {found}{hint}")
     if not tensor.is_cpu:
         raise TypeError(
             f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
@@ -225,18 +227,27 @@ def plain(tensor: Any, name: str, draws: bool = False) -> Any:
     # Asking first is quicker than undoing what is not there.
     if tensor.requires_grad:
         if not draws and torch.is_grad_enabled():
-            raise _cut_graph(name)
+            raise _cut_graph(name, tensor.ndim)
         tensor = tensor.detach()
     return tensor.resolve_neg() if tensor.is_neg() else tensor
 
 
-def _cut_graph(name: str) -> TypeError:
+def how_to_pad(name: str) -> str:
+    return f": pass torch.nested.to_padded_tensor({name}, -torch.inf)"
+
+
+def _cut_graph(name: str, ndim: int) -> TypeError:
     # The function the caller knows: the outermost of this package.
     frame: FrameType | None = sys._getframe(1)
     function = ""
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
         function, frame = frame.f_code.co_qualname, frame.f_back
-    use = f"use sampler.torch.{function}, or " if function in WITH_GRADIENTS else ""
+    use = ""
+    if function in WITH_GRADIENTS and name in (*_LOGITS, "targets", "temperature"):
+        first = "divide the logits by it and " if name == "temperature" else ""
+        # The classes of that one are along dimension 1 by default.
+        last = " with dim=-1" if function == "cross_entropy" and ndim > 2 else ""
+        use = f"{first}use sampler.torch.{function}{last}, or "
     return TypeError(
         f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "
         f"{name}.detach()"
@@ -282,9 +293,22 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     raise TypeError(f"`{name}` have to be an array of floats, but are a {kind_of(value)}")
 
 
+def as_array(value: Any, name: str) -> npt.NDArray[Any]:
+    """NumPy's array of a list; a TypeError if tensors in it would lose their graph."""
+    try:
+        return np.asarray(value)
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
+            raise
+        raise TypeError(
+            f"`{name}` have to be one tensor, but are a list of tensors, of which one requires "
+            "grad: make one with torch.stack"
+        ) from None
+
+
 def _from_list(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     try:
-        array = np.asarray(value)
+        array = as_array(value, name)
     except ValueError as error:
         raise ValueError(f"`{name}` have to be rows of equal length: {error}") from None
     if array.dtype.kind not in ("biuf" if numbers else "iuf"):

@@ -491,8 +491,8 @@ def cross_entropy(
     logits : array_like, shape (..., K)
         float16, bfloat16, float32 or float64; integers, bools and lists become float64.
     targets : array_like
-        Integers in [0, K) of shape (...), the right classes; or floats of the shape of the logits,
-        probabilities that sum to 1 along the last axis.
+        Integers in [0, K) of shape (...), the right classes, or bools, the classes 0 and 1; or
+        floats of the shape of the logits, probabilities that sum to 1 along the last axis.
     temperature : float, in (0, inf], off at 1 or None
     label_smoothing : float, in [0, 1], off at 0
         The share of every target that is spread evenly over the K classes (Szegedy et al. 2016).
@@ -513,7 +513,8 @@ def cross_entropy(
     ------
     TypeError
         If `logits` or `targets` are no such arrays, or a parameter has the wrong type; if a tensor
-        requires grad, unless grad is disabled: use `sampler.torch.cross_entropy`.
+        requires grad, unless grad is disabled: use `sampler.torch.cross_entropy`, whose classes
+        are along dimension 1, with ``dim=-1``.
     ValueError
         If a parameter is out of its range, shapes do not fit, targets are outside or do not sum to
         1 within 1e-3, or there is no class.
@@ -606,17 +607,22 @@ def _check_targets(
     array = array_of("targets", targets)
     if array.size == 0 and array.shape == shape[:-1]:
         array = array.astype(np.int64)  # of no rows, [] too
+    if array.dtype.kind == "b":
+        array = array.astype(np.int64)
     are_ids = array.dtype.kind in "iu"
     check_ignore_index(ignore_index, are_ids)
     y = array if are_ids else _inputs.read(targets, name="targets").widened().astype(np.float64)
     if y.shape != (shape[:-1] if are_ids else shape):
         raise ValueError(
             f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, but "
-            f"have shape {y.shape}"
+            f"are {array.dtype} of shape {y.shape}"
         )
     if are_ids:
         counts = y != ignore_index
-        ids = check_ids("targets", np.where(counts, y, 0), classes, f"integers in [0, {classes})")
+        ids = check_ids(
+            "targets", np.where(counts, y, 0), classes, f"integers in [0, {classes})",
+            may_be_padded=True,
+        )  # fmt: skip
         y = np.zeros(shape)
         np.put_along_axis(y, ids[..., None], counts[..., None], axis=-1)
         return y, counts

@@ -399,8 +399,9 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     Warns
     -----
     UserWarning
-        If all rows are in [0, 1] and sum to 1, within 1e-3: they are taken as logits, but look like
-        probabilities, whose logits are ``np.log(p)``.
+        If all rows are in [0, 1] and sum to 1, within 1e-3, or all logits of a binary classifier
+        are in [0, 1]: they are taken as logits, but look like probabilities, whose logits are
+        ``np.log(p)``, or ``np.log(p / (1 - p))`` of a binary classifier.
 
     Notes
     -----
@@ -424,22 +425,14 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     3.641
     """
     source = _inputs.read(logits, numbers=True)
-    array = source.array
-    if not array.ndim or not array.size:
-        raise ValueError(
-            f"`logits` have to hold at least one row and one class, but have shape {array.shape}"
-        )
-    batch, vocab = array.shape[:-1], array.shape[-1]
-    index = check_ignore_index(ignore_index, True)
-    classes, rows = _check_labels(labels, batch, max(vocab, 2), index)
-    if not len(rows):
-        raise ValueError(f"`labels` have to name a class, but all are {index}, the `ignore_index`")
-    array = array.reshape(-1, vocab)
-    if len(rows) < len(array):
-        array = array[rows]
+    shape = source.array.shape
+    array, classes, rows = _labelled_rows(source, "logits", labels, ignore_index)
+    batch, vocab = shape[:-1], shape[-1]
     source = source._replace(array=array)
+    is_in_unit = False
     if vocab == 1:
         z = source.widened()
+        is_in_unit = bool(np.all((z >= 0) & (z <= 1)))
         source = _inputs.read(np.concatenate([np.zeros_like(z), z], axis=1))
     scale = 1.0
     if source.kind == "float64":
@@ -451,6 +444,12 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
         warnings.warn(
             "`logits` are in [0, 1] and sum to 1 in each row, like probabilities: pass their "
             "logarithms, np.log(p)",
+            stacklevel=2,
+        )
+    if is_in_unit:
+        warnings.warn(
+            "`logits` are all in [0, 1], like probabilities of a binary classifier: pass their "
+            "logits, np.log(p / (1 - p))",
             stacklevel=2,
         )
     if not data.margin.any():
@@ -660,18 +659,22 @@ class Reliability:
         return ax
 
 
-def reliability(probs: Any, labels: Any, *, bins: int = 15) -> Reliability:
+def reliability(
+    probs: Any, labels: Any, *, bins: int = 15, ignore_index: int = -100
+) -> Reliability:
     """Return how often the likeliest class is right, in bins of its probability.
 
     Parameters
     ----------
-    probs : array_like of shape (batch, vocab)
+    probs : array_like of shape (..., vocab)
         Probabilities: each in [0, 1], each row summing to 1 within 1e-3; dtypes and containers are
         those of logits.
-    labels : array_like of shape (batch,), integers in [0, vocab)
+    labels : array_like of shape (...), integers in [0, vocab)
         The right classes. bools are the classes 0 and 1.
     bins : int, at least 1
         How many bins of equal width [0, 1] is cut into.
+    ignore_index : int
+        A row with this label does not count, whatever it holds. It may lie outside [0, vocab).
 
     Returns
     -------
@@ -682,10 +685,10 @@ def reliability(probs: Any, labels: Any, *, bins: int = 15) -> Reliability:
     ------
     TypeError
         If `probs` are no array of numbers on the CPU or require grad, `labels` no integers, or
-        `bins` none.
+        `bins` or `ignore_index` none.
     ValueError
-        If the shapes do not fit, there are no rows, a row is no distribution or a label out of
-        range (the row is named), or `bins` is less than 1.
+        If the shapes do not fit, no row counts, a row is no distribution or a label out of range
+        (the row is named), or `bins` is less than 1.
 
     References
     ----------
@@ -704,31 +707,25 @@ def reliability(probs: Any, labels: Any, *, bins: int = 15) -> Reliability:
     """
     bins = check_integer("bins", bins, 1, None, "an integer >= 1")
     source = _inputs.read(probs, name="probs", numbers=True)
-    shape = source.array.shape
-    if len(shape) != 2:
-        raise ValueError(f"`probs` have to be of shape (batch, vocab), but have shape {shape}")
-    if 0 in shape:
-        raise ValueError(
-            f"`probs` have to hold at least one row and one class, but have shape {shape}"
-        )
-    classes, _ = _check_labels(labels, shape[:1], shape[1])
+    array, classes, rows = _labelled_rows(source, "probs", labels, ignore_index)
+    batch = source.array.shape[:-1]
     confidences, right = np.empty(len(classes)), np.empty(len(classes))
-    for chunk in _chunks(*shape):
-        p = _doubles(source.array[chunk], source.kind)
+    for chunk in _chunks(*array.shape):
+        p = _doubles(array[chunk], source.kind)
         outside = ~((p >= 0) & (p <= 1))
         if outside.any():
             row, column = np.argwhere(outside)[0]
             raise ValueError(
-                f"`probs` have to be in [0, 1], but row {chunk.start + row} has {p[row, column]} "
-                f"at class {column}"
+                f"`probs` have to be in [0, 1], but row {_row_name(rows[chunk][row], batch)} has "
+                f"{p[row, column]} at class {column}"
             )
         sums = p.sum(axis=1)
         off = ~(np.abs(sums - 1) <= 1e-3)
         if off.any():
             row = int(np.argmax(off))
             raise ValueError(
-                f"`probs` have to sum to 1 in each row, but row {chunk.start + row} sums to "
-                f"{sums[row]:.6g}"
+                f"`probs` have to sum to 1 in each row, but row "
+                f"{_row_name(rows[chunk][row], batch)} sums to {sums[row]:.6g}"
             )
         best = p.argmax(axis=1)
         confidences[chunk] = p[np.arange(len(p)), best]
@@ -742,7 +739,9 @@ def reliability(probs: Any, labels: Any, *, bins: int = 15) -> Reliability:
     return Reliability(edges, confidence, accuracy, count)
 
 
-def expected_calibration_error(probs: Any, labels: Any, *, bins: int = 15) -> float:
+def expected_calibration_error(
+    probs: Any, labels: Any, *, bins: int = 15, ignore_index: int = -100
+) -> float:
     """Return the mean distance between confidence and accuracy over bins of confidence.
 
     Parameters and errors are those of `reliability`.
@@ -772,7 +771,7 @@ def expected_calibration_error(probs: Any, labels: Any, *, bins: int = 15) -> fl
     >>> round(expected_calibration_error(probs, [0, 1, 1, 1]), 4)
     0.375
     """
-    return reliability(probs, labels, bins=bins).error
+    return reliability(probs, labels, bins=bins, ignore_index=ignore_index).error
 
 
 # -------------------------------------------------------------------------------- distillation
@@ -1003,8 +1002,36 @@ def _refuse_invalid(x: _Array, places: Sequence[int] | _Array, shape: tuple[int,
         )
 
 
+def _labelled_rows(
+    source: _inputs.Logits, name: str, labels: Any, ignore_index: Any
+) -> tuple[_Array, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows that count, 2-D, their labels, and their places among all rows."""
+    array = source.array
+    if not array.ndim or not array.size:
+        raise ValueError(
+            f"`{name}` have to hold at least one row and one class, but have shape {array.shape}"
+        )
+    index = check_ignore_index(ignore_index, True)
+    if array.ndim == 1 and array_of("labels", labels).shape == array.shape:
+        columns, remedy = {
+            "logits": (1, "logits[:, None]"),
+            "probs": (2, "np.stack([1 - probs, probs], axis=1)"),
+        }[name]
+        raise ValueError(
+            f"`{name}` of a binary classifier have to be of shape {(*array.shape, columns)}, but "
+            f"have shape {array.shape}: pass {remedy}"
+        )
+    # One column alone is the logits of a binary classifier.
+    classes = max(array.shape[-1], 2 if name == "logits" else 1)
+    ids, places = _check_labels(labels, array.shape[:-1], classes, index)
+    if not len(places):
+        raise ValueError(f"`labels` have to name a class, but all are {index}, the `ignore_index`")
+    rows = array.reshape(-1, array.shape[-1])
+    return rows[places] if len(places) < len(rows) else rows, ids, places
+
+
 def _check_labels(
-    labels: Any, batch: tuple[int, ...], classes: int, ignore_index: int | None = None
+    labels: Any, batch: tuple[int, ...], classes: int, ignore_index: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The labels that count, and their rows."""
     wanted = f"integers in [0, {classes}), of shape {batch}"
@@ -1014,7 +1041,7 @@ def _check_labels(
     counts = np.asarray(array != ignore_index)
     if not counts.all():
         labels = np.where(counts, array, 0)
-    ids = check_ids("labels", labels, classes, wanted)
+    ids = check_ids("labels", labels, classes, wanted, may_be_padded=True)
     if ids.shape != batch:
         raise ValueError(f"`labels` have to be {wanted}, but have shape {ids.shape}")
     return ids[counts].reshape(-1), np.flatnonzero(counts)

@@ -349,6 +349,14 @@ def test_bad_ignore_index():
     assert cross_entropy(np.zeros((1, 2)), [[0.5, 0.5]], ignore_index=-1) == math.log(2)
 
 
+def test_bool_targets_are_the_classes_0_and_1():
+    x = np.arange(6.0).reshape(3, 2) ** 2
+    for kind in (list, np.array, torch.tensor):
+        for function in (cross_entropy, cross_entropy_grad):
+            got = function(x, kind([True, False, True]))
+            assert np.array_equal(got, function(x, [1, 0, 1]))
+
+
 def test_cross_entropy_of_no_rows():
     for targets in ([], np.zeros(0, int), np.zeros((0, 3))):
         assert np.isnan(cross_entropy(np.zeros((0, 3)), targets))
@@ -399,16 +407,18 @@ def test_cross_entropy_of_any_number_of_axes():
     ("targets", "error", "message"),
     [
         ([0, 3], ValueError, "`targets` have to be integers in [0, 3), but one is 3"),
-        ([-1, 0], ValueError, "`targets` have to be integers in [0, 3), but one is -1"),
-        ([0], ValueError, "`targets` have to be integers of shape (2,) or floats of shape (2, 3)"),
-        ([[0.5, 0.5]], ValueError, "`targets` have to be integers of shape (2,) or floats of"),
+        ([0, -1], ValueError, ("`targets` have to be integers in [0, 3), but one is -1, at index 1:"
+         " if it is padding, pass ignore_index=-1")),
+        ([0], ValueError, ("`targets` have to be integers of shape (2,) or floats of shape (2, 3), "
+         "but are int64 of shape (1,)")),
+        ([1.0, 2.0], ValueError, ("`targets` have to be integers of shape (2,) or floats of shape "
+         "(2, 3), but are float64 of shape (2,)")),
         ([[0.5, 0.5, 0.5]] * 2, ValueError, "`targets` have to be probabilities"),
         ([[1.5, -0.5, 0.0]] * 2, ValueError, "`targets` have to be probabilities"),
         ([[nan, 0.5, 0.5]] * 2, ValueError, "`targets` have to be probabilities"),
         (["a", "b"], TypeError, "`targets` have to be numbers"),
-        ([True, False], TypeError, "`targets` have to be numbers"),
     ],
-)
+)  # fmt: skip
 def test_bad_targets(targets, error, message):
     for function in (cross_entropy, cross_entropy_grad):
         with pytest.raises(error, match="^" + re.escape(message)):

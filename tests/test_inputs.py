@@ -432,14 +432,69 @@ def test_no_argument_cuts_a_graph(call):
         call(t)
 
 
+def test_only_what_takes_the_tensor_is_recommended():
+    # sampler.torch.softmax, which the message named, takes no tensor as its temperature.
+    t = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    x = np.eye(2)
+    divide = r"word: divide the logits by it and use sampler\.torch\.{}, or pass temperature\.det"
+    for name in ("softmax", "log_softmax", "logsumexp"):
+        function = getattr(sampler, name)
+        with pytest.raises(TypeError, match=divide.format(name)):
+            function(x, temperature=t)
+        for option in ("out", "where"):
+            with pytest.raises(TypeError, match=rf"word: pass {option}\.detach\(\)$"):
+                function(x, **{option: t})
+    with pytest.raises(TypeError, match=divide.format("entropy")):
+        temperature.entropy(x, temperature=t)
+    for function in (sampler.softmax_dtemperature, temperature.perplexity):
+        with pytest.raises(TypeError, match=r"word: pass temperature\.detach\(\)$"):
+            function(x, temperature=t)
+    with pytest.raises(TypeError, match=r"use sampler\.torch\.distillation_loss, or pass teacher"):
+        temperature.distillation_loss(x[0], t)
+
+
+def test_the_class_axis_of_sampler_torch_is_named():
+    # With more than two axes the function that was named takes the classes along another.
+    soft = torch.full((2, 3, 4), 0.25, requires_grad=True)
+    for given in ((soft, np.zeros((2, 3), int)), (np.zeros((2, 3, 4)), soft)):
+        with pytest.raises(TypeError, match=r"use sampler\.torch\.cross_entropy with dim=-1, or "):
+            sampler.cross_entropy(*given)
+    with pytest.raises(TypeError, match=r"use sampler\.torch\.cross_entropy, or pass logits\."):
+        sampler.cross_entropy(soft[0], [0, 0, 0])
+    with pytest.raises(TypeError, match=r"use sampler\.torch\.softmax, or pass x\.detach"):
+        softmax(soft)
+
+
+def test_a_list_of_tensors_that_require_grad():
+    # It was NumPy's RuntimeError, "Can't call numpy() on Tensor that requires grad".
+    t = torch.ones(2, requires_grad=True)
+    for name, call in {
+        "x": softmax,
+        "logits": Sampler(),
+        "temperature": lambda t: softmax(np.eye(2), temperature=t),
+        "targets": lambda t: sampler.cross_entropy(np.eye(2), t),
+        "student": lambda t: temperature.distillation_loss(t, np.eye(2)),
+    }.items():
+        for given in ([t, t], (t[0], 1.0)):
+            with pytest.raises(TypeError, match=f"^`{name}` have to be one tensor, but are a list"):
+                call(given)
+
+
+def test_one_row_is_no_rows():
+    with pytest.raises(ValueError, match=r"^`streams` has to be for 1 row, but is for 2$"):
+        Sampler().sample(np.zeros((1, 3)), streams=[0, 1])
+
+
 def test_sampler_torch_is_what_messages_name():
     assert list(_inputs.WITH_GRADIENTS) == sorted(sampler.torch.__all__)
 
 
 def test_tokens_are_drawn_of_tensors_that_require_grad():
     # A token has no gradient, as in torch.multinomial.
-    x = torch.tensor([1.0, 3.0, 2.0], requires_grad=True)
-    assert Sampler(top_k=1)(x) == Sampler(top_k=1).sample(x).tokens == 1
+    x = torch.tensor([[1.0, 3.0, 2.0]], requires_grad=True)
+    sample = Sampler(top_k=1).sample(x)
+    assert Sampler(top_k=1)(x) == sample.tokens == 1
+    assert type(sample.tokens) is type(sample.logprobs) is np.ndarray  # without a graph
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
@@ -467,8 +522,14 @@ def test_nested_tensors_are_refused_by_name(layout):
         lambda t: Sampler().score(np.eye(2), t.long()),
         lambda t: Sampler().sample(np.eye(2), streams=t.long()),
     ):
-        with pytest.raises(TypeError, match=r"^`\w+` have to be a dense tensor, but (are|have) "):
+        with pytest.raises(
+            TypeError, match=r"^`\w+` have to be a dense tensor, but (are|have) "
+        ) as caught:
             call(nested)
+        name = str(caught.value).split("`")[1]
+        hint = f": pass torch.nested.to_padded_tensor({name}, -torch.inf)"
+        assert str(caught.value).endswith(hint) == (name in ("x", "logits", "teacher"))
+    assert torch.isfinite(logsumexp(torch.nested.to_padded_tensor(nested, -torch.inf))).all()
     x = torch.zeros(2, 3)
     for name in sampler.torch.__all__:
         function = getattr(sampler.torch, name)
@@ -477,6 +538,8 @@ def test_nested_tensors_are_refused_by_name(layout):
             function(*given)
     with pytest.raises(TypeError, match=r"^`target` has to be a dense tensor, but is nested$"):
         sampler.torch.cross_entropy(x, nested)
+    with pytest.raises(TypeError, match=r"to_padded_tensor\(input, -torch\.inf\)$"):
+        sampler.torch.softmax(nested)
 
 
 def test_filter_is_no_view_of_its_input():

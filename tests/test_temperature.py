@@ -560,7 +560,11 @@ def test_fit_at_its_limits():
         ([[0.0, 1.0]], [2], ValueError,
          "`labels` have to be integers in [0, 2), of shape (1,), but one is 2, at index 0"),
         ([[0.0, 1.0], [0.0, 1.0]], [1, -1], ValueError,
-         "`labels` have to be integers in [0, 2), of shape (2,), but one is -1, at index 1"),
+         ("`labels` have to be integers in [0, 2), of shape (2,), but one is -1, at index 1: if it "
+         "is padding, pass ignore_index=-1")),
+        ([0.5, -3.0, 2.0], [0, 1, 1], ValueError,
+         ("`logits` of a binary classifier have to be of shape (3, 1), but have shape (3,): pass "
+         "logits[:, None]")),
         ([[0.0, 1.0]], [1, 1], ValueError,
          "`labels` have to be integers in [0, 2), of shape (1,), but have shape (2,)"),
         ([[0.0, 1.0]], 1, ValueError,
@@ -660,7 +664,11 @@ def test_fit_warns_of_probabilities():
         fit_temperature(other, labels)  # warnings are errors
     probs[-1] = [-1e-4, 1.0001, 0.0, 0.0]
     fit_temperature(probs, labels)
-    fit_temperature(np.ones((3, 1)), [0, 1, 1])
+    for p in (probs[:, :1].clip(0, 1), torch.ones(3, 1), np.zeros((3, 1), np.float32)):
+        with pytest.warns(UserWarning, match=r"^`logits` are all .* np\.log\(p / \(1 - p\)\)$"):
+            fit_temperature(p, np.arange(len(p)) % 2)
+    fit_temperature([[0.5], [1.001]], [0, 1])
+    fit_temperature([[0.5], [-0.001]], [0, 1])
 
 
 def test_an_invalid_row_is_named_by_its_place_in_all(monkeypatch):
@@ -717,6 +725,24 @@ def test_reliability_is_its_definition(bins):
     assert 0.05 < r.error < 1
 
 
+def test_reliability_of_any_number_of_axes_without_ignored_labels():
+    # It took one axis of rows and no labels of -100, unlike `fit_temperature`.
+    x, labels = labelled(60, 4, 3.0)
+    probs = scipy.special.softmax(x, axis=1)
+    for index in (-100, 7):
+        holes, ignored = probs.copy(), labels.copy()
+        holes[1::2], ignored[1::2] = nan, index
+        got = reliability(
+            torch.tensor(holes).reshape(5, 12, 4), ignored.reshape(5, 12), ignore_index=index
+        )
+        want = reliability(probs[::2], labels[::2])
+        assert np.array_equal(got.count, want.count)
+        np.testing.assert_array_equal(got.accuracy, want.accuracy)
+        error = expected_calibration_error(holes, ignored, ignore_index=index)
+        assert error == got.error == want.error
+    assert reliability(probs[0], labels[0]).count.sum() == 1
+
+
 def test_ece_by_hand():
     # Bins of a half: 0.5 is in the lower, 0.6 and 1 in the upper one.
     probs = np.array([[0.5, 0.5], [0.6, 0.4], [0.0, 1.0], [0.0, 1.0]])
@@ -755,7 +781,19 @@ def test_fitting_the_temperature_lowers_the_error():
         ([[nan, 1.0]], [0], 15, ValueError,
          "`probs` have to be in [0, 1], but row 0 has nan at class 0"),
         ([0.5, 0.5], [0], 15, ValueError,
-         "`probs` have to be of shape (batch, vocab), but have shape (2,)"),
+         "`labels` have to be integers in [0, 2), of shape (), but have shape (1,)"),
+        ([0.5, 0.7], [0, 1], 15, ValueError,
+         ("`probs` of a binary classifier have to be of shape (2, 2), but have shape (2,): pass "
+         "np.stack([1 - probs, probs], axis=1)")),
+        ([[[1.0, 0.0], [0.5, 0.4]]], [[0, 1]], 15, ValueError,
+         "`probs` have to sum to 1 in each row, but row (0, 1) sums to 0.9"),
+        ([[[1.0, 0.0], [9.0, 9.0], [2.0, -1.0]]], [[0, -100, 1]], 15, ValueError,
+         "`probs` have to be in [0, 1], but row (0, 2) has 2.0 at class 0"),
+        ([[0.5, 0.5]], [-100], 15, ValueError,
+         "`labels` have to name a class, but all are -100, the `ignore_index`"),
+        ([[0.5, 0.5]], [-1], 15, ValueError,
+         ("`labels` have to be integers in [0, 2), of shape (1,), but one is -1, at index 0: if it "
+         "is padding, pass ignore_index=-1")),
         (np.empty((0, 2)), np.empty(0, int), 15, ValueError,
          "`probs` have to hold at least one row and one class, but have shape (0, 2)"),
         ("probs", [0], 15, TypeError, "`probs` have to be an array of floats, but are a str"),
