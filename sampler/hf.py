@@ -676,9 +676,7 @@ def _check_rows_are_prompts(inputs: Mapping[str, Any], instead: str) -> None:
     batch = next((len(tensors[name]) for name in _TEXT if name in tensors), None)
     for name, value in tensors.items() if batch is not None else ():
         # As many images as prompts may be two of the first and none of the second.
-        rope = (
-            name == "position_ids" and value.ndim == 3
-        )  # an axis for time, height and width first
+        rope = name == "position_ids" and value.ndim == 3  # time, height and width come first
         if len(value) != batch or rope or (batch > 1 and name.startswith(_MEDIA)):
             raise ValueError(
                 f"`{name}` has shape {tuple(value.shape)}, which does not say which of its rows "

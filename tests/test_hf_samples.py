@@ -329,6 +329,24 @@ def test_prompts_that_are_views(model, how):
     assert [r.tokens[0].tolist() for r in processor.generations] == texts
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("listed", [True, False])
+@torch.no_grad()
+def test_a_loop_of_ones_own(model, batch, listed):
+    # One list of processors for all its texts.
+    processor = SamplingLogitsProcessor(HOT)
+    run = LogitsProcessorList([processor]) if listed else processor
+    for draw in range(3):
+        ids = prompts(batch)["input_ids"]
+        for _ in range(4):
+            scores = run(ids, model(ids).logits[:, -1].float())
+            ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
+        for row in range(batch):
+            text = ids[row].tolist()
+            assert text[7:] == by_hand(model, text[:7], HOT, row, 4, draw)
+    assert [r.tokens.shape for r in processor.generations] == [(batch, 4)] * 3
+
+
 def test_conversations_that_go_on(model):
     # On from one's own text, whole, cut, edited, or after another conversation: each a generation.
     kwargs = generate_kwargs(HOT)
