@@ -82,6 +82,7 @@ BAD = [
     ("rng", np.random.PCG64(0), TypeError, "a numpy.random.Generator"),
     ("rng", torch.Generator(), TypeError, "a numpy.random.Generator"),
     ("stages", 40, TypeError, "a sequence of stages"),
+    ("stages", 0.8, TypeError, "a sequence of stages"),
     ("stages", TopK(40), TypeError, "a sequence of stages"),
     ("stages", TopK, TypeError, "a sequence of stages"),
     ("stages", "top_k", TypeError, "stages such as"),
@@ -114,6 +115,8 @@ def test_bad_setting(name, value, error, wanted):
         ("top_k", 40.0, "`top_k` has to be an integer >= 0 (0 or None is off), but is 40.0"),
         ("seed", 2**64, f"`seed` has to be an integer in [0, 2**64), but is {2**64}"),
         ("ties", "any", "`ties` has to be 'id' or 'all', but is 'any'"),
+        ("stages", 0.8, "`stages` has to be a sequence of stages, but is 0.8 (temperature=0.8?)"),
+        ("stages", 40, "`stages` has to be a sequence of stages, but is 40"),
     ],
 )
 def test_the_sentence(name, value, message):

@@ -111,7 +111,8 @@ def test_greedy_without_do_sample(model, fields):
 GREEDY_WARNING = (
     "`do_sample` is not True, so the sampler is greedy, as generate() is: {ignores} no effect. "
     "To sample: Sampler.from_generation_config(config, seed=7, do_sample=True); "
-    "to stay greedy without this warning: Sampler.from_generation_config(config, seed=7, do_sample=False)"
+    "to stay greedy without this warning: Sampler.from_generation_config(config, seed=7, "
+    "do_sample=False)"
 )
 
 
