@@ -819,7 +819,7 @@ def test_compile_of_the_others():
 @of_dynamo
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="inductor compiles C++")
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_compile_with_inductor():
     check_compiled("inductor")
     check_compiled("inductor", other_losses)
@@ -903,7 +903,7 @@ def test_torch_func():
     close(per_row, vmap(grad(lambda z, i: F.cross_entropy(z / 0.7, i)))(x[0].T[:3], index), 64)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_forward_mode_is_refused():
     x = normal(3, 4)
     for function in (
