@@ -150,6 +150,7 @@ test-isa: $(VENV)/.has-test $(VENV)/.built
 # has no sanitizer, so the runtime comes first by LD_PRELOAD, and -P keeps this tree's sampler out. The
 # sanitizer keeps freed memory, so what is said of memory's size does not hold here.
 ASAN := build/asan
+NOT_ASAN := $(patsubst %,tests/test_core.py::test_%,memory_does_not_grow idle_memory_is_given_back)
 ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads)
 $(ASAN)/.built: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Building the extension with an address sanitizer')
@@ -160,7 +161,7 @@ $(ASAN)/.built: $(VENV)/.has-test $(VENV)/.built
 test-asan: $(ASAN)/.built
 	$(call say,'Running the tests of the core under an address sanitizer')
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s -k 'not memory_does and not idle_memory' $(ASAN_TESTS) $(ARGS)
+	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s $(NOT_ASAN:%=--deselect=%) $(ASAN_TESTS) $(ARGS)
 
 HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf.py docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built

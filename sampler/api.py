@@ -341,7 +341,7 @@ class Sampler:
         ------
         TypeError, ValueError
             If `config` is not a configuration, or asks for what a Sampler does not do (a penalty,
-            beams, ``typical_p`` ...). One message names all such fields, and the call to type. What
+            beams, ``typical_p`` ...). One message has the call to type for all such fields. What
             ``model.generate()`` applies before the draw, such as a penalty, can be left to it:
             ``repetition_penalty=None``. And as `Sampler`, if a setting is out of its range.
 
@@ -349,7 +349,8 @@ class Sampler:
         -----
         UserWarning
             If `config` has sampling settings, but ``do_sample`` is not True, so that they have no
-            effect. ``do_sample=True`` samples; ``do_sample=False`` stays greedy, without a warning.
+            effect. The argument ``do_sample=True`` samples; the argument ``do_sample=False`` stays
+            greedy, without a warning.
 
         Examples
         --------
@@ -788,7 +789,10 @@ def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage
     try:
         chain = tuple(stages)
     except TypeError:
-        raise TypeError(f"`stages` has to be a sequence of stages, but is {stages!r}") from None
+        shown = repr(stages)
+        if isinstance(stages, float):
+            shown += f" (temperature={shown}?)"
+        raise TypeError(f"`stages` has to be a sequence of stages, but is {shown}") from None
     for stage in chain:
         if not isinstance(stage, STAGES):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")

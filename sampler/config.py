@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 from sampler._inputs import kind_of
@@ -120,7 +121,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     TypeError
         If `config` is neither of these, or a change is not a field.
     ValueError
-        If fields ask for what a Sampler does not do. One message names all, and what to type.
+        If fields ask for what a Sampler does not do. One message says what to type for all.
 
     Warns
     -----
@@ -150,7 +151,8 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
         if name not in _SETTINGS and (draws or name not in _UNSUPPORTED_STAGES)
     ]
     if refused:
-        raise ValueError(_refusal({name: asked[name] for name in refused}, changes))
+        taken = asked.keys() | changes.keys() | ({"do_sample"} if draws is not None else set())
+        raise ValueError(_refusal({name: asked[name] for name in refused}, changes, taken))
     if draws:
         settings = {name: fields[name] for name in _HF_DEFAULTS}
         settings["ties"] = "all"  # Hugging Face's rule
@@ -168,6 +170,8 @@ def _fields_of(config: Any) -> dict[str, Any]:
     if hasattr(config, "to_dict") and hasattr(config, "do_sample"):
         return dict(config.to_dict())
     kind = kind_of(config)
+    if isinstance(config, (str, PathLike)):
+        kind += ": read a file with json.load, a model's by GenerationConfig.from_pretrained"
     raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is a {kind}")
 
 
@@ -186,19 +190,28 @@ def _meant(name: str) -> str:
     return near[0] if near else name
 
 
-def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
-    # What generate() does not apply comes first: of many fields only two are shown.
-    order = sorted(asked, key=lambda name: (name in _PROCESSORS, name))
-    shown = {name: asked[name] for name in order}
-    lost = [name for name in shown if name not in _PROCESSORS]
-    if len(lost) == len(shown):
-        do = "To go without"
+def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[str]) -> str:
+    # Of many fields only the first are shown: misspelled ones, then what generate() does not apply.
+    order = sorted(asked, key=lambda name: (_meant(name) == name, name in _PROCESSORS, name))
+    more: dict[str, Any] = {}
+    for name in order:
+        more[name] = None
+        meant, value = _meant(name), asked[name]
+        if meant not in taken and (meant in _SETTINGS or (meant == "do_sample" and value is True)):
+            more.setdefault(meant, value)
+    applied = [name for name in order if name in _PROCESSORS]
+    lost = [name for name in order if name not in _PROCESSORS]
+    if not applied:
+        do = "Instead" if len(more) > len(order) else "To go without"
     else:
-        these = f"all but {', '.join(lost)}" if lost else "these" if len(shown) > 1 else "this"
+        these = "these" if len(applied) > 1 else "this"
+        if lost:
+            few = len(lost) < len(applied)
+            these = f"all but {', '.join(lost)}" if few else ", ".join(applied)
         do = f"model.generate() applies {these} before the draw"
     return (
-        f"`config` asks for what a Sampler does not do: {_list(shown)}. "
-        f"{do}: {_call(changes, dict.fromkeys(shown))}"
+        "`config` asks for what a Sampler does not do: "
+        f"{', '.join(_shown({name: asked[name] for name in order}))}. {do}: {_call(changes, more)}"
     )
 
 
@@ -206,11 +219,15 @@ def _warn_of_greedy(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Non
     if "do_sample" in changes:  # the caller asks for greedy, whatever the card has
         asked = {name: value for name, value in asked.items() if name in changes}
     if asked:
+        *others, last = _shown(asked)
+        these = f"{', '.join(others)} {last if len(asked) > 3 else f'and {last}'} have"
         stages = dict.fromkeys(name for name in asked if name in _UNSUPPORTED_STAGES)
+        rest = {name: value for name, value in changes.items() if name not in asked}
         warnings.warn(
-            "`do_sample` is not True, so the sampler is greedy, as generate() is, without "
-            f"{_list(asked)}. To sample: {_call(changes, {'do_sample': True, **stages})}; "
-            "do_sample=False keeps it greedy without this warning",
+            "`do_sample` is not True, so the sampler is greedy, as generate() is: "
+            f"{these if others else f'{last} has'} no effect. "
+            f"To sample: {_call(changes, {'do_sample': True, **stages})}; "
+            f"to stay greedy without this warning: {_call(rest, {'do_sample': False})}",
             stacklevel=4,
         )
 
@@ -234,8 +251,8 @@ def _call(changes: Mapping[str, Any], more: Mapping[str, Any], part: str = "") -
     return f"Sampler.from_generation_config({', '.join([f'config{part}', *arguments])})"
 
 
-def _list(asked: Mapping[str, Any]) -> str:
-    shown = []
+def _shown(asked: Mapping[str, Any]) -> list[str]:
+    shown, misspelled = [], 0
     for name, value in asked.items():
         text = repr(value)
         if len(text) > 24:
@@ -245,7 +262,10 @@ def _list(asked: Mapping[str, Any]) -> str:
             text += " (an argument, not a field)"
         elif meant != name:
             text += f" ({meant}?)"
+            misspelled += 1
         elif name in _OF_OTHERS:
             text += " (transformers ignores it)"
         shown.append(f"{name}={text}")
-    return ", ".join(shown if len(shown) <= 3 else [*shown[:2], f"and {len(shown) - 2} more"])
+    first = len(shown) if len(shown) <= 3 else max(2, misspelled)
+    rest = len(shown) - first
+    return [*shown[:first], f"and {rest} more"] if rest else shown

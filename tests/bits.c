@@ -23,13 +23,11 @@ static double uniform(void)
     return (double)(state >> 11) * 0x1p-53;
 }
 
-/* The bits of x in a kind, rounded toward zero. */
-static uint64_t bits_of(double x, int kind)
+/* x in a kind, as bits, rounded toward zero. */
+static uint64_t bits_in(int kind, double x)
 {
-    uint64_t wide;
-    memcpy(&wide, &x, sizeof wide);
     if (kind == FLOAT64)
-        return wide;
+        return bits_of(x);
     const float single = (float)x;
     uint32_t bits;
     memcpy(&bits, &single, sizeof bits);
@@ -69,7 +67,7 @@ static void work(int kind, int round)
     for (int64_t i = 0; i < n; i++) {
         double x = (uniform() + uniform() + uniform() - 1.5) * 8.0;
         x = uniform() < 0.05 ? -INFINITY : round % 7 == 0 ? floor(x) : x;
-        const uint64_t bits = bits_of(x, kind);
+        const uint64_t bits = bits_in(kind, x);
         for (int k = 0; k < size; k++)
             data[i * stride + (swapped ? size - 1 - k : k)] = (char)(bits >> (8 * k) & 255);
     }

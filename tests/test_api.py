@@ -5,7 +5,6 @@ import json
 import math
 import pickle
 import re
-import signal
 import threading
 import weakref
 from collections import Counter
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 import sampler
+from interrupting import interrupted
 from sampler import Distribution, MinP, Sampler, Samples, Temperature, TopK, TopP, _core, reference
 
 LAST = 2**64 - 1
@@ -82,6 +82,7 @@ BAD = [
     ("rng", np.random.PCG64(0), TypeError, "a numpy.random.Generator"),
     ("rng", torch.Generator(), TypeError, "a numpy.random.Generator"),
     ("stages", 40, TypeError, "a sequence of stages"),
+    ("stages", 0.8, TypeError, "a sequence of stages"),
     ("stages", TopK(40), TypeError, "a sequence of stages"),
     ("stages", TopK, TypeError, "a sequence of stages"),
     ("stages", "top_k", TypeError, "stages such as"),
@@ -114,6 +115,8 @@ def test_bad_setting(name, value, error, wanted):
         ("top_k", 40.0, "`top_k` has to be an integer >= 0 (0 or None is off), but is 40.0"),
         ("seed", 2**64, f"`seed` has to be an integer in [0, 2**64), but is {2**64}"),
         ("ties", "any", "`ties` has to be 'id' or 'all', but is 'any'"),
+        ("stages", 0.8, "`stages` has to be a sequence of stages, but is 0.8 (temperature=0.8?)"),
+        ("stages", 40, "`stages` has to be a sequence of stages, but is 40"),
     ],
 )
 def test_the_sentence(name, value, message):
@@ -434,15 +437,8 @@ def test_flagged_rows(settings, kind):
         s.distribution(lone)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")
 @pytest.mark.parametrize("draw_alone", [True, False])
 def test_flagged_rows_heed_signals(draw_alone):
-    class StopHereError(Exception):
-        pass
-
-    def stop(*_):
-        raise StopHereError
-
     batch, row = 3000, np.zeros(2**20, np.float32)
     row[-1] = nan
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
@@ -450,22 +446,12 @@ def test_flagged_rows_heed_signals(draw_alone):
     tokens = np.full((3, batch, 1), 7)
     logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
     ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
-    before = signal.signal(signal.SIGALRM, stop)
     chain = _core.Chain([])
-
-    def work():
+    with interrupted(tokens[0]):
         if draw_alone:
             _core.draw_tokens(chain, rows, coins, tokens[0], True)
         else:
             _core.sample_tokens(chain, rows, coins, tokens, logs, ids, top, True)
-
-    signal.setitimer(signal.ITIMER_REAL, 0.03)
-    try:
-        with pytest.raises(StopHereError):
-            work()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert tokens[0, 0, 0] == -1
     assert tokens[0, -1, 0] == 7  # it stopped long before the end
 

@@ -109,9 +109,10 @@ def test_greedy_without_do_sample(model, fields):
 
 
 GREEDY_WARNING = (
-    "`do_sample` is not True, so the sampler is greedy, as generate() is, without {ignores}. To "
-    "sample: Sampler.from_generation_config(config, seed=7, do_sample=True); do_sample=False keeps "
-    "it greedy without this warning"
+    "`do_sample` is not True, so the sampler is greedy, as generate() is: {ignores} no effect. "
+    "To sample: Sampler.from_generation_config(config, seed=7, do_sample=True); "
+    "to stay greedy without this warning: Sampler.from_generation_config(config, seed=7, "
+    "do_sample=False)"
 )
 
 
@@ -122,7 +123,7 @@ def test_sampling_settings_without_do_sample_are_said_once_per_line():
             for _ in range(2):
                 read(form(temperature=0.6, top_p=0.9), seed=7)
         assert [str(w.message) for w in caught] == [
-            GREEDY_WARNING.format(ignores="temperature=0.6, top_p=0.9")
+            GREEDY_WARNING.format(ignores="temperature=0.6 and top_p=0.9 have")
         ]
         assert caught[0].filename == __file__
 
@@ -132,10 +133,13 @@ def test_who_asks_for_greedy_is_not_warned(name):
     value = 5 if name == "top_k" else 0.5
     for card in ({name: value}, {name: value, "do_sample": False}):
         assert repr(read(card, do_sample=False, seed=7)) == "Sampler(temperature=0.0, seed=7)"
-        with pytest.warns(UserWarning, match=f"without {name}={value}. To sample"):
+        with pytest.warns(UserWarning, match=f": {name}={value} has no effect. To sample"):
             read(card)
-    with pytest.warns(UserWarning, match=f"without {name}={value}. To sample"):  # both are new
-        read({}, do_sample=False, **{name: value})
+    for changes in ({"do_sample": False, name: value}, {name: value}):
+        with pytest.warns(UserWarning, match=f": {name}={value} has no effect. To s") as caught:
+            read({}, **changes, seed=7)
+        call = call_in(str(caught[0].message).partition(" warning: ")[2])
+        assert repr(evaluate(call, {})) == "Sampler(temperature=0.0, seed=7)"  # and no warning
 
 
 def test_defaults_and_off_values_are_not_warned_of():
@@ -203,7 +207,7 @@ def check_call(call, config, card):
         return
     (warning,) = caught
     message = str(warning.message)
-    assert f"without {card['ignores']}. To sample: " in message
+    assert f"as generate() is: {card['ignores']} have no effect. To sample: " in message
     call = call_in(message.partition(";")[0])
     assert repr(evaluate(call, config)) == card["sampling"]
 
@@ -309,12 +313,12 @@ def test_the_call_to_type_keeps_the_changes():
         read(fields, temperature=0.7, min_length=9, ties="id", seed=7)
     assert str(caught.value) == (
         "`config` asks for what a Sampler does not do: top-P=0.5 (top_p?), typical_p=0.9, "
-        "min_length=9. model.generate() applies all but top-P, typical_p before the draw: "
+        "min_length=9. model.generate() applies min_length before the draw: "
         "Sampler.from_generation_config(config, temperature=0.7, min_length=None, ties='id', "
-        "seed=7, **{'top-P': None}, typical_p=None)"
+        "seed=7, **{'top-P': None}, top_p=0.5, typical_p=None)"
     )
     s = evaluate(call_in(str(caught.value)), fields)
-    assert repr(s) == "Sampler(temperature=0.7, top_k=50, seed=7)"
+    assert repr(s) == "Sampler(temperature=0.7, top_k=50, top_p=0.5, seed=7)"
 
 
 def test_a_field_that_changes_the_draw_may_be_empty():
@@ -375,14 +379,58 @@ def test_misspelled_fields(name, meant):
     for fields in ({"do_sample": True, name: 7}, {name: 7}):
         with pytest.raises(ValueError, match=r"^`config` asks for what a Sampler does n") as caught:
             read(fields, seed=7)
-        assert f"{name}=7 ({meant}?). To go without: " in str(caught.value)
-        want = repr(
-            read({"do_sample": fields.get("do_sample")}, seed=7)
-        )  # as generate() ignores it
-        assert repr(evaluate(call_in(str(caught.value)), fields)) == want
+        message = str(caught.value)
+        if meant in ("temperature", "top_k", "top_p", "min_p"):
+            assert f"{name}=7 ({meant}?). Instead: " in message
+            none = f"{name}=None" if name.isidentifier() else f"**{{{name!r}: None}}"
+            assert message.endswith(f"(config, seed=7, {none}, {meant}=7)")
+        else:
+            assert f"{name}=7 ({meant}?). To go without: " in message
+            want = repr(read({"do_sample": fields.get("do_sample")}, seed=7))
+            assert repr(evaluate(call_in(message), fields)) == want
     off = {"temperature": 1.0, "top_k": 50, "min_p": 0.0, "num_beams": 1, "repetition_penalty": 1.0,
            "no_repeat_ngram_size": 0, "typical_p": 1.0, "top_p": 1}.get(meant)  # fmt: skip
     assert read({"do_sample": True, name: off}).stages[1].value == 50
+
+
+def test_a_misspelled_field_is_offered_under_its_right_name():
+    fields = {"do_samples": True, "temprature": 0.3, "topp": 0.9, "Top_K": 5, "num_beams": 4,
+              "repetition_penalty": 1.1}  # fmt: skip
+    with pytest.raises(ValueError, match=r"^`config` asks") as caught:
+        read(fields, seed=7)
+    assert str(caught.value).startswith(
+        "`config` asks for what a Sampler does not do: Top_K=5 (top_k?), do_samples=True "
+        "(do_sample?), temprature=0.3 (temperature?), topp=0.9 (top_p?), and 2 more. "
+        "model.generate() applies repetition_penalty before the draw: "
+    )
+    want = "Sampler(temperature=0.3, top_k=5, top_p=0.9, ties='all', seed=7)"
+    assert repr(evaluate(call_in(str(caught.value)), fields)) == want
+    # Where the right field is there as well, it counts.
+    for right, changes in (({"temperature": 0.8}, {}), ({}, {"temperature": 0.8})):
+        fields = {"do_sample": True, "temprature": 0.3, **right}
+        with pytest.raises(ValueError, match=r"To go without: .*temprature=None\)$") as caught:
+            read(fields, **changes)
+        assert evaluate(call_in(str(caught.value)), fields).stages[0].value == 0.8
+    fields = {"do_sample": False, "do_samples": True}
+    with pytest.raises(ValueError, match=r"To go without: .*do_samples=None\)$"):
+        read(fields)
+
+
+def test_what_generate_applies_is_named_where_that_is_shorter():
+    for fields, said in (
+        ({"num_beams": 4, "typical_p": 0.9, "min_length": 5}, "min_length"),
+        ({"num_beams": 4, "min_length": 5}, "min_length"),
+        ({"num_beams": 4, "min_length": 5, "guidance_scale": 2.0}, "all but num_beams"),
+        ({"min_length": 5, "guidance_scale": 2.0}, "these"),
+    ):
+        with pytest.raises(ValueError, match=rf"model\.generate\(\) applies {said} before the dra"):
+            read({"do_sample": True, **fields})
+
+
+@pytest.mark.parametrize("path", ["generation_config.json", Path("generation_config.json")])
+def test_a_path_is_not_a_configuration(path):
+    with pytest.raises(TypeError, match=r"but is a [.\w]+: .*json\.load, .*\.from_pretrained"):
+        read(path)
 
 
 @pytest.mark.parametrize(

@@ -336,15 +336,17 @@ def test_a_loop_of_ones_own(model, batch, listed):
     # One list of processors for all its texts.
     processor = SamplingLogitsProcessor(HOT)
     run = LogitsProcessorList([processor]) if listed else processor
-    for draw in range(3):
-        ids = prompts(batch)["input_ids"]
+    # The last one is as long as what the text before would have been next.
+    given = [prompts(batch)["input_ids"]] * 3 + [prompts(batch, 11, seed=5)["input_ids"]]
+    for draw, prompt in enumerate(given):
+        ids, length = prompt, prompt.shape[1]
         for _ in range(4):
             scores = run(ids, model(ids).logits[:, -1].float())
             ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
         for row in range(batch):
             text = ids[row].tolist()
-            assert text[7:] == by_hand(model, text[:7], HOT, row, 4, draw)
-    assert [r.tokens.shape for r in processor.generations] == [(batch, 4)] * 3
+            assert text[length:] == by_hand(model, text[:length], HOT, row, 4, draw)
+    assert [r.tokens.shape for r in processor.generations] == [(batch, 4)] * 4
 
 
 def test_conversations_that_go_on(model):
