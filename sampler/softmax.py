@@ -142,7 +142,7 @@ def _apply(
     source = _inputs.read(x, name="x", numbers=True)
     shape = source.array.shape
     axes: tuple[int, ...]
-    if axis == -1 and type(axis) is int and shape:  # quicker
+    if type(axis) is int and axis == -1 and shape:  # quicker
         axes, rest = (len(shape) - 1,), shape[:-1]
     else:
         axes = check_axes(axis, len(shape))

@@ -336,17 +336,18 @@ def test_a_loop_of_ones_own(model, batch, listed):
     # One list of processors for all its texts.
     processor = SamplingLogitsProcessor(HOT)
     run = LogitsProcessorList([processor]) if listed else processor
-    # The last one is as long as what the text before would have been next.
-    given = [prompts(batch)["input_ids"]] * 3 + [prompts(batch, 11, seed=5)["input_ids"]]
+    # The fourth is as long as what the text before would have been next, the last goes on from it.
+    given = [prompts(batch)["input_ids"]] * 3 + [prompts(batch, 11, seed=5)["input_ids"], None]
     for draw, prompt in enumerate(given):
-        ids, length = prompt, prompt.shape[1]
+        ids = torch.cat([ids, ids[:, :3]], dim=1) if prompt is None else prompt
+        length = ids.shape[1]
         for _ in range(4):
             scores = run(ids, model(ids).logits[:, -1].float())
             ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
         for row in range(batch):
             text = ids[row].tolist()
             assert text[length:] == by_hand(model, text[:length], HOT, row, 4, draw)
-    assert [r.tokens.shape for r in processor.generations] == [(batch, 4)] * 4
+    assert [r.tokens.shape for r in processor.generations] == [(batch, 4)] * 5
 
 
 def test_conversations_that_go_on(model):
