@@ -1149,8 +1149,8 @@ def generate(
     under ``do_sample=True``, which is therefore refused.
 
     A model whose ``generate`` runs the loop several times, as Whisper's does for long audio, draws
-    the k-th text with draw index k - 1, and puts the texts together in an output of its own, which
-    has no `samples`: those are in `SamplingLogitsProcessor.generations`.
+    the k-th text with draw index k - 1, and returns its own output, without `samples`: those are in
+    `SamplingLogitsProcessor.generations`, under `generate_kwargs`.
 
     Examples
     --------
@@ -1175,7 +1175,7 @@ def generate(
         return _run(model, inputs, loop, kwargs)
     finally:
         if streamer is not None:
-            streamer.end()  # or whoever reads it waits for ever
+            streamer.end()  # or its reader would wait for ever
 
 
 def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) -> Any:
@@ -1206,7 +1206,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
         kwargs["stopping_criteria"] = StoppingCriteriaList(
             [*(kwargs.get("stopping_criteria") or ()), stop]
         )
-    # Whisper has a temperature of its own, and samples if it is given one.
+    # Whisper has its own temperature, and samples if it is given one.
     named = signature(model.generate).parameters
     if loop.keywords["copies"] > 1 and "return_timestamps" in named:
         raise ValueError(

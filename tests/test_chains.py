@@ -72,7 +72,7 @@ def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
 @pytest.mark.parametrize("n", range(1, 7))
 @pytest.mark.parametrize("place", range(1, 6))
 def test_the_floor_holds_wherever_a_truncation_stands(place, n):
-    # The harshest settings, behind any number of stages that do next to nothing.
+    # The harshest settings, after any number of stages that do next to nothing.
     row = np.array([3.0, 2.5, 2.0, 1.0, 0.5, 0.0, -1.0])
     for before in itertools.product((Temperature(0.8), TopK(6), TopP(0.999), MinP(1e-3)), repeat=2):
         for harsh in (TopK(1), TopP(0.0), MinP(1.0), MinP(0.99)):

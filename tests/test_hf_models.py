@@ -161,7 +161,7 @@ def test_a_generate_of_the_models_own(other):
     again = hf.generate(model, first, **dict(rest), sampler=HOT, max_new_tokens=NEW)
     assert again.tolist() == ours.tolist()
     if isinstance(model, BarkSemanticModel):
-        return  # it has a processor of its own, and takes no other
+        return  # it has its own processor, and takes no other
     kwargs = generate_kwargs(HOT)
     want = model.generate(**inputs, **kwargs, max_new_tokens=NEW)
     assert ours.tolist() == want.tolist()

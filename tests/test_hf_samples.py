@@ -303,7 +303,7 @@ def test_processors_before_the_draw_of_assisted_decoding(model, before, how):
         )
         texts.append(text[0, 30:].tolist())
         assert kwargs["logits_processor"][-1].samples.tokens.tolist() == [texts[-1]]
-    if before != "guidance":  # its cache goes wrong under assisted decoding, whoever draws
+    if before != "guidance":  # whose cache goes wrong under assisted decoding
         assert texts[0] == texts[1]
 
 
@@ -705,7 +705,7 @@ def test_our_loop_streams(model):
     {"sampler": None}, {"no_such_setting": 1}, {"streams": [0]}, {"logprobs": -1},
 ], ids=str)  # fmt: skip
 def test_an_error_while_streaming_ends_the_streamer(model, more):
-    # Or whoever reads it waits for ever.
+    # Or its reader would wait for ever.
     streamer = Puts()
     with pytest.raises((TypeError, ValueError)):
         hf.generate(model, **prompts(2), **{"sampler": HOT, "max_new_tokens": NEW, **more},
