@@ -6,7 +6,7 @@ The one line::
 
 `generate` runs under ``do_sample=False``. `SamplingLogitsProcessor` is terminal: it draws each
 row's token and returns scores that leave it no rival, so the argmax that follows picks it,
-whatever of Hugging Face's sampling runs behind. Its filters, softmax and multinomial never run.
+whatever of Hugging Face's sampling runs after it. Its filters, softmax and multinomial never run.
 
 `FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
 Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
@@ -709,7 +709,7 @@ class FilterLogitsProcessor(LogitsProcessor):
     Raises
     ------
     TypeError
-        If `sampler` is not a Sampler, settings come beside it, or one has the wrong type.
+        If `sampler` is not a Sampler, settings are given as well, or one has the wrong type.
     ValueError
         If a setting is out of its range.
 
@@ -853,7 +853,7 @@ def filter_kwargs(
     """Return the keyword arguments that put our filters in place of Hugging Face's.
 
     Hugging Face draws, from its global random state: ``torch.manual_seed``. Its own filters are
-    off, the hidden ``top_k=50`` included, so that giving one of them beside is a TypeError
+    off, the hidden ``top_k=50`` included, so that giving one of them again is a TypeError
     ("multiple values").
 
     Parameters
@@ -936,7 +936,7 @@ def score(
     logprobs : int, >= 0
         How many of the first tokens in rank to list at each place.
     eos_token_id : int or sequence of int, optional
-        The ids that end a row: what lies behind the first one in the part scored is padding.
+        The ids that end a row: what follows the first one in the part scored is padding.
     logits_processor : iterable of LogitsProcessor, optional
         What ran before the draw, such as a penalty.
     **model_kwargs

@@ -338,6 +338,7 @@ def test_a_loop_of_ones_own(model, batch, listed):
     run = LogitsProcessorList([processor]) if listed else processor
     # The fourth is as long as what the text before would have been next, the last goes on from it.
     given = [prompts(batch)["input_ids"]] * 3 + [prompts(batch, 11, seed=5)["input_ids"], None]
+    ids = given[0]
     for draw, prompt in enumerate(given):
         ids = torch.cat([ids, ids[:, :3]], dim=1) if prompt is None else prompt
         length = ids.shape[1]
