@@ -45,6 +45,7 @@ try:
     )
     from transformers.generation import candidate_generator
     from transformers.generation.utils import GenerateDecoderOnlyOutput
+    from transformers.utils.generic import ModelOutput
 except ImportError as error:
     raise ImportError(
         f"sampler.hf needs torch, and transformers 5 or newer ({error}); they come with "
@@ -100,6 +101,7 @@ _PROPOSES = {
     for kind in vars(candidate_generator).values()
     if isinstance(kind, type) and hasattr(kind, "get_candidates")
 }
+_NESTS = {_SAMPLES, _RUNS_PROCESSORS, StoppingCriteriaList.__call__.__code__}
 # From transformers 5.24 on the cache in an output is `cache`, before that `past_key_values`.
 _HAS_CACHE = hasattr(GenerateDecoderOnlyOutput, "cache")
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
@@ -205,8 +207,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._top = None if logprobs is None else check_logprobs(logprobs)
         self._ends = _check_ends(eos_token_id)
         self._prompt: torch.Tensor | None = None
-        self._generation = -1  # the number of the current one
-        self._texts: list[_Text] = []  # all generations, or the current one if nothing is recorded
+        self._generation = -1  # the number of the last one
+        self._texts: list[_Text] = []  # those recorded, in order
+        self._live: dict[int, _Text] = {}  # by the list of processors that runs; 0 where none does
         self._use = _Use()
 
     def __repr__(self) -> str:
@@ -303,8 +306,16 @@ class SamplingLogitsProcessor(LogitsProcessor):
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
+        if input_ids is None:
+            if self._streams is not None:
+                check_batch("streams", len(self._streams), batch)
+            tokens = self.sampler._draw(source, self._streams, None, "scores")
+            return Samples(tokens[:, None], None, None, None, None, None)
+        if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
+            kind = _inputs.kind_of(input_ids)
+            raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
         caller = _Caller()
-        steps = None if input_ids is None else self._steps(input_ids, batch, caller)
+        steps = self._steps(input_ids, batch, caller)
         if self._streams is not None and len(self._streams) != batch and self._generation >= 0:
             raise ValueError(
                 f"`streams` are for {len(self._streams)} rows, but another generation of the same "
@@ -313,34 +324,35 @@ class SamplingLogitsProcessor(LogitsProcessor):
             )
         if self._streams is not None:
             check_batch("streams", len(self._streams), batch)
-        text = None
-        if input_ids is None:
-            draw = 0
-        elif caller.proposes:
-            # Not of the text until it is verified. The generation may begin with it.
-            draw = self._generation + (not self._texts or self._texts[-1].is_over())
-        else:
-            text = self._text_of(input_ids, caller)
-            draw = self._generation
-        if self._top is None or text is None:
+        text = self._live.get(id(caller.processors) if caller.processors is not None else 0)
+        # What is proposed is not of the text until it is verified.
+        if text is not None and not text.goes_on(input_ids, caller):
+            text = None
+        draw = self._generation + 1 if text is None else text.number
+        if self._top is None or caller.proposes:
             tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
             r = Samples(tokens[:, None], None, None, None, None, None)
         else:
             r = self.sampler._sample(
                 source, self._streams, steps, 1, self._top, name="scores", draw=draw
             )
-        if text is not None and input_ids is not None:
+        if not caller.proposes:
+            text = text or self._begin(input_ids, caller)
             text.add(input_ids, r, caller)
         return r
 
-    def _text_of(self, rows: torch.Tensor, caller: _Caller) -> _Text:
-        """The generation that these rows belong to: the current one, or another that they begin."""
-        if self._texts and self._texts[-1].goes_on(rows, caller):
-            return self._texts[-1]
-        text = _Text(rows, caller)
-        self._texts = [text] if self._top is None else [*self._texts, text]
+    def _begin(self, rows: torch.Tensor, caller: _Caller) -> _Text:
+        """Count and keep another generation."""
         self._generation += 1
+        text = _Text(rows, caller, self._generation)
+        self._live = {key: other for key, other in self._live.items() if not other.is_over()}
+        self._live[id(caller.processors) if caller.processors is not None else 0] = text
+        if self._top is not None:
+            self._texts.append(text)
         return text
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_live": {}}  # no generation goes on in another process
 
     def _steps(
         self, input_ids: torch.Tensor, batch: int, caller: _Caller
@@ -384,7 +396,7 @@ class _Caller:
     Attributes
     ----------
     processors : LogitsProcessorList or None
-        The list that runs, one for each generation; None outside of one.
+        The list of the generation that calls, which has one of its own; None outside of one.
     proposes : bool
         Whether candidates of assisted decoding are proposed: drawn from a draft model's logits, or,
         by prompt lookup, from made-up scores, to learn which tokens are forbidden.
@@ -397,14 +409,26 @@ class _Caller:
         self.proposes = self.verifies = False
         self._loop: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
+        # Outwards to the loop of the generation. One that runs inside another, in a processor of
+        # the caller's for example, has nothing to do with that one; a draft model's does.
         while frame is not None:
             code = frame.f_code
-            if code is _RUNS_PROCESSORS and self.processors is None:
-                self.processors = frame.f_locals["self"]
-            elif code is _SAMPLES:
+            if code is _VERIFIES:
+                self.verifies = not self.proposes
+                if self.proposes:
+                    self.processors = frame.f_locals["logits_processor"]
+                    self._loop = None
+                break
+            if code in _PROPOSES:
+                self.proposes = True
+            elif code is _SAMPLES and self._loop is None:
                 self._loop = frame
-            self.verifies |= code is _VERIFIES
-            self.proposes |= code in _PROPOSES
+            elif self._loop is not None and code in _NESTS:
+                break
+            elif code is _RUNS_PROCESSORS:
+                self.processors = frame.f_locals["self"]
+            elif code is _loop.__code__:
+                break
             frame = frame.f_back
 
     def unfinished(self) -> npt.NDArray[np.bool_] | None:
@@ -426,6 +450,7 @@ class _Use:
 
     def __init__(self) -> None:
         self.called = self.handed_out = False
+        self._error: BaseException | None = None
 
     def __deepcopy__(self, memo: Any) -> _Use:
         return self  # whichever copy is called
@@ -433,13 +458,14 @@ class _Use:
     def hand_out(self, processor: Any, lost: str) -> None:
         """Warn, at the line that asked for it, if the processor goes without having been called."""
         self.handed_out = True
+        self._error = getattr(sys, "last_value", None)
         frame = sys._getframe(2)
         place = frame.f_code.co_filename, frame.f_lineno
         weakref.finalize(processor, self._warn, f"{_UNCALLED}, {lost}: {_IGNORED}", *place)
 
     def _warn(self, message: str, filename: str, line: int) -> None:
-        # A script that ends with an error has that to read.
-        if not self.called and not hasattr(sys, "last_value"):
+        # Whoever has just seen an error has that to read.
+        if not self.called and getattr(sys, "last_value", None) is self._error:
             warnings.warn_explicit(message, RuntimeWarning, filename, line)
 
 
@@ -451,15 +477,24 @@ _IGNORED = (
 
 
 class _Text:
-    """One generation: its rows, the draw at each place, and which rows went on there."""
+    """One generation: its rows, the draw at each place, and which rows went on there.
 
-    def __init__(self, rows: torch.Tensor, caller: _Caller) -> None:
-        self._prompt = self._rows = rows  # as they were at the first draw, and at the last
+    `number` is its draw index.
+    """
+
+    def __init__(self, rows: torch.Tensor, caller: _Caller, number: int) -> None:
+        self.number = number
+        self._prompt = rows.clone()  # the caller's memory may be used again
+        self._length = 0  # of the rows last drawn from
         self._drawn: list[Samples] = []
         self._going_on: list[npt.NDArray[np.bool_]] = []
-        self._processors = caller.processors and weakref.ref(caller.processors)
+        self._processors = None if caller.processors is None else weakref.ref(caller.processors)
         self._checked = rows.shape[1]  # the length of rows whose tokens are as they were drawn
         self._knows_ends = len(rows) == 1  # a lone row is never padded
+        self._candidates: torch.Tensor | None = None  # the rows, where they were verified last
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_processors": None, "_candidates": None}
 
     def is_over(self) -> bool:
         """Whether its generation is known to be over."""
@@ -469,16 +504,19 @@ class _Text:
         """Whether rows belong to this generation."""
         if (self._processors and self._processors()) is not caller.processors:
             return False
+        if caller.proposes:
+            return True  # perhaps of other ids
         length, prompt = rows.shape[1], self._prompt.shape[1]
         if not (
             len(rows) == len(self._prompt)
             and prompt <= length <= prompt + len(self._drawn)
-            and (caller.verifies or length > self._rows.shape[1])
+            and (caller.verifies or length > self._length)
             and torch.equal(rows[:, :prompt], self._prompt)
         ):
             return False
         # While candidates are verified, only the first slice of them is the text so far.
-        if not caller.verifies or rows.data_ptr() != self._rows.data_ptr():
+        more = caller.verifies and self._candidates is not None
+        if not (more and rows.data_ptr() == self._candidates.data_ptr()):
             self._find_replaced(rows)
         return True
 
@@ -507,23 +545,24 @@ class _Text:
             if unfinished is not None:
                 going_on = unfinished
             else:
-                # Somebody else's loop. A row that shows another token than the one drawn is padded.
+                # Somebody else's loop. A row that shows another token than the one drawn is padded,
+                # from there on.
                 same = rows[:, -1].cpu().numpy() == self._drawn[place - 1].tokens[:, 0]
-                going_on = self._going_on[place - 1] & same
+                going_on = self._going_on[place - 1] = self._going_on[place - 1] & same
             self._knows_ends = unfinished is not None
         del self._drawn[place:], self._going_on[place:]
         self._drawn.append(r)
         self._going_on.append(going_on)
-        self._rows = rows
+        self._length = rows.shape[1]
+        self._candidates = rows if caller.verifies else None
 
     def samples(self, ends: npt.NDArray[np.int64]) -> Samples:
         """What was drawn of the texts themselves."""
         tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
         real = np.stack(self._going_on, axis=1)
-        if len(tokens) == 1:
-            # The candidates of assisted decoding that were verified last. After a wrong one, in
-            # whose place the draw then came, nothing is of the text.
-            shown = self._rows[:, self._prompt.shape[1] :].cpu().numpy()
+        if self._candidates is not None:
+            # After a wrong candidate, in whose place the draw then came, nothing is of the text.
+            shown = self._candidates[:, self._prompt.shape[1] :].cpu().numpy()
             wrong = tokens[:, : shown.shape[1]] != shown
             real[:, 1 : shown.shape[1] + 1] &= ~np.logical_or.accumulate(wrong, axis=1)
         # Assisted decoding draws beyond the end.
@@ -657,12 +696,20 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
             inputs,
             f"use sampler.hf.generate(model, **inputs, sampler=s, num_return_sequences={n})",
         )
-    return {
-        name: value.repeat_interleave(n, dim=0)
-        if isinstance(value, torch.Tensor) and value.ndim
-        else value
-        for name, value in inputs.items()
-    }
+    return {name: _repeated(name, value, n) for name, value in inputs.items()}
+
+
+def _repeated(name: str, value: Any, n: int) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.repeat_interleave(n, dim=0) if value.ndim else value
+    if isinstance(value, ModelOutput):  # of an encoder
+        return type(value)(**{part: _repeated(name, x, n) for part, x in value.items()})
+    if n > 1 and (isinstance(value, tuple) or hasattr(value, "get_seq_length")):
+        raise TypeError(
+            f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: use "
+            f"sampler.hf.generate(model, **inputs, sampler=s, num_return_sequences={n})"
+        )
+    return value
 
 
 # What has one row for each prompt, and what may have several or none.
@@ -677,6 +724,11 @@ def _check_rows_are_prompts(inputs: Mapping[str, Any], instead: str) -> None:
     for name, value in tensors.items() if batch is not None else ():
         # As many images as prompts may be two of the first and none of the second.
         rope = name == "position_ids" and value.ndim == 3  # time, height and width come first
+        if len(value) != batch and name != "position_ids" and not name.startswith(_MEDIA):
+            raise ValueError(
+                f"`{name}` has to have a row for each of the {batch} prompts, but has shape "
+                f"{tuple(value.shape)}"
+            )
         if len(value) != batch or rope or (batch > 1 and name.startswith(_MEDIA)):
             raise ValueError(
                 f"`{name}` has shape {tuple(value.shape)}, which does not say which of its rows "

@@ -14,6 +14,7 @@ from transformers import (
     Blip2ForConditionalGeneration,
     BlipConfig,
     BlipForConditionalGeneration,
+    DynamicCache,
     EncodecConfig,
     Kosmos2Config,
     Kosmos2ForConditionalGeneration,
@@ -39,6 +40,7 @@ from transformers.models.bark.generation_configuration_bark import (
     BarkSemanticGenerationConfig,
 )
 
+import tiny
 from sampler import Sampler, hf
 from sampler.hf import expand_inputs, generate_kwargs
 from tiny import prompts
@@ -403,6 +405,20 @@ def test_two_images_of_one_prompt():
     many = model.eval().generate(**expand_inputs(lone, 2), **kwargs, max_new_tokens=NEW)
     ours = hf.generate(model, **lone, sampler=HOT, num_return_sequences=2, max_new_tokens=NEW)
     assert many.tolist() == ours.tolist()
+
+
+def test_outputs_of_an_encoder_are_repeated():
+    # Prompts and their masks were, and these were not.
+    model, inputs = tiny.t5(), tiny.encoder_inputs()
+    with torch.no_grad():
+        encoded = model.get_encoder()(**inputs)
+    given = {"attention_mask": inputs["attention_mask"], "encoder_outputs": encoded}
+    texts = model.generate(**expand_inputs(given, 2), **generate_kwargs(HOT), max_new_tokens=NEW)
+    ours = hf.generate(model, **given, sampler=HOT, num_return_sequences=2, max_new_tokens=NEW)
+    assert texts.tolist() == ours.tolist()
+    for name, value in (("pixels", (torch.ones(2),)), ("cache", DynamicCache())):
+        with pytest.raises(TypeError, match=rf"^`inputs` have to hold tensors, but {name} is a"):
+            expand_inputs({**prompts(2), name: value}, 2)
 
 
 def test_places_of_images_have_another_axis_first():

@@ -5,6 +5,7 @@ import dataclasses
 import gc
 import math
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -327,6 +328,146 @@ def test_prompts_that_are_views(model, how):
             assert text == want
             texts.append(text)
     assert [r.tokens[0].tolist() for r in processor.generations] == texts
+
+
+class Nests(StoppingCriteria):
+    """A criterion, processor and streamer that writes a text in the middle of another one."""
+
+    def __init__(self, write):
+        self.write = write
+
+    def __call__(self, input_ids, scores):
+        self.write()
+        return scores if isinstance(scores, torch.Tensor) else torch.zeros(len(input_ids)).bool()
+
+    def put(self, value):
+        self.write()
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("where", ["logits_processor", "stopping_criteria", "streamer"])
+@pytest.mark.parametrize("outer", ["plain", "draft", "lookup", "greedy"])
+@pytest.mark.parametrize("inner", ["generate", "loop", "same kwargs"])
+def test_a_text_within_a_text(model, where, outer, inner):
+    # The inner generation read the outer one's loop off the stack.
+    batch = 3 if outer in ("plain", "greedy") and where != "streamer" else 1
+    prompt, ends = prompts(batch)["input_ids"].repeat(1, 2), [7, 8, 9, 10, 11, 12, 13, 14, 15]
+    alone = model.generate(
+        **prompts(3, seed=5), **generate_kwargs(HOT), max_new_tokens=4, eos_token_id=ends
+    )
+    kwargs, written = generate_kwargs(HOT, eos_token_id=NEVER), []
+
+    def write():
+        if len(written) > 2:
+            return
+        more = {"max_new_tokens": 4, "eos_token_id": ends}
+        if inner == "loop":
+            written.append(hf.generate(model, **prompts(3, seed=5), sampler=HOT, **more))
+            return
+        given = kwargs if inner == "same kwargs" else generate_kwargs(HOT)
+        given = {name: value for name, value in given.items() if name != "eos_token_id"}
+        written.append(model.generate(**prompts(3, seed=5), **given, **more))
+        if inner == "generate":
+            r = given["logits_processor"][-1].samples
+            shown = alone[:, 7:].numpy()
+            assert np.where(r.tokens < 0, 0, r.tokens).tolist() == shown.tolist()
+
+    nest = Nests(write)
+    assistance = {
+        "plain": {}, "greedy": {}, "draft": {"assistant_model": model},
+        "lookup": {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+    }[outer]  # fmt: skip
+    mine = generate_kwargs(HOT, eos_token_id=NEVER) if inner != "same kwargs" else kwargs
+    if outer == "greedy":
+        mine = {"do_sample": False, "logits_processor": LogitsProcessorList()}
+    if where == "logits_processor":
+        mine["logits_processor"].insert(0, nest)
+    else:
+        assistance[where] = StoppingCriteriaList([nest]) if where == "stopping_criteria" else nest
+    if inner == "same kwargs" and where == "logits_processor":
+        return  # it would write within itself without end
+    text = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), **mine, max_new_tokens=6, **assistance
+    )
+    assert written
+    if inner != "same kwargs":
+        assert all(torch.equal(one, alone) for one in written)
+    if outer != "greedy":
+        drawn = mine["logits_processor"][-1].generations
+        draws = [
+            i for i, r in enumerate(drawn) if r.tokens[:, :6].tolist() == text[:, 14:].tolist()
+        ]
+        assert draws == [0] or inner == "same kwargs"  # one that begins within comes first, perhaps
+        for row in range(batch):
+            ids = prompt[row].tolist()
+            assert text[row, 14:].tolist() == by_hand(model, ids, HOT, row, 6, draws[0])
+
+
+def test_two_threads_on_one_processor(model):
+    # Each is a generation; which is the first is theirs to say.
+    kwargs, texts = generate_kwargs(HOT), {}
+
+    def write(row):
+        ids = prompts(1, seed=row)["input_ids"]
+        texts[row] = model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs,
+                                    max_new_tokens=12)[0, 7:].tolist()  # fmt: skip
+
+    threads = [threading.Thread(target=write, args=(row,)) for row in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    recorded = [r.tokens[0].tolist() for r in kwargs["logits_processor"][-1].generations]
+    assert sorted(recorded) == sorted(texts.values())
+    for row, text in texts.items():
+        ids = prompts(1, seed=row)["input_ids"][0].tolist()
+        assert text == by_hand(model, ids, HOT, 0, 12, recorded.index(text))
+
+
+def test_an_error_at_the_first_draw(model):
+    processor, ids = SamplingLogitsProcessor(HOT), prompts(1)["input_ids"]
+    with pytest.raises(ValueError, match="nan"):
+        processor(ids, torch.full((1, VOCAB), math.nan))
+    scores = torch.arange(float(VOCAB))[None] / 9
+    token = processor(ids, scores).argmax().item()
+    assert token == HOT.sample(scores[0], step=7).tokens  # a draw that failed is none
+    assert processor.samples.tokens.tolist() == [[token]]
+
+
+def test_a_used_processor_is_pickled(model):
+    for more in ({}, {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}):
+        kwargs = generate_kwargs(HOT, eos_token_id=NEVER)
+        ids = prompts(1)["input_ids"].repeat(1, 3)
+        model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs, **more, max_new_tokens=5)
+        processor = kwargs["logits_processor"][-1]
+        for copied in (pickle.loads(pickle.dumps(processor)), copy.deepcopy(processor)):
+            assert copied.samples.tokens[:, :5].tolist() == processor.samples.tokens[:, :5].tolist()
+            assert copied(ids, torch.zeros(1, VOCAB)).shape == (1, VOCAB)
+
+
+@torch.no_grad()
+def test_rows_that_end_in_a_loop_of_ones_own(model):
+    # Which one has ended shows at the next call, and its padding is not of the text.
+    processor, ids = SamplingLogitsProcessor(HOT), prompts(3)["input_ids"]
+    buffer = torch.zeros(3, 20, dtype=torch.long)
+    for length in range(7, 13):
+        buffer[:, :length] = ids
+        scores = processor(buffer[:, :length], model(ids).logits[:, -1].float())
+        tokens = scores.argmax(-1)
+        tokens[0] = tokens[0] if length < 9 else 0
+        ids = torch.cat([ids, tokens[:, None]], dim=1)
+    buffer.zero_()
+    r = processor.samples
+    assert (r.tokens >= 0).sum(axis=1).tolist() == [2, 6, 6]
+    assert r.tokens[1:].tolist() == ids[1:, 7:].tolist()
+
+
+@pytest.mark.parametrize("ids", [[[1, 2]], torch.zeros(2).long(), torch.zeros(1, 2, 3)], ids=str)
+def test_no_rows(ids):
+    with pytest.raises(TypeError, match=r"^`input_ids` have to be a 2-D tensor of ids, but are a"):
+        SamplingLogitsProcessor(HOT)(ids, torch.zeros(1, VOCAB))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
