@@ -301,7 +301,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
         return drawn
 
-    def _draw(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> Samples:
+    def _draw(self, input_ids: Any, scores: torch.Tensor) -> Samples:
         """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
@@ -515,8 +515,8 @@ class _Text:
         ):
             return False
         # While candidates are verified, only the first slice of them is the text so far.
-        more = caller.verifies and self._candidates is not None
-        if not (more and rows.data_ptr() == self._candidates.data_ptr()):
+        known = self._candidates
+        if not caller.verifies or known is None or rows.data_ptr() != known.data_ptr():
             self._find_replaced(rows)
         return True
 

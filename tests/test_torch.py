@@ -801,12 +801,8 @@ def check_compiled(backend, losses=losses, sizes=((3, 1.0), (5, 0.7), (6, 2))):
         )
 
 
-def of_dynamo(test):
-    """Let torch.compile warn: it makes an instance of every Function, and is slow on 3.13.0."""
-    for text in (".*should not be instantiated:DeprecationWarning", "Guards:RuntimeWarning"):
-        test = pytest.mark.filterwarnings(f"ignore:{text}")(test)
-    return test
-
+# torch.compile makes an instance of every Function.
+of_dynamo = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 # torch imports its own scripted functions where inductor or forward mode are first used; the
 # category of the warning depends on its version.
