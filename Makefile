@@ -114,7 +114,7 @@ $(VENV)/.has-oldest: $(VENV)/.has-test constraints-oldest.txt
 # Whatever is newest today, with the newest of all that it needs: never a stamp.
 LATEST := $(VENV)/latest
 latest: $(VENV)/.has-test FORCE
-	$(call say,'Installing the newest transformers, unpinned')
+	$(call say,'Installing the newest transformers that there is')
 	$(begin)
 	@rm -rf $(LATEST)
 	@$(PIP) install --target $(LATEST) --upgrade transformers
