@@ -101,7 +101,7 @@ _PROPOSES = {
     for kind in vars(candidate_generator).values()
     if isinstance(kind, type) and hasattr(kind, "get_candidates")
 }
-_NESTS = {_SAMPLES, _RUNS_PROCESSORS, StoppingCriteriaList.__call__.__code__}
+_NESTS = {_SAMPLES, _VERIFIES, _RUNS_PROCESSORS, StoppingCriteriaList.__call__.__code__}
 # From transformers 5.24 on the cache in an output is `cache`, before that `past_key_values`.
 _HAS_CACHE = hasattr(GenerateDecoderOnlyOutput, "cache")
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
@@ -316,13 +316,13 @@ class SamplingLogitsProcessor(LogitsProcessor):
             raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
         caller = _Caller()
         steps = self._steps(input_ids, batch, caller)
-        if self._streams is not None and len(self._streams) != batch and self._generation >= 0:
-            raise ValueError(
-                f"`streams` are for {len(self._streams)} rows, but another generation of the same "
-                f"processor has {batch}: leave them out where generate() writes several texts, one "
-                "after another"
-            )
         if self._streams is not None:
+            if len(self._streams) != batch and self._generation >= 0:
+                raise ValueError(
+                    f"`streams` are for {len(self._streams)} rows, but another generation of the "
+                    f"same processor has {batch}: leave them out where generate() writes several "
+                    "texts, one after another"
+                )
             check_batch("streams", len(self._streams), batch)
         text = self._live.get(id(caller.processors) if caller.processors is not None else 0)
         # What is proposed is not of the text until it is verified.
@@ -381,7 +381,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             )
         prompt = input_ids[:, : self._prompt_length]
         if self._prompt is None:
-            self._prompt = prompt
+            self._prompt = prompt.clone()  # the caller's memory may be used again
         elif not torch.equal(prompt, self._prompt):
             raise ValueError(
                 "`attention_mask` has to be that of the prompt, but the rows begin with another "
@@ -413,18 +413,18 @@ class _Caller:
         # the caller's for example, has nothing to do with that one; a draft model's does.
         while frame is not None:
             code = frame.f_code
-            if code is _VERIFIES:
-                self.verifies = not self.proposes
-                if self.proposes:
-                    self.processors = frame.f_locals["logits_processor"]
-                    self._loop = None
-                break
             if code in _PROPOSES:
                 self.proposes = True
-            elif code is _SAMPLES and self._loop is None:
-                self._loop = frame
-            elif self._loop is not None and code in _NESTS:
+            elif code is _VERIFIES and self.proposes:
+                self.processors, self._loop = frame.f_locals["logits_processor"], None
                 break
+            elif self._loop is not None and not self.proposes and code in _NESTS:
+                break
+            elif code is _VERIFIES:
+                self.verifies = True
+                break
+            elif code is _SAMPLES:
+                self._loop = frame
             elif code is _RUNS_PROCESSORS:
                 self.processors = frame.f_locals["self"]
             elif code is _loop.__code__:
@@ -450,7 +450,7 @@ class _Use:
 
     def __init__(self) -> None:
         self.called = self.handed_out = False
-        self._error: BaseException | None = None
+        self._error = 0
 
     def __deepcopy__(self, memo: Any) -> _Use:
         return self  # whichever copy is called
@@ -458,14 +458,14 @@ class _Use:
     def hand_out(self, processor: Any, lost: str) -> None:
         """Warn, at the line that asked for it, if the processor goes without having been called."""
         self.handed_out = True
-        self._error = getattr(sys, "last_value", None)
+        self._error = id(getattr(sys, "last_value", None))
         frame = sys._getframe(2)
         place = frame.f_code.co_filename, frame.f_lineno
         weakref.finalize(processor, self._warn, f"{_UNCALLED}, {lost}: {_IGNORED}", *place)
 
     def _warn(self, message: str, filename: str, line: int) -> None:
         # Whoever has just seen an error has that to read.
-        if not self.called and getattr(sys, "last_value", None) is self._error:
+        if not self.called and id(getattr(sys, "last_value", None)) == self._error:
             warnings.warn_explicit(message, RuntimeWarning, filename, line)
 
 
