@@ -358,21 +358,24 @@ def test_a_text_within_a_text(model, where, outer, inner):
         **prompts(3, seed=5), **generate_kwargs(HOT), max_new_tokens=4, eos_token_id=ends
     )
     kwargs, written = generate_kwargs(HOT, eos_token_id=NEVER), []
+    shown = alone[:, 7:].tolist()
 
     def write():
         if len(written) > 2:
             return
         more = {"max_new_tokens": 4, "eos_token_id": ends}
         if inner == "loop":
-            written.append(hf.generate(model, **prompts(3, seed=5), sampler=HOT, **more))
+            more["return_dict_in_generate"] = True
+            out = hf.generate(model, **prompts(3, seed=5), sampler=HOT, **more)
+            written.append(out.sequences)
+            assert np.where(out.samples.tokens < 0, 0, out.samples.tokens).tolist() == shown
             return
         given = kwargs if inner == "same kwargs" else generate_kwargs(HOT)
         given = {name: value for name, value in given.items() if name != "eos_token_id"}
         written.append(model.generate(**prompts(3, seed=5), **given, **more))
         if inner == "generate":
             r = given["logits_processor"][-1].samples
-            shown = alone[:, 7:].numpy()
-            assert np.where(r.tokens < 0, 0, r.tokens).tolist() == shown.tolist()
+            assert np.where(r.tokens < 0, 0, r.tokens).tolist() == shown
 
     nest = Nests(write)
     assistance = {
@@ -470,21 +473,36 @@ def test_no_rows(ids):
         SamplingLogitsProcessor(HOT)(ids, torch.zeros(1, VOCAB))
 
 
+def test_a_draft_draws_what_is_drawn(model, monkeypatch):
+    # In every generation of a processor, so that its candidates are taken.
+    monkeypatch.setattr(model.generation_config, "num_assistant_tokens", 4)
+    ids, kwargs = prompts(1)["input_ids"], generate_kwargs(HOT, eos_token_id=NEVER)
+    calls = count(type(model), "forward", monkeypatch)
+    for _ in range(3):
+        calls.clear()
+        model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs, max_new_tokens=30,
+                       assistant_model=model)  # fmt: skip
+        assert len(calls) < 45  # about 5 for every 5 tokens; 5 for each where none is taken
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("buffered", [True, False])
 @torch.no_grad()
-def test_a_loop_of_ones_own(model, batch, listed):
+def test_a_loop_of_ones_own(model, batch, listed, buffered):
     # One list of processors for all its texts.
     processor = SamplingLogitsProcessor(HOT)
     run = LogitsProcessorList([processor]) if listed else processor
     # The fourth is as long as what the text before would have been next, the last goes on from it.
     given = [prompts(batch)["input_ids"]] * 3 + [prompts(batch, 11, seed=5)["input_ids"], None]
-    ids = given[0]
+    ids, buffer = given[0], torch.zeros(batch, 30, dtype=torch.long)
     for draw, prompt in enumerate(given):
         ids = torch.cat([ids, ids[:, :3]], dim=1) if prompt is None else prompt
         length = ids.shape[1]
         for _ in range(4):
-            scores = run(ids, model(ids).logits[:, -1].float())
+            buffer[:, : ids.shape[1]] = ids
+            rows = buffer[:, : ids.shape[1]] if buffered else ids
+            scores = run(rows, model(ids).logits[:, -1].float())
             ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
         for row in range(batch):
             text = ids[row].tolist()
