@@ -396,7 +396,7 @@ class _Caller:
     Attributes
     ----------
     processors : LogitsProcessorList or None
-        The list of the generation that calls, which has one of its own; None outside of one.
+        The list that the calling generation runs, each generation another; None outside of one.
     proposes : bool
         Whether candidates of assisted decoding are proposed: drawn from a draft model's logits, or,
         by prompt lookup, from made-up scores, to learn which tokens are forbidden.
@@ -464,7 +464,7 @@ class _Use:
         weakref.finalize(processor, self._warn, f"{_UNCALLED}, {lost}: {_IGNORED}", *place)
 
     def _warn(self, message: str, filename: str, line: int) -> None:
-        # Whoever has just seen an error has that to read.
+        # After an error, that is what there is to read.
         if not self.called and id(getattr(sys, "last_value", None)) == self._error:
             warnings.warn_explicit(message, RuntimeWarning, filename, line)
 
