@@ -1068,13 +1068,13 @@ def score(
             has_own = any(hasattr(part, "get_rope_index") for part in model.modules())
             if "position_ids" in accepts and not has_own:
                 model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
-    for name, value in model_kwargs.items():
-        # As generate() extends those of a prompt: a kind of text goes on, an image does not.
-        if name.endswith("token_type_ids") and value.shape[1] < length:
-            text = value[:, -1:].expand(-1, length - value.shape[1])
-            if name.endswith("mm_token_type_ids"):
-                text = torch.zeros_like(text)
-            model_kwargs[name] = torch.cat([value, text], dim=1)
+        for name, value in model_kwargs.items():
+            # As generate() extends those of a prompt: a kind of text goes on, an image does not.
+            if name.endswith("token_type_ids") and value is not None and value.shape[1] < length:
+                text = value[:, -1:].expand(-1, length - value.shape[1])
+                if name.endswith("mm_token_type_ids"):
+                    text = torch.zeros_like(text)
+                model_kwargs[name] = torch.cat([value, text], dim=1)
     if "logits_to_keep" in accepts:
         model_kwargs.update(logits_to_keep=length - first + 1)
     logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
@@ -1189,7 +1189,7 @@ def generate(
         As `SamplingLogitsProcessor`; for a model that cannot generate, a setting of Hugging Face's
         own sampling, an argument that ``model.generate`` refuses, and what this loop does without:
         assisted decoding, token healing, paged caches, `output_attentions`,
-        `output_hidden_states`, `penalty_alpha`, `dola_layers`.
+        `output_hidden_states`, `penalty_alpha`, `dola_layers`, `force_words_ids`, `constraints`.
     RuntimeError
         If the model's own ``generate`` does not run this loop, as that of models whose tokens are
         not drawn one after another.

@@ -201,7 +201,7 @@ def entropy(
 ) -> torch.Tensor:
     """Return the Shannon entropy of softmax(input / temperature), in nats, with gradients.
 
-    Parameters and errors are those of `logsumexp`, except that a row has to hold something.
+    Parameters and errors are those of `logsumexp`; a row without entries is a ValueError as well.
 
     Returns
     -------

@@ -456,6 +456,15 @@ def test_score_of_a_prompt_that_ends_in_an_image():
     assert np.abs(r.logprobs - drawn.logprobs)[:, 0].max() < 1e-4
 
 
+def test_score_of_a_text_without_an_image():
+    torch.manual_seed(0)
+    model, inputs = qwen2_vl()
+    if "mm_token_type_ids" in inputs:
+        ids = prompts(2)["input_ids"]
+        r = hf.score(model.eval(), ids, HOT, mm_token_type_ids=None)
+        assert r.logprobs.tolist() == hf.score(model, ids, HOT).logprobs.tolist()
+
+
 def test_score_of_texts_about_images(pictures):
     # Positions of a plain text would be other ones than those of generate().
     model, inputs = pictures
