@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import sampler.hf
 from sampler import Sampler
+from sampler.hf import _filtering, _transformers
 from tiny import CACHE_NAME, NEVER, prompts
 
 
@@ -65,7 +66,7 @@ def test_what_a_custom_generate_is_given(model):
 
 def test_the_name_of_the_cache(model):
     # `_loop` returns what it finds under the first of these names.
-    assert CACHE_NAME in sampler.hf._CACHE_NAMES
+    assert CACHE_NAME in _transformers.CACHE_NAMES
     out = model(**prompts(1))
     assert isinstance(out[CACHE_NAME], DynamicCache)
     assert CACHE_NAME in CausalLMOutputWithPast.__dataclass_fields__
@@ -83,18 +84,18 @@ def test_outputs_hold_their_fields(model):
 
 
 class Spy:
-    """A processor that keeps what `_Caller` sees."""
+    """A processor that keeps what `Caller` sees."""
 
     def __init__(self):
         self.seen = []
 
     def __call__(self, input_ids, scores):
-        self.seen.append(sampler.hf._Caller())
+        self.seen.append(_transformers.Caller())
         return scores
 
 
 def test_a_list_of_processors_for_each_generation(model):
-    # `_Text` knows its generation by the list that runs.
+    # `Record` knows its generation by the list that runs.
     spy, lists = Spy(), []
     for _ in range(2):
         spy.seen.clear()
@@ -133,7 +134,7 @@ def test_rows_that_are_finished(model):
     known = []
 
     def spy(input_ids, scores):
-        known.append(sampler.hf._Caller().unfinished().tolist())
+        known.append(_transformers.Caller().unfinished().tolist())
         return scores
 
     inputs = prompts(3)
@@ -182,17 +183,29 @@ def prepared(model, **settings):
 def test_warpers_of_the_filters():
     # `FilterLogitsProcessor` composes these on other devices, by these arguments.
     for warper in ("TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"):
-        arguments = inspect.signature(getattr(sampler.hf, warper)).parameters
+        arguments = inspect.signature(getattr(_filtering, warper)).parameters
         assert {"filter_value", "min_tokens_to_keep"} <= set(arguments)
 
 
 def test_transformers_repeats_images_by_prompt():
     # Otherwise `_loop` refuses several texts of prompts with images.
     version = tuple(map(int, transformers.__version__.split(".")[:2]))
-    assert (version >= (5, 18)) == sampler.hf._EXPANDS_MEDIA
+    assert (version >= (5, 18)) == _transformers.EXPANDS_MEDIA
 
 
 def test_models_that_place_images_say_so():
     # `score` leaves positions to these, and tests/test_hf_models.py compares its figures.
     assert hasattr(transformers.Qwen2VLModel, "get_rope_index")
     assert not hasattr(transformers.LlamaModel, "get_rope_index")
+
+
+def test_public_names_are_one_word_deep():
+    # Pickles and error messages hold the path of a class: not that of a private file.
+    for name in sampler.hf.__all__:
+        value = getattr(sampler.hf, name)
+        if isinstance(value, type):
+            assert (value.__module__, value.__qualname__) == ("sampler.hf", name)
+    with pytest.raises(TypeError, match=r"but holds a sampler\.hf\.SamplingLogitsProcessor$"):
+        sampler.hf.generate_kwargs(
+            Sampler(seed=7), logits_processor=[sampler.hf.SamplingLogitsProcessor(Sampler(seed=7))]
+        )

@@ -1,0 +1,242 @@
+"""Our temperature and filters before Hugging Face's own draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sampler import _inputs
+from sampler._checks import check_real
+from sampler.api import Sampler
+from sampler.hf._arguments import check_sampler
+from sampler.hf._sampling import check_processors
+from sampler.hf._transformers import NEUTRAL
+from sampler.hf._use import Use
+from sampler.stages import MinP, Temperature, TopK, TopP
+
+_FILTER_TEXT = "a float, finite in float32, or -inf"
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class FilterLogitsProcessor(LogitsProcessor):
+    """Temper the scores and remove tokens, as Hugging Face's warpers do, for its own draw.
+
+    In place of `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper` and
+    `MinPLogitsWarper` in this order: the same kept tokens, without sorting the vocabulary.
+
+    Parameters
+    ----------
+    sampler : Sampler, optional
+        Its stages and their order; its seed has no part. Not together with settings.
+    temperature : float, in [0, inf], off at 1
+    top_k : int, >= 0, off at 0
+        Everything equal to the k-th is kept, as Hugging Face does.
+    top_p : float, in [0, 1], off at 1
+    min_p : float, in [0, 1], off at 0
+    filter_value : float, below inf
+        What a token gets that the stages remove, one that was -inf before included.
+    min_tokens_to_keep : int, >= 1, off at 1
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is not a Sampler, settings are given as well, or one has the wrong type.
+    ValueError
+        If a setting is out of its range.
+
+    Notes
+    -----
+    Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
+    float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
+    on another device never leave it: Hugging Face's own warpers compute the same chain there; they
+    take neither ``temperature=0`` or inf nor, with `top_k`, a sampler of ``ties="id"``.
+
+    One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
+    search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
+    """
+
+    supports_continuous_batching = True
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        *,
+        temperature: float | None = 1.0,
+        top_k: int | None = 0,
+        top_p: float | None = 1.0,
+        min_p: float | None = 0.0,
+        filter_value: float = -math.inf,
+        min_tokens_to_keep: int | None = 1,
+    ) -> None:
+        own = Sampler(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            min_tokens_to_keep=min_tokens_to_keep,
+            ties="all",
+            seed=0,
+        )
+        if sampler is not None:
+            check_sampler(sampler)
+            if not all(stage.is_off for stage in own.stages) or own.min_tokens_to_keep != 1:
+                raise TypeError(
+                    f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
+                    f"and {own!r}"
+                )
+            own = sampler
+        # An invalid row cannot be flagged in the middle of a text.
+        self.sampler = own.replace(on_invalid="raise")
+        if filter_value != -math.inf:
+            check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
+        self.filter_value = float(filter_value)
+        self._use = Use()
+        self._removes = any(
+            not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
+            for stage in own.stages
+        )
+
+    def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
+        """Return the tempered scores, `filter_value` where a token is not kept.
+
+        Parameters
+        ----------
+        input_ids : tensor of shape (batch, length), int64, or None
+            Not looked at.
+        scores : tensor of shape (batch, vocab), float32
+            Never written to.
+
+        Returns
+        -------
+        tensor of shape (batch, vocab)
+
+        Raises
+        ------
+        ValueError
+            If a row on the CPU is invalid, another device cannot follow the sampler, or the dtype
+            cannot hold `filter_value`.
+        """
+        self._use.called = True
+        if not (
+            self.filter_value == -math.inf
+            or abs(self.filter_value) <= torch.finfo(scores.dtype).max
+        ):
+            raise ValueError(
+                f"`filter_value` has to be a finite {scores.dtype} or -inf, but is "
+                f"{self.filter_value}"
+            )
+        if scores.device.type != "cpu":
+            warped = scores.clone()
+            for warper in self._warpers(scores.device):
+                warped = warper(input_ids, warped)
+            return warped
+        source = _inputs.read(scores, name="scores")
+        _inputs.check_rows(source, "scores", (2,))
+        filtered: torch.Tensor = source.wrap(self.sampler._filter(source, "scores"))
+        if self._removes and self.filter_value != -math.inf:
+            filtered.masked_fill_(filtered == -math.inf, self.filter_value)
+        return filtered
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sampler!r}, filter_value={self.filter_value})"
+
+    def _warpers(self, device: torch.device) -> list[Any]:
+        """The same chain of Hugging Face's own."""
+        limits: dict[str, Any] = {
+            "filter_value": self.filter_value,
+            "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
+        }
+        warpers: list[Any] = []
+        for stage in self.sampler.stages:
+            if stage.is_off:
+                continue
+            value: Any = stage.value
+            if isinstance(stage, Temperature):
+                if not 0.0 < value < math.inf:
+                    raise ValueError(
+                        f"`temperature` has to be in (0, inf) on {device}, but is {value}"
+                    )
+                warpers.append(TemperatureLogitsWarper(value))
+            elif isinstance(stage, TopK):
+                if self.sampler.ties != "all":
+                    ties = self.sampler.ties
+                    raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
+                warpers.append(TopKLogitsWarper(value, **limits))
+            elif isinstance(stage, TopP):
+                warpers.append(TopPLogitsWarper(value, **limits))
+            else:
+                assert isinstance(stage, MinP)
+                warpers.append(MinPLogitsWarper(value, **limits))
+        return warpers
+
+
+def filter_kwargs(
+    sampler: Sampler | None = None,
+    *,
+    temperature: float | None = 1.0,
+    top_k: int | None = 0,
+    top_p: float | None = 1.0,
+    min_p: float | None = 0.0,
+    filter_value: float = -math.inf,
+    min_tokens_to_keep: int | None = 1,
+    logits_processor: Iterable[Any] = (),
+) -> dict[str, Any]:
+    """Return the keyword arguments that put our filters in place of Hugging Face's.
+
+    Hugging Face draws, from its global random state: ``torch.manual_seed``. Its own filters are
+    off, the hidden ``top_k=50`` included, so that giving one of them again is a TypeError
+    ("multiple values").
+
+    Parameters
+    ----------
+    sampler, temperature, top_k, top_p, min_p, filter_value, min_tokens_to_keep
+        As for `FilterLogitsProcessor`.
+    logits_processor : iterable of LogitsProcessor, optional
+        Yours, to run before the filters.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FilterLogitsProcessor`; and if `logits_processor` is not an iterable of processors.
+
+    Warns
+    -----
+    RuntimeWarning
+        As `generate_kwargs`.
+
+    Examples
+    --------
+    >>> from sampler.hf import filter_kwargs
+    >>> kwargs = filter_kwargs(temperature=0.8, top_p=0.9)
+    >>> kwargs["do_sample"], kwargs["top_k"], kwargs["top_p"]
+    (True, None, 1.0)
+    """
+    processor = FilterLogitsProcessor(
+        sampler,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        filter_value=filter_value,
+        min_tokens_to_keep=min_tokens_to_keep,
+    )
+    own = check_processors(logits_processor)
+    processor._use.hand_out(processor, "so nothing was filtered")
+    processors = LogitsProcessorList([*own, processor])
+    return {"logits_processor": processors, "do_sample": True, **NEUTRAL}
