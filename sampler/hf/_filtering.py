@@ -19,7 +19,7 @@ from transformers import (
 
 from sampler import _inputs
 from sampler._checks import check_real
-from sampler.api import Sampler
+from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import NEUTRAL
@@ -144,7 +144,7 @@ class FilterLogitsProcessor(LogitsProcessor):
             return warped
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        filtered: torch.Tensor = source.wrap(self.sampler._filter(source, "scores"))
+        filtered: torch.Tensor = source.wrap(engine_of(self.sampler).filter(source, name="scores"))
         if self._removes and self.filter_value != -math.inf:
             filtered.masked_fill_(filtered == -math.inf, self.filter_value)
         return filtered

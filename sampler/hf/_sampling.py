@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_logprobs, check_numbers
-from sampler.api import Sampler, Samples
+from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_mask, check_sampler, left_padding
 from sampler.hf._record import Record
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
@@ -96,7 +96,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         check_sampler(sampler)
         # A copy of its own: the caller's step counter is the caller's. An invalid row cannot be
         # flagged in the middle of a text.
-        fresh = {"seed": None} if sampler._seed_is_fresh else {}
+        fresh = {"seed": None} if engine_of(sampler).seed_is_fresh else {}
         self.sampler = sampler.replace(on_invalid="raise", **fresh)
         self._streams = check_numbers("streams", streams, None)
         self._padding, self._prompt_length = None, 0
@@ -215,7 +215,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if input_ids is None:
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
-            tokens = self.sampler._draw(source, self._streams, None, "scores")
+            tokens = engine_of(self.sampler).draw(source, streams=self._streams, name="scores")
             return Samples(tokens[:, None], None, None, None, None, None)
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
@@ -234,14 +234,18 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # What is proposed is not of the text until it is verified.
         if text is not None and not text.goes_on(input_ids, caller):
             text = None
+        engine = engine_of(self.sampler)
         draw = self._generation + 1 if text is None else text.number
         if self._top is None or caller.proposes:
-            tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
+            tokens = engine.draw(
+                source, streams=self._streams, steps=steps, first_draw=draw, name="scores"
+            )
             r = Samples(tokens[:, None], None, None, None, None, None)
         else:
-            r = self.sampler._sample(
-                source, self._streams, steps, 1, self._top, name="scores", draw=draw
-            )
+            r = engine.sample(
+                source, 1, self._top, streams=self._streams, steps=steps, first_draw=draw,
+                name="scores",
+            )  # fmt: skip
         if not caller.proposes:
             text = text or self._begin(input_ids, caller)
             text.add(input_ids, r, caller)

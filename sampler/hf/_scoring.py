@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_integer, check_logprobs
-from sampler.api import Sampler, Samples
+from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
     check_mask,
@@ -152,17 +152,18 @@ def score(
     logits = logits[:, -(length - first + 1) : -1]
     _check_width(tokens, first, logits.shape[-1])
 
-    told = []
+    scored = []
+    engine = engine_of(sampler)
     for place in range(first, length):
         rows: Any = sequences[:, :place]
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
-        told.append(sampler._sample(source, None, steps, 1, top, given=given, name="scores"))
+        scored.append(engine.score(source, given, top, steps=steps, name="scores"))
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], ends), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
-    return aligned(told, real)
+    return aligned(scored, real)
 
 
 def _check_width(tokens: npt.NDArray[np.int64], first: int, width: int) -> None:
