@@ -18,7 +18,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import sampler.hf
-from sampler import Sampler
+from sampler import Sampler, Temperature
 from sampler.hf import _filtering, _transformers
 from tiny import CACHE_NAME, NEVER, prompts
 
@@ -182,8 +182,10 @@ def prepared(model, **settings):
 
 def test_warpers_of_the_filters():
     # `FilterLogitsProcessor` composes these on other devices, by these arguments.
-    for warper in ("TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"):
-        arguments = inspect.signature(getattr(_filtering, warper)).parameters
+    for stage, warper in _filtering._WARPERS.items():
+        if stage is Temperature:
+            continue
+        arguments = inspect.signature(warper).parameters
         assert {"filter_value", "min_tokens_to_keep"} <= set(arguments)
 
 

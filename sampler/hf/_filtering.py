@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -24,8 +24,24 @@ from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import NEUTRAL
 from sampler.hf._use import Use
-from sampler.stages import MinP, Temperature, TopK, TopP
+from sampler.stages import (
+    MinP,
+    Settings,
+    Stage,
+    Temperature,
+    TopK,
+    TopP,
+    check_names,
+    lists_settings,
+)
 
+# Hugging Face's own, for scores on another device.
+_WARPERS: dict[type[Stage], Callable[..., Any]] = {
+    Temperature: lambda value, **_: TemperatureLogitsWarper(value),
+    TopK: TopKLogitsWarper,
+    TopP: TopPLogitsWarper,
+    MinP: MinPLogitsWarper,
+}
 _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -69,43 +85,34 @@ class FilterLogitsProcessor(LogitsProcessor):
 
     supports_continuous_batching = True
 
+    @lists_settings
     def __init__(
         self,
         sampler: Sampler | None = None,
         *,
-        temperature: float | None = 1.0,
-        top_k: int | None = 0,
-        top_p: float | None = 1.0,
-        min_p: float | None = 0.0,
         filter_value: float = -math.inf,
         min_tokens_to_keep: int | None = 1,
+        **settings: Unpack[Settings],
     ) -> None:
-        own = Sampler(
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            min_tokens_to_keep=min_tokens_to_keep,
-            ties="all",
-            seed=0,
-        )
+        check_names("FilterLogitsProcessor.__init__", settings)
+        made = Sampler(**settings, min_tokens_to_keep=min_tokens_to_keep, ties="all", seed=0)
         if sampler is not None:
             check_sampler(sampler)
-            if not all(stage.is_off for stage in own.stages) or own.min_tokens_to_keep != 1:
+            if not all(stage.is_off for stage in made.stages) or made.min_tokens_to_keep != 1:
                 raise TypeError(
                     f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
-                    f"and {own!r}"
+                    f"and {made!r}"
                 )
-            own = sampler
+            made = sampler
         # An invalid row cannot be flagged in the middle of a text.
-        self.sampler = own.replace(on_invalid="raise")
+        self.sampler = made.replace(on_invalid="raise")
         if filter_value != -math.inf:
             check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
         self.filter_value = float(filter_value)
         self._use = Use()
         self._removes = any(
             not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
-            for stage in own.stages
+            for stage in made.stages
         )
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
@@ -154,44 +161,37 @@ class FilterLogitsProcessor(LogitsProcessor):
 
     def _warpers(self, device: torch.device) -> list[Any]:
         """The same chain of Hugging Face's own."""
-        limits: dict[str, Any] = {
+        limits = {
             "filter_value": self.filter_value,
             "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
         }
-        warpers: list[Any] = []
+        warpers = []
         for stage in self.sampler.stages:
             if stage.is_off:
                 continue
-            value: Any = stage.value
-            if isinstance(stage, Temperature):
-                if not 0.0 < value < math.inf:
-                    raise ValueError(
-                        f"`temperature` has to be in (0, inf) on {device}, but is {value}"
-                    )
-                warpers.append(TemperatureLogitsWarper(value))
-            elif isinstance(stage, TopK):
-                if self.sampler.ties != "all":
-                    ties = self.sampler.ties
-                    raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
-                warpers.append(TopKLogitsWarper(value, **limits))
-            elif isinstance(stage, TopP):
-                warpers.append(TopPLogitsWarper(value, **limits))
-            else:
-                assert isinstance(stage, MinP)
-                warpers.append(MinPLogitsWarper(value, **limits))
+            name, value = stage.setting, stage.value
+            if type(stage) not in _WARPERS:
+                raise ValueError(
+                    f"`{name}` has to be off on {device}, where Hugging Face has no warper for it, "
+                    f"but is {value}"
+                )
+            if name == "temperature" and not 0.0 < value < math.inf:
+                raise ValueError(f"`temperature` has to be in (0, inf) on {device}, but is {value}")
+            if name == "top_k" and self.sampler.ties != "all":
+                ties = self.sampler.ties
+                raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
+            warpers.append(_WARPERS[type(stage)](value, **limits))
         return warpers
 
 
+@lists_settings
 def filter_kwargs(
     sampler: Sampler | None = None,
     *,
-    temperature: float | None = 1.0,
-    top_k: int | None = 0,
-    top_p: float | None = 1.0,
-    min_p: float | None = 0.0,
     filter_value: float = -math.inf,
     min_tokens_to_keep: int | None = 1,
     logits_processor: Iterable[Any] = (),
+    **settings: Unpack[Settings],
 ) -> dict[str, Any]:
     """Return the keyword arguments that put our filters in place of Hugging Face's.
 
@@ -227,16 +227,11 @@ def filter_kwargs(
     >>> kwargs["do_sample"], kwargs["top_k"], kwargs["top_p"]
     (True, None, 1.0)
     """
+    check_names("filter_kwargs", settings)
     processor = FilterLogitsProcessor(
-        sampler,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        filter_value=filter_value,
-        min_tokens_to_keep=min_tokens_to_keep,
+        sampler, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep, **settings
     )
-    own = check_processors(logits_processor)
+    before = check_processors(logits_processor)
     processor._use.hand_out(processor, "so nothing was filtered")
-    processors = LogitsProcessorList([*own, processor])
+    processors = LogitsProcessorList([*before, processor])
     return {"logits_processor": processors, "do_sample": True, **NEUTRAL}
