@@ -44,8 +44,8 @@ def test_methods_of_the_loop(method, arguments):
 
 
 def test_what_a_custom_generate_is_given(model):
-    # `generate` tells by `_eos_token_tensor` that model.generate() is calling, and pads with
-    # `_pad_token_tensor`; `_loop` takes all of these by name.
+    # `is_prepared` knows by `_eos_token_tensor` that model.generate() is calling, and `_loop` pads
+    # with `_pad_token_tensor`; `_loop` takes all of these by name.
     seen = {}
 
     def spy(model, input_ids, **kwargs):
@@ -58,7 +58,8 @@ def test_what_a_custom_generate_is_given(model):
     assert callable(seen["stopping_criteria"])
     assert {"use_cache", "attention_mask"} <= seen.keys()
     config = seen["generation_config"]
-    assert hasattr(config, "_eos_token_tensor")
+    assert _transformers.is_prepared(config)
+    assert not _transformers.is_prepared(model.generation_config)
     assert hasattr(config, "_pad_token_tensor")
     assert config.num_beams == 1
     assert config.do_sample is False
@@ -167,11 +168,12 @@ def test_callers_processors_run_after_the_configured_ones(model):
 
 
 def test_end_tokens_are_known_by_an_attribute(model):
-    # `_loop` pads where a criterion has `eos_token_id`, as transformers does.
+    # `pads` looks for a criterion that has `eos_token_id`, as transformers does.
     criteria = model._get_stopping_criteria(
         generation_config=prepared(model, eos_token_id=5), stopping_criteria=StoppingCriteriaList()
     )
-    assert [hasattr(criterion, "eos_token_id") for criterion in criteria] == [False, True]
+    assert _transformers.pads(criteria)
+    assert not _transformers.pads(criteria[:1])
 
 
 def prepared(model, **settings):
@@ -181,7 +183,7 @@ def prepared(model, **settings):
 
 
 def test_warpers_of_the_filters():
-    # `FilterLogitsProcessor` composes these on other devices, by these arguments.
+    # `FilterLogitsProcessor` calls these on other devices, with these arguments.
     for stage, warper in _filtering._WARPERS.items():
         if stage is Temperature:
             continue

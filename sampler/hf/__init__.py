@@ -11,6 +11,11 @@ whatever of Hugging Face's sampling runs after it. Its filters, softmax and mult
 `FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
 Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
 sampler would have told while drawing it.
+
+One concern per file: `_sampling` is our draw, with its `_record` of a generation and the `_masks`
+of its prompts; `_filtering`, `_scoring`, `_generation` and `_expansion` have what their names say;
+`_use` warns of a processor that is never called; `_transformers` is what all of this leans on
+inside transformers.
 """
 
 try:

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sampler import _inputs
-from sampler._checks import array_of, check_integer
+from sampler._checks import check_integer
 from sampler.api import Sampler
 
 
@@ -36,29 +35,3 @@ def check_eos_ids(eos_token_id: Any) -> npt.NDArray[np.int64]:
     text = "an integer >= 0, or a sequence of them"
     checked = [check_integer("eos_token_id", value, 0, 2**63, text) for value in values]
     return np.array(checked, np.int64)
-
-
-def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:
-    if isinstance(attention_mask, torch.Tensor) and attention_mask.device.type != "cpu":
-        raise TypeError(
-            f"`attention_mask` has to be on the CPU, as the model, but is on "
-            f"{attention_mask.device}"
-        )
-    mask = array_of("attention_mask", attention_mask)
-    if mask.dtype.kind not in "biuf":
-        raise TypeError(
-            f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
-        )
-    if mask.ndim != 2:
-        raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
-    held: npt.NDArray[np.bool_] = mask == 1
-    other = mask[~held & (mask != 0)]
-    if len(other):
-        raise ValueError(f"`attention_mask` has to be an array of 0 and 1, but has {other[0]}")
-    return held
-
-
-def left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Count each row's padding."""
-    padding: npt.NDArray[np.int64] = np.sum(np.cumsum(mask, axis=1) == 0, axis=1)
-    return padding

@@ -232,6 +232,6 @@ def filter_kwargs(
         sampler, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep, **settings
     )
     before = check_processors(logits_processor)
-    processor._use.hand_out(processor, "so nothing was filtered")
+    processor._use.warn_unless_called(processor, "so nothing was filtered")
     processors = LogitsProcessorList([*before, processor])
     return {"logits_processor": processors, "do_sample": True, **NEUTRAL}

@@ -22,14 +22,16 @@ from sampler.hf._expansion import check_rows_are_prompts
 from sampler.hf._record import aligned
 from sampler.hf._sampling import SamplingLogitsProcessor
 from sampler.hf._transformers import (
+    CACHE_FIELD,
     CACHE_NAMES,
     EXPANDS_MEDIA,
-    HAS_CACHE,
-    NOT_BY_LOGITS,
     OUR_DRAW,
     OUR_LOOPS,
     TAKES_LENGTH,
+    UNSUPPORTED,
+    is_prepared,
     overrides,
+    pads,
 )
 
 
@@ -59,7 +61,7 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     seed: ClassVar[int | None] = None
 
 
-if not HAS_CACHE:
+if CACHE_FIELD != "cache":
     GenerateOutput.cache = property(lambda self: self.past_key_values)  # type: ignore[assignment]
 
 
@@ -146,7 +148,7 @@ def generate(
         _check_loop(kwargs)
         loop = partial(
             _loop, sampler=sampler, streams=streams, logprobs=logprobs, copies=copies,
-            streamer=streamer, draws=itertools.count(),
+            streamer=streamer, draw_indices=itertools.count(),
         )  # fmt: skip
         return _run(model, inputs, loop, kwargs)
     finally:
@@ -165,7 +167,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
             "returns goes in as generate(model, **inputs, sampler=s)"
         )
     given = () if inputs is None else (inputs,)  # the first parameter has different names
-    if hasattr(kwargs.get("generation_config"), "_eos_token_tensor"):
+    if is_prepared(kwargs.get("generation_config")):
         # Prepared: model.generate() is calling, perhaps once for each of several texts.
         if overrides(model, "generate"):
             raise ValueError(
@@ -190,7 +192,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
             "together by row: repeat its inputs with expand_inputs"
         )
     draw = {name: value for name, value in OUR_DRAW.items() if name not in named}
-    elsewhere = RuntimeError(
+    not_run = RuntimeError(
         f"{type(model).__name__}.generate() does not run this loop, so the sampler cannot draw in "
         "it: use model.generate(**inputs, **generate_kwargs(sampler)), or pass the part of the "
         "model that writes text, such as model.language_model"
@@ -199,10 +201,10 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
         result = model.generate(*given, custom_generate=loop, **draw, **kwargs)
     except (TypeError, ValueError) as error:
         if "custom_generate" in str(error):
-            raise elsewhere from error
+            raise not_run from error
         raise
-    if next(loop.keywords["draws"]) == 0:
-        raise elsewhere
+    if next(loop.keywords["draw_indices"]) == 0:
+        raise not_run
     return result
 
 
@@ -218,7 +220,7 @@ def _loop(
     logprobs: int,
     copies: int,
     streamer: Any,
-    draws: Iterator[int],
+    draw_indices: Iterator[int],
     **model_kwargs: Any,
 ) -> Any:
     config = generation_config
@@ -237,7 +239,7 @@ def _loop(
     ):
         if getattr(config, name, None):
             raise _not_in_this_loop(name)
-    for name in NOT_BY_LOGITS:
+    for name in UNSUPPORTED:
         if getattr(config, name, None):
             raise _not_with_a_sampler(name)
     encoder_decoder = model.config.is_encoder_decoder
@@ -255,17 +257,17 @@ def _loop(
     mask = None if encoder_decoder else model_kwargs.get("attention_mask")
     if mask is not None and mask.shape != input_ids.shape:
         mask = None  # that of inputs_embeds; the rows are then the new tokens alone
-    tells = config.return_dict_in_generate
+    returns_dict = config.return_dict_in_generate
     processor = SamplingLogitsProcessor(
-        sampler, streams=streams, attention_mask=mask, logprobs=logprobs if tells else None
+        sampler, streams=streams, attention_mask=mask, logprobs=logprobs if returns_dict else None
     )
-    processor._generation += next(draws)
+    processor._draw_index += next(draw_indices)
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
     unfinished = torch.ones(len(input_ids), dtype=torch.bool)
     # Rows that stop for another reason than an end token go on with the others, as there.
-    pads = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+    padded = pads(stopping_criteria)
     drawn, real = [], []
     scores: tuple[torch.Tensor, ...] = ()
     logits: tuple[torch.Tensor, ...] = ()
@@ -279,16 +281,16 @@ def _loop(
         next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
         r = processor._draw(input_ids, next_scores)
-        if tells:
+        if returns_dict:
             drawn.append(r)
-            real.append(unfinished.numpy() if pads else np.ones(len(unfinished), bool))
+            real.append(unfinished.numpy() if padded else np.ones(len(unfinished), bool))
         if config.output_scores:
             scores += (next_scores,)
         if config.output_logits:
             logits += (next_logits,)
 
         tokens = torch.from_numpy(r.tokens)[:, 0]
-        if pads and not unfinished.all():
+        if padded and not unfinished.all():
             tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
         if streamer is not None:
@@ -298,13 +300,13 @@ def _loop(
             break
         model_inputs = model.prepare_inputs_for_generation(input_ids, **last_only, **model_kwargs)
         outputs = model(**model_inputs, return_dict=True)
-    if not tells:
+    if not returns_dict:
         return input_ids
     cache = next((model_kwargs[name] for name in CACHE_NAMES if name in model_kwargs), None)
     fields: dict[str, Any] = {
         "scores": scores if config.output_scores else None,
         "logits": logits if config.output_logits else None,
-        "cache" if HAS_CACHE else "past_key_values": cache,
+        CACHE_FIELD: cache,
     }
     output = GenerateOutput(sequences=input_ids, **fields)
     # Of this instance, not of the class.
@@ -319,7 +321,7 @@ def _check_loop(kwargs: Mapping[str, Any]) -> None:
     for name in ("assistant_model", "assistant_tokenizer", "token_healing"):
         if kwargs.get(name):
             raise _not_in_this_loop(name)
-    for name in NOT_BY_LOGITS:
+    for name in UNSUPPORTED:
         if kwargs.get(name):
             raise _not_with_a_sampler(name)
     if kwargs.get("cache_implementation") == "paged":

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_logprobs, check_numbers
 from sampler.api import Sampler, Samples, engine_of
-from sampler.hf._arguments import check_eos_ids, check_mask, check_sampler, left_padding
+from sampler.hf._arguments import check_eos_ids, check_sampler
+from sampler.hf._masks import RowLengths
 from sampler.hf._record import Record
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
 from sampler.hf._use import Use
@@ -99,23 +98,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
         fresh = {"seed": None} if engine_of(sampler).seed_is_fresh else {}
         self.sampler = sampler.replace(on_invalid="raise", **fresh)
         self._streams = check_numbers("streams", streams, None)
-        self._padding, self._prompt_length = None, 0
-        if attention_mask is not None:
-            mask = check_mask(attention_mask)
-            ends = np.flatnonzero(~mask[:, -1:].all(axis=1))
-            if len(ends):
-                raise ValueError(
-                    f"`attention_mask` has to leave padding on the left, but row {ends[0]} ends "
-                    "with padding: give the tokenizer padding_side='left', or leave the mask out "
-                    "for an encoder-decoder model"
-                )
-            self._padding, self._prompt_length = left_padding(mask), mask.shape[1]
+        self._lengths = RowLengths(attention_mask)
         self._top = None if logprobs is None else check_logprobs(logprobs)
-        self._ends = check_eos_ids(eos_token_id)
-        self._prompt: torch.Tensor | None = None
-        self._generation = -1  # the number of the last one
-        self._texts: list[Record] = []  # those recorded, in order
-        self._live: dict[int, Record] = {}  # by the list of processors that runs; 0 where none does
+        self._eos_ids = check_eos_ids(eos_token_id)
+        self._draw_index = -1  # of the last generation
+        self._records: list[Record] = []  # in order
+        self._running: dict[int, Record] = {}  # by `Caller.key`
         self._use = Use()
 
     def __repr__(self) -> str:
@@ -160,14 +148,14 @@ class SamplingLogitsProcessor(LogitsProcessor):
         """
         if self._top is None:
             raise RuntimeError("nothing was recorded, because `logprobs` is None")
-        if not self._texts:
+        if not self._records:
             if self._use.handed_out and not self._use.called:
                 raise RuntimeError(
                     "generate() never called this processor, so the sampler drew nothing: "
                     "generate_batch and cache_implementation='paged' ignore the caller's processors"
                 )
             raise RuntimeError("nothing has been drawn yet")
-        return tuple(text.samples(self._ends) for text in self._texts)
+        return tuple(record.samples(self._eos_ids) for record in self._records)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: Any) -> torch.Tensor:
         """Return scores that leave each row's drawn token, at 0, no rival.
@@ -221,51 +209,6 @@ class SamplingLogitsProcessor(LogitsProcessor):
             kind = _inputs.kind_of(input_ids)
             raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
         caller = Caller()
-        steps = self._steps(input_ids, batch, caller)
-        if self._streams is not None:
-            if len(self._streams) != batch and self._generation >= 0:
-                raise ValueError(
-                    f"`streams` are for {len(self._streams)} rows, but another generation of the "
-                    f"same processor has {batch}: leave them out where generate() writes several "
-                    "texts, one after another"
-                )
-            check_batch("streams", len(self._streams), batch)
-        text = self._live.get(id(caller.processors) if caller.processors is not None else 0)
-        # What is proposed is not of the text until it is verified.
-        if text is not None and not text.goes_on(input_ids, caller):
-            text = None
-        engine = engine_of(self.sampler)
-        draw = self._generation + 1 if text is None else text.number
-        if self._top is None or caller.proposes:
-            tokens = engine.draw(
-                source, streams=self._streams, steps=steps, first_draw=draw, name="scores"
-            )
-            r = Samples(tokens[:, None], None, None, None, None, None)
-        else:
-            r = engine.sample(
-                source, 1, self._top, streams=self._streams, steps=steps, first_draw=draw,
-                name="scores",
-            )  # fmt: skip
-        if not caller.proposes:
-            text = text or self._begin(input_ids, caller)
-            text.add(input_ids, r, caller)
-        return r
-
-    def _begin(self, rows: torch.Tensor, caller: Caller) -> Record:
-        """Count and keep another generation."""
-        self._generation += 1
-        text = Record(rows, caller, self._generation)
-        self._live = {key: other for key, other in self._live.items() if not other.is_over()}
-        self._live[id(caller.processors) if caller.processors is not None else 0] = text
-        if self._top is not None:
-            self._texts.append(text)
-        return text
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_live": {}}  # no generation goes on in another process
-
-    def _steps(self, input_ids: torch.Tensor, batch: int, caller: Caller) -> npt.NDArray[np.uint64]:
-        """The true length of each row."""
         if caller.processors is not None and batch == 2 * len(input_ids) > 0:
             raise ValueError(
                 f"`scores` have {batch} rows for {batch // 2} texts, because classifier-free "
@@ -273,29 +216,48 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 "from the guided scores in a loop of your own"
             )
         check_batch("input_ids", len(input_ids), batch)
-        length = input_ids.shape[-1]
-        if self._padding is None:
-            return np.full(batch, length, np.uint64)
-        check_batch("attention_mask", len(self._padding), batch)
-        if caller.proposes:
-            # Perhaps by a draft model with another tokenizer: the mask is not that of its rows.
-            return np.maximum(length - self._padding, 0).astype(np.uint64)
-        # The first draw follows the prompt; later ones follow more than that.
-        if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
-            raise ValueError(
-                f"`attention_mask` has to be that of the prompt, but has {self._prompt_length} "
-                f"tokens where the rows have {length}; for an encoder-decoder model, or "
-                "inputs_embeds, leave it out"
+        steps = self._lengths.of(input_ids, proposed=caller.proposes)
+        if self._streams is not None:
+            if len(self._streams) != batch and self._draw_index >= 0:
+                raise ValueError(
+                    f"`streams` are for {len(self._streams)} rows, but another generation of the "
+                    f"same processor has {batch}: leave them out where generate() writes several "
+                    "texts, one after another"
+                )
+            check_batch("streams", len(self._streams), batch)
+        record = self._running.get(caller.key)
+        # What is proposed is not of the text until it is verified.
+        if record is not None and not record.continues(input_ids, caller):
+            record = None
+        engine = engine_of(self.sampler)
+        first_draw = self._draw_index + 1 if record is None else record.draw_index
+        if self._top is None or caller.proposes:
+            tokens = engine.draw(
+                source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
             )
-        prompt = input_ids[:, : self._prompt_length]
-        if self._prompt is None:
-            self._prompt = prompt.clone()  # the caller's memory may be used again
-        elif not torch.equal(prompt, self._prompt):
-            raise ValueError(
-                "`attention_mask` has to be that of the prompt, but the rows begin with another "
-                "one than at the first draw: make a processor for each prompt"
-            )
-        return (length - self._padding).astype(np.uint64)
+            r = Samples(tokens[:, None], None, None, None, None, None)
+        else:
+            r = engine.sample(
+                source, 1, self._top, streams=self._streams, steps=steps, first_draw=first_draw,
+                name="scores",
+            )  # fmt: skip
+        if not caller.proposes:
+            record = record or self._begin(input_ids, caller)
+            record.add(input_ids, r, caller)
+        return r
+
+    def _begin(self, rows: torch.Tensor, caller: Caller) -> Record:
+        """Count and keep another generation."""
+        self._draw_index += 1
+        record = Record(rows, caller, self._draw_index)
+        self._running = {key: other for key, other in self._running.items() if not other.is_over()}
+        self._running[caller.key] = record
+        if self._top is not None:
+            self._records.append(record)
+        return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_running": {}}  # no generation goes on in another process
 
 
 def generate_kwargs(
@@ -362,15 +324,15 @@ def generate_kwargs(
         logprobs=logprobs,
         eos_token_id=eos_token_id,
     )
-    own = check_processors(logits_processor)
-    processor._use.hand_out(processor, "so the sampler drew nothing")
-    ends = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
+    before = check_processors(logits_processor)
+    processor._use.warn_unless_called(processor, "so the sampler drew nothing")
+    eos = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
     return {
-        "logits_processor": LogitsProcessorList([*own, processor]),
+        "logits_processor": LogitsProcessorList([*before, processor]),
         **OUR_DRAW,
         **OTHER_ALGORITHMS,
         "watermarking_config": None,  # it would run after the draw, and change nothing
-        **ends,
+        **eos,
     }
 
 
@@ -379,12 +341,12 @@ def check_processors(processors: Any) -> list[Any]:
     if not isinstance(processors, Iterable):
         kind = _inputs.kind_of(processors)
         raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
-    own = list(processors)
-    for processor in own:
+    before = list(processors)
+    for processor in before:
         if not callable(processor) or isinstance(processor, SamplingLogitsProcessor):
             kind = _inputs.kind_of(processor)
             raise TypeError(
                 f"`logits_processor` has to hold processors that run before the draw, but holds a "
                 f"{kind}"
             )
-    return own
+    return before

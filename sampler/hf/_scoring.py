@@ -16,13 +16,13 @@ from sampler._checks import check_batch, check_integer, check_logprobs
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
-    check_mask,
     check_model,
     check_sampler,
-    left_padding,
 )
+from sampler.hf._masks import check_mask, left_padding
 from sampler.hf._record import aligned
 from sampler.hf._sampling import check_processors
+from sampler.hf._transformers import has_own_positions
 
 
 @torch.no_grad()
@@ -106,7 +106,7 @@ def score(
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
-    ends = check_eos_ids(eos_token_id)
+    eos_ids = check_eos_ids(eos_token_id)
     processors = LogitsProcessorList(check_processors(logits_processor or ()))
     accepts = signature(_unwrapped(model).forward).parameters
     for name in model_kwargs:
@@ -135,9 +135,7 @@ def score(
             mask[:, : known.shape[1]] = torch.from_numpy(known)
             real &= mask[:, first:].numpy() != 0
             model_kwargs.update(attention_mask=mask)
-            # Models that place images in several dimensions work these out from the mask.
-            has_own = any(hasattr(part, "get_rope_index") for part in model.modules())
-            if "position_ids" in accepts and not has_own:
+            if "position_ids" in accepts and not has_own_positions(model):
                 model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
         for name, value in model_kwargs.items():
             # As generate() extends those of a prompt: a kind of text goes on, an image does not.
@@ -161,7 +159,7 @@ def score(
         given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
         scored.append(engine.score(source, given, top, steps=steps, name="scores"))
-    ended = np.logical_or.accumulate(np.isin(tokens[:, first:], ends), axis=1)
+    ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
     return aligned(scored, real)
 

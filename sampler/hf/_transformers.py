@@ -40,7 +40,7 @@ OUR_DRAW: dict[str, Any] = {
 }
 # Other ways to choose a token. They would have no effect on a draw of our own, silently.
 OTHER_ALGORITHMS: dict[str, Any] = {"dola_layers": None, "penalty_alpha": None}
-NOT_BY_LOGITS = (*OTHER_ALGORITHMS, "constraints", "force_words_ids")
+UNSUPPORTED = (*OTHER_ALGORITHMS, "constraints", "force_words_ids")
 # The names that a model's cache has had; "cache" is that of transformers 5.24.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
 # In the first releases of transformers 5 the model finds out by itself what its cache lacks.
@@ -58,8 +58,8 @@ _PROPOSES = {
 }
 _NESTS = {_SAMPLES, _VERIFIES, _RUNS_PROCESSORS, StoppingCriteriaList.__call__.__code__}
 OUR_LOOPS: set[CodeType] = set()  # `_generation` adds its own
-# From transformers 5.24 on the cache in an output is `cache`, before that `past_key_values`.
-HAS_CACHE = hasattr(GenerateDecoderOnlyOutput, "cache")
+# What the cache is called in an output: from transformers 5.24 on, and before.
+CACHE_FIELD = "cache" if hasattr(GenerateDecoderOnlyOutput, "cache") else "past_key_values"
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
 EXPANDS_MEDIA = hasattr(GenerationMixin, "_expand_multimodal_outputs")
 
@@ -67,6 +67,21 @@ EXPANDS_MEDIA = hasattr(GenerationMixin, "_expand_multimodal_outputs")
 def overrides(model: Any, method: str) -> bool:
     """Whether a model's class overrides a method of transformers' own generation."""
     return getattr(type(model), method, None) is not getattr(GenerationMixin, method)
+
+
+def is_prepared(config: Any) -> bool:
+    """Whether a configuration is one that generate() hands to its loop."""
+    return hasattr(config, "_eos_token_tensor")
+
+
+def pads(stopping_criteria: StoppingCriteriaList) -> bool:
+    """Whether finished rows are padded: only where there is an end token."""
+    return any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+
+
+def has_own_positions(model: Any) -> bool:
+    """Whether a model makes positions from its mask: one that places images in 2 or 3 dimensions."""
+    return any(hasattr(part, "get_rope_index") for part in model.modules())
 
 
 class Caller:
@@ -109,6 +124,11 @@ class Caller:
             elif code in OUR_LOOPS:
                 break
             frame = frame.f_back
+
+    @property
+    def key(self) -> int:
+        """Another number for each list of processors; 0 for none."""
+        return 0 if self.processors is None else id(self.processors)
 
     def unfinished(self) -> npt.NDArray[np.bool_] | None:
         """Which rows of a batch go on, where that is known: the others are being padded.

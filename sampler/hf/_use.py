@@ -24,13 +24,13 @@ class Use:
     def __deepcopy__(self, memo: Any) -> Use:
         return self  # whichever copy is called
 
-    def hand_out(self, processor: Any, lost: str) -> None:
+    def warn_unless_called(self, processor: Any, consequence: str) -> None:
         """Warn, at the line that asked for it, if the processor goes without having been called."""
         self.handed_out = True
         self._error = id(getattr(sys, "last_value", None))
         frame = sys._getframe(2)
         place = frame.f_code.co_filename, frame.f_lineno
-        weakref.finalize(processor, self._warn, f"{_UNCALLED}, {lost}: {_IGNORED}", *place)
+        weakref.finalize(processor, self._warn, f"{_UNCALLED}, {consequence}: {_IGNORED}", *place)
 
     def _warn(self, message: str, filename: str, line: int) -> None:
         # After an error, that is what there is to read.
