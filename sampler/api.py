@@ -27,6 +27,7 @@ from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings,
 __all__ = ["Distribution", "Sampler", "Samples", "engine_of"]
 
 
+@lists_settings
 class Sampler:
     """Draw tokens from rows of logits, under stages given by keyword or as an explicit chain.
 
@@ -34,15 +35,8 @@ class Sampler:
     ----------
     stages : sequence of Stage, optional
         An explicit chain, applied in this order. Not together with stage settings by keyword,
-        which apply in the order temperature, top_k, top_p, min_p (Hugging Face's).
-    temperature : float, in [0, inf], off at 1
-        See `Temperature`. 0 is greedy.
-    top_k : int, >= 0, off at 0
-        See `TopK`.
-    top_p : float, in [0, 1], off at 1
-        See `TopP`.
-    min_p : float, in [0, 1], off at 0
-        See `MinP`.
+        which apply in the order in which they stand here (Hugging Face's).
+    {settings}
     min_tokens_to_keep : int, >= 1, off at 1
         A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
     ties : {"id", "all"}
@@ -72,9 +66,9 @@ class Sampler:
 
     Notes
     -----
-    Any setting may be None, which means off. Settings never change; `replace` makes another
-    sampler. The one thing that moves is `step`: each call takes one, atomically, so a sampler may
-    be shared between threads.
+    Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
+    `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
+    atomically, so a sampler may be shared between threads.
 
     A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
     Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
@@ -108,7 +102,6 @@ class Sampler:
         "_ties",
     )
 
-    @lists_settings
     def __init__(
         self,
         stages: Iterable[Stage] | None = None,

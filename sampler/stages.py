@@ -27,7 +27,7 @@ from sampler._checks import Range, integers, reals
 __all__ = ["MinP", "Temperature", "TopK", "TopP"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 def show(value: object) -> str:
@@ -67,6 +67,13 @@ class Stage:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({show(self.value)})"
+
+    @classmethod
+    def described(cls) -> str:
+        """Say what the setting may be, as the parameter lines of docstrings do."""
+        return (
+            f"{cls.setting} : {cls.range.kind.__name__}, {cls.range.interval}, off at {cls.off:g}"
+        )
 
     @property
     def value(self) -> float:
@@ -217,22 +224,28 @@ STAGES: Mapping[str, type[Stage]] = {
 }
 
 
-def lists_settings(function: _Function) -> _Function:
-    """Let `inspect.signature` and `help` show each of `Settings` in place of ``**settings``."""
-    shown = inspect.signature(function)
-    types = get_type_hints(Settings)
+def lists_settings(target: _Target) -> _Target:
+    """Show each of `Settings` in place of ``**settings``: in the signature and in the docstring.
+
+    For a function, or a class by its ``__init__``. In the docstring they go where it has the word
+    ``{settings}``.
+    """
+    function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    signature, types = inspect.signature(function), get_type_hints(Settings)
     settings = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=one.off, annotation=types[name]
         )
         for name, one in STAGES.items()
     ]
-    *others, last = shown.parameters.values()
-    assert last.name == "settings"
+    *others, _ = signature.parameters.values()
     first = [p for p in others if p.kind is not p.KEYWORD_ONLY]
-    rest = others[len(first) :]
-    function.__signature__ = shown.replace(parameters=[*first, *settings, *rest])  # type: ignore[attr-defined]
-    return function
+    parameters = [*first, *settings, *others[len(first) :]]
+    function.__signature__ = signature.replace(parameters=parameters)
+    if target.__doc__:  # python -OO has none
+        lines = [f"{one.described()}\n        See `{one.__name__}`." for one in STAGES.values()]
+        target.__doc__ = target.__doc__.replace("{settings}", "\n    ".join(lines))
+    return target
 
 
 def check_names(function: str, settings: Mapping[str, Any]) -> None:

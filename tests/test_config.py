@@ -1,6 +1,7 @@
 """`Sampler.from_generation_config`: what `generate` would do under it, or a refusal."""
 
 import copy
+import inspect
 import json
 import math
 import re
@@ -305,6 +306,8 @@ def test_all_of_them_are_named_in_one_message():
     assert STAGES.keys() == set(config._UNSUPPORTED_STAGES)
     assert PROCESSORS.keys() == config._PROCESSORS.keys()
     assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
+    arguments = set(inspect.signature(Sampler).parameters) - {"stages"}
+    assert arguments == {*config._SETTINGS, *config._SAMPLER_ONLY}
 
 
 def test_the_call_to_type_keeps_the_changes():
