@@ -80,7 +80,7 @@ def pads(stopping_criteria: StoppingCriteriaList) -> bool:
 
 
 def has_own_positions(model: Any) -> bool:
-    """Whether a model makes positions from its mask: one that places images in 2 or 3 dimensions."""
+    """Whether a model makes positions from its mask, to place images in several dimensions."""
     return any(hasattr(part, "get_rope_index") for part in model.modules())
 
 
