@@ -332,3 +332,17 @@ def test_the_setting():
 def test_a_bad_setting(threads, error):
     with pytest.raises(error, match="`threads` has to be an integer >= 1 or 'auto', but is"):
         Sampler(threads=threads)
+
+
+def test_auto_takes_the_processors_of_this_process(monkeypatch):
+    taken = []
+    draw_tokens = _core.draw_tokens
+    monkeypatch.setattr(
+        _core,
+        "draw_tokens",
+        lambda *args, **kwargs: taken.append(args[5]) or draw_tokens(*args, **kwargs),
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    for threads in ("auto", 2):
+        Sampler(seed=1, threads=threads)(batch(2, 8))
+    assert taken == [3, 2]
