@@ -1,5 +1,6 @@
 """Our filters before Hugging Face's draw, against the installed warpers and `generate`."""
 
+import inspect
 import math
 import re
 
@@ -20,10 +21,10 @@ from transformers import (
 from law import check_chain, prefix_mass, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP
 from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, _filtering, filter_kwargs
+from sampler.stages import STAGES
 from tiny import VOCAB, Records, prompts
 
 inf, nan = math.inf, math.nan
-STAGES = {"temperature": Temperature, "top_k": TopK, "top_p": TopP, "min_p": MinP}  # in this order
 TINY = float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -250,6 +251,15 @@ def test_a_floor_above_top_k_is_not_widened_by_ties():
     assert kept(theirs).tolist() == [[True] * 4]  # Hugging Face takes it for top_k=2
     ours = FilterLogitsProcessor(top_k=1, min_tokens_to_keep=2)(None, rows)
     assert kept(ours).tolist() == [[True, True, False, False]]
+
+
+def test_every_setting_is_shown():
+    for name, stage in STAGES.items():
+        assert f"\n    {name} : {stage.range.kind.__name__}, " in FilterLogitsProcessor.__doc__
+        for make in (FilterLogitsProcessor, filter_kwargs):
+            parameter = inspect.signature(make).parameters[name]
+            assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, stage.off)
+    assert "{settings}" not in FilterLogitsProcessor.__doc__
 
 
 def test_greedy_has_no_warper():

@@ -46,6 +46,7 @@ _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+@lists_settings
 class FilterLogitsProcessor(LogitsProcessor):
     """Temper the scores and remove tokens, as Hugging Face's warpers do, for its own draw.
 
@@ -56,11 +57,7 @@ class FilterLogitsProcessor(LogitsProcessor):
     ----------
     sampler : Sampler, optional
         Its stages and their order; its seed has no part. Not together with settings.
-    temperature : float, in [0, inf], off at 1
-    top_k : int, >= 0, off at 0
-        Everything equal to the k-th is kept, as Hugging Face does.
-    top_p : float, in [0, 1], off at 1
-    min_p : float, in [0, 1], off at 0
+    {settings}
     filter_value : float, below inf
         What a token gets that the stages remove, one that was -inf before included.
     min_tokens_to_keep : int, >= 1, off at 1
@@ -74,6 +71,8 @@ class FilterLogitsProcessor(LogitsProcessor):
 
     Notes
     -----
+    The setting `top_k` keeps everything equal to the k-th, as Hugging Face does.
+
     Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
     float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
     on another device never leave it: Hugging Face's own warpers compute the same chain there; they
@@ -85,7 +84,6 @@ class FilterLogitsProcessor(LogitsProcessor):
 
     supports_continuous_batching = True
 
-    @lists_settings
     def __init__(
         self,
         sampler: Sampler | None = None,
@@ -201,7 +199,7 @@ def filter_kwargs(
 
     Parameters
     ----------
-    sampler, temperature, top_k, top_p, min_p, filter_value, min_tokens_to_keep
+    sampler, filter_value, min_tokens_to_keep, **settings
         As for `FilterLogitsProcessor`.
     logits_processor : iterable of LogitsProcessor, optional
         Yours, to run before the filters.
