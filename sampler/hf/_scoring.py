@@ -114,8 +114,7 @@ def score(
             raise TypeError(
                 f"`{name}` has to be an argument of `score` or of the model, but is not"
             )
-    padding = np.zeros(batch, np.int64)
-    real = np.ones((batch, length - first), bool)
+    mask = np.ones((batch, length), bool)
     if model.config.is_encoder_decoder:
         model_kwargs.update(decoder_input_ids=sequences)
         if attention_mask is not None:
@@ -123,35 +122,19 @@ def score(
     else:
         model_kwargs.update(input_ids=sequences)
         if attention_mask is not None:
-            known = check_mask(attention_mask)
-            check_batch("attention_mask", len(known), batch)
-            if known.shape[1] > length:
-                raise ValueError(
-                    f"`attention_mask` has to be for at most {length} tokens, but is for "
-                    f"{known.shape[1]}"
-                )
-            padding = left_padding(known)
-            mask = torch.ones(batch, length, dtype=torch.int64)
-            mask[:, : known.shape[1]] = torch.from_numpy(known)
-            real &= mask[:, first:].numpy() != 0
-            model_kwargs.update(attention_mask=mask)
+            mask = _whole_mask(attention_mask, batch, length)
+            known = torch.from_numpy(mask).long()
+            model_kwargs.update(attention_mask=known)
             if "position_ids" in accepts and not has_own_positions(model):
-                model_kwargs.update(position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
-        for name, value in model_kwargs.items():
-            # As generate() extends those of a prompt: a kind of text goes on, an image does not.
-            if name.endswith("token_type_ids") and value is not None and value.shape[1] < length:
-                text = value[:, -1:].expand(-1, length - value.shape[1])
-                if name.endswith("mm_token_type_ids"):
-                    text = torch.zeros_like(text)
-                model_kwargs[name] = torch.cat([value, text], dim=1)
+                model_kwargs.update(position_ids=(known.cumsum(-1) - 1).clamp(min=0))
+        _extend_token_types(model_kwargs, length)
     if "logits_to_keep" in accepts:
         model_kwargs.update(logits_to_keep=length - first + 1)
     logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
     logits = logits[:, -(length - first + 1) : -1]
     _check_width(tokens, first, logits.shape[-1])
 
-    scored = []
-    engine = engine_of(sampler)
+    engine, scored, padding = engine_of(sampler), [], left_padding(mask)
     for place in range(first, length):
         rows: Any = sequences[:, :place]
         scores = processors(rows, logits[:, place - first].float())
@@ -159,9 +142,32 @@ def score(
         given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
         scored.append(engine.score(source, given, top, steps=steps, name="scores"))
+    real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
     return aligned(scored, real)
+
+
+def _whole_mask(attention_mask: Any, batch: int, length: int) -> npt.NDArray[np.bool_]:
+    """The mask of the whole text, of which `attention_mask` may be that of the prompt."""
+    known = check_mask(attention_mask)
+    check_batch("attention_mask", len(known), batch)
+    if known.shape[1] > length:
+        raise ValueError(
+            f"`attention_mask` has to be for at most {length} tokens, but is for {known.shape[1]}"
+        )
+    return np.pad(known, ((0, 0), (0, length - known.shape[1])), constant_values=True)
+
+
+def _extend_token_types(model_kwargs: dict[str, Any], length: int) -> None:
+    """Extend the token types of a prompt to the text, as generate() does."""
+    for name, value in model_kwargs.items():
+        # A kind of text goes on, an image does not.
+        if name.endswith("token_type_ids") and value is not None and value.shape[1] < length:
+            text = value[:, -1:].expand(-1, length - value.shape[1])
+            if name.endswith("mm_token_type_ids"):
+                text = torch.zeros_like(text)
+            model_kwargs[name] = torch.cat([value, text], dim=1)
 
 
 def _check_width(tokens: npt.NDArray[np.int64], first: int, width: int) -> None:
