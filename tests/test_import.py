@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,11 @@ def test_the_hugging_face_layer_says_what_it_lacks(tmp_path, library, found):
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: sampler.hf needs torch, and transformers 5 or newer (")
     assert last.endswith('); they come with pip install "token-sampler[hf]"')
+
+
+def test_every_package_is_in_the_wheel():
+    # They are listed by name, and an editable install finds one that the list lacks.
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)
