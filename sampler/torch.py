@@ -25,7 +25,7 @@ from sampler.softmax import check_ignore_index
 from sampler.softmax import log_softmax as _core_log_softmax
 from sampler.softmax import logsumexp as _core_logsumexp
 from sampler.softmax import softmax as _core_softmax
-from sampler.temperature import CLOSE, LARGEST, NEAR_OVERFLOW, NO_WEIGHT, SMALLEST
+from sampler.temperature._limits import CLOSE, LARGEST, NEAR_OVERFLOW, NO_WEIGHT, SMALLEST
 
 __all__ = [
     "cross_entropy",

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ def test_numpy_alone_is_imported(modules):
 def test_the_adapters_are_not_imported(modules):
     assert not {name for name in modules if name.startswith("sampler.hf")}
     assert "sampler.reference" not in modules
+
+
+def test_every_package_is_in_the_wheel():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    listed = tomllib.loads(text)["tool"]["setuptools"]["packages"]
+    found = [file.parent.relative_to(PACKAGE.parent) for file in PACKAGE.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(path.parts) for path in found)
 
 
 def test_a_missing_core_is_one_sentence(tmp_path):
