@@ -57,6 +57,13 @@ class Logits(NamedTuple):
         torch, if the caller's container is a tensor.
     tensor_is_bfloat16 : bool
         Whether that tensor is bfloat16, and not raw words.
+
+    Notes
+    -----
+    Results go back to the caller in one of three ways. New floats, such as probabilities, keep the
+    dtype that the core wrote: `to_container`. Logits that have been changed keep the caller's
+    dtype: `to_dtype` rounds them, which is all that an `out` needs, and `to_original` puts what was
+    rounded into the caller's container.
     """
 
     array: npt.NDArray[Any]
@@ -92,31 +99,35 @@ class Logits(NamedTuple):
         """The values as float32, or float64 for float64, in native order."""
         return widen(self.array, self.kind).astype(self.result_dtype, copy=False)
 
-    def give(self, result: npt.NDArray[Any]) -> Any:
-        """New floats as the caller has them: a tensor for a tensor, a scalar for no axes."""
-        if self.torch is not None:
-            return self.torch.from_numpy(result)
-        return result if result.ndim else result[()]
-
-    def without(self, removed: npt.NDArray[np.bool_]) -> Logits:
+    def masked(self, removed: npt.NDArray[np.bool_]) -> Logits:
         """The same with -inf in some places."""
         array = np.where(removed, self.result_dtype.type(-np.inf), self.widened())
         return self._replace(
             array=array, kind=array.dtype.name, code=_core.KINDS[array.dtype.name], swapped=False
         )
 
-    def narrow(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_container(self, result: npt.NDArray[Any]) -> Any:
+        """Return new floats as a tensor for a tensor; else as they are, a scalar for no axes."""
+        if self.torch is not None:
+            return self.torch.from_numpy(result)
+        return result if result.ndim else result[()]
+
+    def to_dtype(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Round a result of the core to the caller's dtype, in the array's own representation."""
         if self.kind == "bfloat16" and self.array.dtype.kind in "ui":
             return _round_to_bfloat16(result).view(self.array.dtype)
         return result.astype(self.array.dtype, copy=False)
 
-    def wrap(self, result: npt.NDArray[Any]) -> Any:
+    def to_original(self, array: npt.NDArray[Any]) -> Any:
         """Put an array of this representation into the caller's container."""
         if self.torch is None:
-            return result
-        tensor = self.torch.from_numpy(result)
+            return array
+        tensor = self.torch.from_numpy(array)
         return tensor.view(self.torch.bfloat16) if self.tensor_is_bfloat16 else tensor
+
+    def wrap(self, array: npt.NDArray[Any]) -> Any:
+        """`to_original`, as `sampler.hf` calls it."""
+        return self.to_original(array)
 
 
 def widen(array: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ from sampler import _core, _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
-    array_of,
+    as_array,
     check_choice,
     check_integer,
     check_logprobs,
@@ -172,7 +172,7 @@ class Distribution:
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        values = array_of("u", u)
+        values = as_array("u", u)
         if values.dtype.kind not in "fiu":
             raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
         values = values.astype(np.float64)
@@ -614,7 +614,7 @@ class Sampler:
         check_numbers("step", step, source.batch)
         narrowed = self._filter(source)
         if target is None:
-            return source.wrap(narrowed)
+            return source.to_original(narrowed)
         target[...] = narrowed
         return out
 
@@ -700,7 +700,7 @@ class Sampler:
             self._chain, rows, result, source.limit, self._flags_invalid, self._workers()
         )
         self._complain(complaint, name)
-        return source.narrow(result.reshape(source.array.shape))
+        return source.to_dtype(result.reshape(source.array.shape))
 
     def _sample(
         self,

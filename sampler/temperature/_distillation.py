@@ -78,7 +78,7 @@ def distillation_loss(
     for chunk in chunks(*s.shape):
         losses[chunk] = _divergence(*_compare(s[chunk], v[chunk], t), t)
     each = losses.reshape(source.array.shape[:-1])
-    return source.give(np.asarray(reduced(each, reduction, each.size)))
+    return source.to_container(np.asarray(reduced(each, reduction, each.size)))
 
 
 def distillation_loss_grad(
@@ -117,7 +117,7 @@ def distillation_loss_grad(
         with np.errstate(invalid="ignore", over="ignore"):
             difference = np.where(np.abs(r) < CLOSE, p * np.expm1(r), np.exp(log_q) - p)
         result[chunk] = scale * difference
-    return source.give(result.reshape(source.array.shape))
+    return source.to_container(result.reshape(source.array.shape))
 
 
 def _check_pair(
@@ -144,18 +144,18 @@ def _check_pair(
 def _compare(student: Floats, teacher: Floats, t: float) -> tuple[Floats, Floats, Floats]:
     """Return log(q), log(p) and log(q / p); that is NaN where neither has mass."""
     log_q, log_p = (log_softmax(x, temperature=t) for x in (student, teacher))
-    nobody = (student == -math.inf) & (teacher == -math.inf)
+    neither = (student == -math.inf) & (teacher == -math.inf)
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         r = log_q - log_p
         # At a high temperature both are about -log(vocab), and what tells them apart is rounded
         # away. Where all of a row's r are small, take the differences of the logits instead.
-        change = np.where(nobody, 0.0, student - teacher) / t
+        change = np.where(neither, 0.0, student - teacher) / t
         p = np.exp(log_p)
         change -= np.sum(p * change, axis=1, keepdims=True)
         close = np.all(np.abs(change) < 1, axis=1, keepdims=True)
         # log(sum q / p): what shifts both sides alike has gone with the mean.
         change -= np.log1p(np.sum(p * np.expm1(np.minimum(change, 1.0)), axis=1, keepdims=True))
-        r = np.where(close & ~nobody, change, r)
+        r = np.where(close & ~neither, change, r)
     return log_q, log_p, r
 
 

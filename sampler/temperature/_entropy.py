@@ -78,7 +78,7 @@ def entropy(
         excess, _ = excess_entropy(gaps, ties, np.where((t > 0) & (t < math.inf), scaled, 1.0))
         excess = np.where(t == 0, 0.0, excess)
         result[chunk] = np.where(t < math.inf, np.log(ties) + excess, np.log(finite))
-    return source.give(result.reshape(kept))
+    return source.to_container(result.reshape(kept))
 
 
 def perplexity(

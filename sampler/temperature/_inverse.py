@@ -136,7 +136,7 @@ def _temperature_for(
         inner = np.flatnonzero(~(at_low | at_high))
         t[inner] = _solve(gaps[inner], ties[inner], finite[inner], h[inner])
         result[chunk] = t / scale
-    return source.give(result.reshape(shape))
+    return source.to_container(result.reshape(shape))
 
 
 def _solve(gaps: Floats, ties: Floats, finite: Floats, wanted: Floats) -> Floats:

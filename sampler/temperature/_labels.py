@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _inputs
-from sampler._checks import array_of, check_ids
+from sampler._checks import as_array, check_ids
 from sampler.softmax import check_ignore_index
 from sampler.temperature._rows import Array
 
@@ -23,7 +23,7 @@ def labelled_rows(
             f"`{name}` have to hold at least one row and one class, but have shape {array.shape}"
         )
     index = check_ignore_index(ignore_index, True)
-    if array.ndim == 1 and array_of("labels", labels).shape == array.shape:
+    if array.ndim == 1 and as_array("labels", labels).shape == array.shape:
         columns, remedy = {
             "logits": (1, "logits[:, None]"),
             "probs": (2, "np.stack([1 - probs, probs], axis=1)"),
@@ -46,7 +46,7 @@ def _check_labels(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """The labels that count, and their rows."""
     wanted = f"integers in [0, {classes}), of shape {batch}"
-    array = array_of("labels", labels)
+    array = as_array("labels", labels)
     if array.dtype.kind == "b":
         labels = array = array.astype(np.int64)
     counts = np.asarray(array != ignore_index)

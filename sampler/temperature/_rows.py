@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sampler import _inputs
 from sampler._checks import check_axes, check_reals
-from sampler.softmax import kept_shape, rows_along, without
+from sampler.softmax import kept_shape, rows_along, shape_without
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -34,7 +34,7 @@ def read_rows(
         raise ValueError(
             f"`logits` have to hold at least one token a row, but have shape {array.shape}"
         )
-    return source, rows_along(array, axes), without(array.shape, axes), kept
+    return source, rows_along(array, axes), shape_without(array.shape, axes), kept
 
 
 def to_float64(array: Array, kind: str) -> Floats:
@@ -56,7 +56,7 @@ def chunks(batch: int, vocab: int) -> Iterator[slice]:
 def one_per_row(
     name: str, value: Any, shape: tuple[int, ...], low: float, range_text: str
 ) -> Floats:
-    """Make one float a row, at least `low`, out of one for all or an array of the batch's shape."""
+    """Return one float per row, at least `low`, from one for all or the array of a batch."""
     values = check_reals(name, value, low, range_text, shape)
     return np.broadcast_to(values, shape).reshape(-1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sampler import _inputs
-from sampler._checks import check_choice, check_real, told_outside
+from sampler._checks import check_choice, check_real, describe_outside
 from sampler.softmax import check_ignore_index
 from sampler.torch._checks import FLOATS, check_dim, check_input, check_temperature
 from sampler.torch._operators import softmax_through_core
@@ -140,9 +140,9 @@ def _gather(logs: torch.Tensor, target: torch.Tensor, dim: int) -> torch.Tensor:
         if not len(outside):
             raise
         place = tuple(outside[0].tolist())
-        told = told_outside(int(target[place]), place, True)
+        found = describe_outside(int(target[place]), place, True)
         raise ValueError(
-            f"`target` has to hold class indices in [0, {classes}), but one is {told}"
+            f"`target` has to hold class indices in [0, {classes}), but one is {found}"
         ) from None
 
 
