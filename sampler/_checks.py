@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sampler import _inputs
+from sampler import _tensors
 
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
@@ -74,8 +74,7 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     if values is None:
         return None
     wanted = "integers in [0, 2**64), one a row"
-    if _inputs.is_tensor(values):
-        values = _inputs.plain(values, name)
+    values = _tensors.readable(values, name)
     if hasattr(values, "tolist"):
         values = values.tolist()  # exact, where a mixed list would pass through float64
     if isinstance(values, numbers.Number):
@@ -93,11 +92,8 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
 
 def as_array(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
-    if _inputs.is_tensor(value):
-        value = _inputs.plain(value, name)
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
-        return _inputs.as_array(value, name)
+        return _tensors.as_array(value, name)
     except ValueError:
         return np.empty(0, object)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sampler import _tensors
 from sampler.softmax import AnyAxis
 from sampler.temperature._limits import NEAR_OVERFLOW, NO_WEIGHT, SMALLEST
 from sampler.temperature._rows import Floats, chunks, one_per_row, read_rows, to_float64
@@ -101,7 +102,7 @@ def perplexity(
     np.float64(4.0)
     """
     value = entropy(logits, temperature=temperature, axis=axis, keepdims=keepdims)
-    return value.exp() if hasattr(value, "exp") else np.exp(value)
+    return _tensors.exp(value)
 
 
 def gaps_to_top(x: Floats) -> tuple[Floats, Floats, Floats, Floats]:

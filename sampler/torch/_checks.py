@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sampler import _inputs
+from sampler import _inputs, _tensors
 from sampler._checks import check_integer, check_real
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -23,7 +23,7 @@ def check_input(value: Any, name: str = "input") -> None:
     if value.layout is not torch.strided or value.is_nested:
         found = f"has layout {value.layout}"
         if value.is_nested:
-            found = f"is nested{_inputs.how_to_pad(name)}"
+            found = f"is nested{_tensors.how_to_pad(name)}"
         raise TypeError(f"`{name}` has to be a dense tensor, but {found}")
     if value.ndim == 0:
         raise ValueError(f"`{name}` has to have at least one dimension, but is a scalar")
