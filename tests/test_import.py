@@ -1,5 +1,6 @@
 """What `import sampler` needs, and what it says where it finds no core."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -52,6 +53,25 @@ def test_numpy_alone_is_imported(modules):
 def test_the_adapters_are_not_imported(modules):
     assert not {name for name in modules if name.startswith("sampler.hf")}
     assert "sampler.reference" not in modules
+
+
+# What only a tensor has, and where torch would be looked up.
+OF_TENSORS = {
+    "torch", "requires_grad", "detach", "is_neg", "resolve_neg", "is_cpu", "is_nested", "layout",
+    "from_numpy", "modules",
+}  # fmt: skip
+
+
+def test_one_file_knows_what_a_tensor_is():
+    elsewhere = {PACKAGE / "_tensors.py", PACKAGE / "hf.py", PACKAGE / "testing" / "_adapters.py"}
+    for file in set(PACKAGE.rglob("*.py")) - elsewhere:
+        if {PACKAGE / "hf", PACKAGE / "torch"} & set(file.parents):
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {n.id for n in nodes if isinstance(n, ast.Name)}
+        names |= {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+        names |= {n.name for n in nodes if isinstance(n, ast.alias)}
+        assert not names & OF_TENSORS, file
 
 
 def test_a_missing_core_is_one_sentence(tmp_path):

@@ -149,7 +149,9 @@ class FilterLogitsProcessor(LogitsProcessor):
             return warped
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        filtered: torch.Tensor = source.wrap(engine_of(self.sampler).filter(source, name="scores"))
+        filtered: torch.Tensor = source.to_original(
+            engine_of(self.sampler).filter(source, name="scores")
+        )
         if self._removes and self.filter_value != -math.inf:
             filtered.masked_fill_(filtered == -math.inf, self.filter_value)
         return filtered

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sampler._checks import array_of, check_batch
+from sampler._checks import as_array, check_batch
 
 
 class RowLengths:
@@ -65,7 +65,7 @@ def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:
             f"`attention_mask` has to be on the CPU, as the model, but is on "
             f"{attention_mask.device}"
         )
-    mask = array_of("attention_mask", attention_mask)
+    mask = as_array("attention_mask", attention_mask)
     if mask.dtype.kind not in "biuf":
         raise TypeError(
             f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
