@@ -55,18 +55,11 @@ export WANTED
 begin = @echo $$PPID > $(VENV)/.unfinished
 end = @rm $(VENV)/.unfinished
 
-define CHECK_PYTHON
-import sys
-if sys.version_info < (3, 11):
-    sys.exit("token-sampler needs Python 3.11 or newer, and %s is %d.%d: name another one with PYTHON=..." % ((sys.argv[1],) + sys.version_info[:2]))
-endef
-export CHECK_PYTHON
-
 $(VENV)/.made:
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo 'token-sampler needs Python 3.11 or newer, and there is no $(PYTHON): name another one with PYTHON=...' >&2; \
 	  exit 1; }
-	@"$(PYTHON)" -c "$$CHECK_PYTHON" "$(PYTHON)"
+	@"$(PYTHON)" tools/check_python.py "$(PYTHON)"
 	@! kill -0 $$(cat $(VENV)/.unfinished 2>/dev/null) 2>/dev/null || { \
 	  echo "Another make (process $$(cat $(VENV)/.unfinished)) is setting up $(VENV); wait until it is done." >&2; \
 	  exit 1; }
@@ -80,7 +73,7 @@ $(VENV)/.made:
 ifeq ($(wildcard sampler/_core.*.so),)
 $(VENV)/.built: FORCE
 endif
-$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.pxd sampler/*.h)
+$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.h sampler/core/*.pxd sampler/core/*.h)
 	$(call say,'Building the extension')
 	$(begin)
 	@$(PIP) install -c constraints.txt setuptools cython
@@ -163,7 +156,7 @@ test-asan: $(ASAN)/.built
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s $(NOT_ASAN:%=--deselect=%) $(ASAN_TESTS) $(ARGS)
 
-HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf.py docs/huggingface.md
+HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py $(wildcard sampler/hf*) docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
 	@PYTHONPATH=$(OLDEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
@@ -228,47 +221,13 @@ wheel: $(VENV)/.has-lint
 	@rm -rf dist
 	@PIP_CONSTRAINT=constraints.txt $(PY) -m build --quiet
 
-define CHECK_WHEEL
-import glob
-import importlib.metadata
-import importlib.util
-import sys
-import tarfile
-import zipfile
-
-import numpy as np
-
-import sampler
-from sampler import Sampler
-
-root = sys.argv[1]
-assert sampler.__file__.startswith(sys.prefix), sampler.__file__
-assert sampler.__version__ == importlib.metadata.version("token-sampler")
-for name in ("torch", "transformers"):
-    assert importlib.util.find_spec(name) is None, name + " is here"
-(wheel,) = glob.glob(glob.escape(root) + "/dist/*.whl")
-names = zipfile.ZipFile(wheel).namelist()
-strays = [n for n in names if n.endswith((".c", ".h", ".pyx")) or not n.startswith(("sampler/", "token_sampler-"))]
-assert not strays, strays
-assert {"sampler/py.typed", "sampler/_core.pyi"} <= set(names), names
-(sdist,) = glob.glob(glob.escape(root) + "/dist/*.tar.gz")
-names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
-wanted = {"sampler/_core.pyx", "sampler/kernels.h", "sampler/_core.pyi", "sampler/py.typed", "setup.py"}
-wanted |= {"Makefile", "constraints.txt", "constraints-oldest.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
-wanted |= {"tests", "demos", "docs"}
-assert wanted <= names, wanted - names
-assert "sampler/_core.c" not in names
-print(Sampler(temperature=0.8, top_p=0.9, seed=7)(np.array([1.0, 2.0, 3.0])))
-endef
-export CHECK_WHEEL
-
-# From an empty directory and with -I, so that the tree here cannot stand in for the wheel.
+# With -I, so that the tree here cannot stand in for the wheel.
 check-wheel: wheel
 	$(call say,'Trying the wheel in an environment of its own')
-	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; root=$$PWD; \
-	"$(PYTHON)" -m venv "$$tmp/venv"; mkdir "$$tmp/empty"; \
-	"$$tmp/venv/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \
-	cd "$$tmp/empty"; "$$tmp/venv/bin/python" -I -c "$$CHECK_WHEEL" "$$root"
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	"$(PYTHON)" -m venv "$$tmp"; \
+	"$$tmp/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \
+	"$$tmp/bin/python" -I tools/check_wheel.py
 
 clean:
 	@rm -rf build dist *.egg-info sampler/_core.c sampler/*.so $(VENV)/.built \
