@@ -15,9 +15,11 @@ sampler would have told while drawing it.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
+import threading
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,6 +113,9 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 # ------------------------------------------------------------------------------------- our draw
+
+# Held while a generation takes its number: two threads may begin one of the same processor at once.
+_BEGINNING = threading.Lock()
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -328,16 +333,19 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # What is proposed is not of the text until it is verified.
         if text is not None and not text.goes_on(input_ids, caller):
             text = None
-        draw = self._generation + 1 if text is None else text.number
-        if self._top is None or caller.proposes:
-            tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
-            r = Samples(tokens[:, None], None, None, None, None, None)
-        else:
-            r = self.sampler._sample(
-                source, self._streams, steps, 1, self._top, name="scores", draw=draw
-            )
-        if not caller.proposes:
-            text = text or self._begin(input_ids, caller)
+        begins = text is None and not caller.proposes
+        with _BEGINNING if begins else contextlib.nullcontext():
+            draw = self._generation + 1 if text is None else text.number
+            if self._top is None or caller.proposes:
+                tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
+                r = Samples(tokens[:, None], None, None, None, None, None)
+            else:
+                r = self.sampler._sample(
+                    source, self._streams, steps, 1, self._top, name="scores", draw=draw
+                )
+            if begins:
+                text = self._begin(input_ids, caller)
+        if text is not None and not caller.proposes:
             text.add(input_ids, r, caller)
         return r
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 import tiny
-from sampler import Sampler, Samples, hf
+from sampler import Sampler, Samples, _core, hf
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
 from tiny import (
     CACHE_NAME,
@@ -409,12 +410,21 @@ def test_a_text_within_a_text(model, where, outer, inner):
             assert text[row, 14:].tolist() == by_hand(model, ids, HOT, row, 6, draws[0])
 
 
-def test_two_threads_on_one_processor(model):
-    # Each is a generation; which is the first is theirs to say.
-    kwargs, texts = generate_kwargs(HOT), {}
+def test_two_threads_on_one_processor(model, monkeypatch):
+    # Each is a generation; which is the first is theirs to say. Two whose first draws overlapped
+    # once had the same number.
+    kwargs, texts, meet = generate_kwargs(HOT), {}, threading.Barrier(2)
+    sample_tokens = _core.sample_tokens
+
+    def slowly(*given):
+        time.sleep(0.02)
+        return sample_tokens(*given)
+
+    monkeypatch.setattr(_core, "sample_tokens", slowly)
 
     def write(row):
         ids = prompts(1, seed=row)["input_ids"]
+        meet.wait()
         texts[row] = model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs,
                                     max_new_tokens=12)[0, 7:].tolist()  # fmt: skip
 
@@ -423,6 +433,7 @@ def test_two_threads_on_one_processor(model):
         thread.start()
     for thread in threads:
         thread.join()
+    monkeypatch.undo()
     recorded = [r.tokens[0].tolist() for r in kwargs["logits_processor"][-1].generations]
     assert sorted(recorded) == sorted(texts.values())
     for row, text in texts.items():
