@@ -31,7 +31,7 @@ help:
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
-	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
+	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
 	@echo 'make clean         remove what was built; make distclean: the environment as well'
@@ -201,15 +201,12 @@ bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 
 # mypy sees torch, transformers, click and rich as they are, so they have to be there.
 lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.has-testing $(VENV)/.built
-	$(call say,'ruff')
-	@$(PY) -m ruff check --quiet
-	@$(PY) -m ruff format --check --quiet || { echo 'not formatted: run ruff format' >&2; exit 1; }
+	$(call say,'pre-commit')
+	@PRE_COMMIT_HOME=$(VENV)/pre-commit $(PY) -m pre_commit run --all-files
 	$(call say,'mypy')
 	@$(PY) -m mypy
 	$(call say,'stubtest')
 	@$(PY) -m mypy.stubtest sampler._core
-	$(call say,'cython-lint')
-	@PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint sampler  # it looks for pycodestyle there
 
 # ---- packages ---------------------------------------------------------------------------------
 
