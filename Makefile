@@ -19,7 +19,7 @@ say = @printf '\n== %s\n' $(1)
 help:
 	@echo 'make demo          stream text that a small language model writes through the sampler'
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
-	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
+	@echo 'make test          run the tests, a process per core (ARGS goes to pytest: ARGS="-n 0 -k top_p")'
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-asan     run the tests of the core under an address sanitizer'
@@ -124,20 +124,22 @@ endif
 demo: $(VENV)/.has-demo $(VENV)/.built
 	@$(PY) demos/generate.py $${PROMPT_TEXT:+--prompt "$$PROMPT_TEXT"} $(ARGS)
 
+# A process per core, each with a torch of its own, so not too many.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
 test: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the tests')
-	@$(PY) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 # What these test is not the core.
 OTHER_LAYERS := $(patsubst %,tests/test_%.py,torch temperature testing selftest) sampler/testing
 test-isa: $(VENV)/.has-test $(VENV)/.built
 	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
 	  printf '\n== Running the tests on %s\n' $$isa; \
-	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
+	  SAMPLER_ISA=$$isa $(PYTEST) --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
 
 # A separate build, by gcc, in which the memory between the core's buffers is forbidden. Python itself
 # has no sanitizer, so the runtime comes first by LD_PRELOAD, and -P keeps this tree's sampler out. The
@@ -159,12 +161,12 @@ test-asan: $(ASAN)/.built
 HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py $(wildcard sampler/hf*) docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
-	@PYTHONPATH=$(OLDEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
+	@PYTHONPATH=$(OLDEST) $(PYTEST) $(HF_TESTS) $(ARGS)
 
 # Before a release, and whenever sampler.hf changes.
 test-latest: latest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the newest transformers')
-	@PYTHONPATH=$(LATEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
+	@PYTHONPATH=$(LATEST) $(PYTEST) $(HF_TESTS) $(ARGS)
 
 # ---- benchmarks -------------------------------------------------------------------------------
 
