@@ -201,8 +201,8 @@ bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 
 # ---- checks -----------------------------------------------------------------------------------
 
-# mypy sees torch, transformers, click and rich as they are, so they have to be there.
-lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.has-testing $(VENV)/.built
+# mypy sees torch, transformers, click, rich and pytest as they are, so they have to be there.
+lint: $(VENV)/.has-lint $(VENV)/.has-test $(VENV)/.built
 	$(call say,'pre-commit')
 	@PRE_COMMIT_HOME=$(VENV)/pre-commit $(PY) -m pre_commit run --all-files
 	$(call say,'mypy')
