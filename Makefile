@@ -31,7 +31,7 @@ help:
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
-	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, codespell), mypy, stubtest'
+	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
 	@echo 'make clean         remove what was built; make distclean: the environment as well'
