@@ -19,7 +19,7 @@ say = @printf '\n== %s\n' $(1)
 help:
 	@echo 'make demo          stream text that a small language model writes through the sampler'
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
-	@echo 'make test          run the tests           (ARGS="-k top_p" and the like go to pytest)'
+	@echo 'make test          run the tests, a process per core (ARGS goes to pytest: ARGS="-n 0 -k top_p")'
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-asan     run the tests of the core under an address sanitizer'
@@ -31,7 +31,7 @@ help:
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
-	@echo 'make lint          ruff, mypy, stubtest, cython-lint'
+	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
 	@echo 'make clean         remove what was built; make distclean: the environment as well'
@@ -55,18 +55,11 @@ export WANTED
 begin = @echo $$PPID > $(VENV)/.unfinished
 end = @rm $(VENV)/.unfinished
 
-define CHECK_PYTHON
-import sys
-if sys.version_info < (3, 11):
-    sys.exit("token-sampler needs Python 3.11 or newer, and %s is %d.%d: name another one with PYTHON=..." % ((sys.argv[1],) + sys.version_info[:2]))
-endef
-export CHECK_PYTHON
-
 $(VENV)/.made:
 	@command -v "$(PYTHON)" >/dev/null || { \
 	  echo 'token-sampler needs Python 3.11 or newer, and there is no $(PYTHON): name another one with PYTHON=...' >&2; \
 	  exit 1; }
-	@"$(PYTHON)" -c "$$CHECK_PYTHON" "$(PYTHON)"
+	@"$(PYTHON)" tools/check_python.py "$(PYTHON)"
 	@! kill -0 $$(cat $(VENV)/.unfinished 2>/dev/null) 2>/dev/null || { \
 	  echo "Another make (process $$(cat $(VENV)/.unfinished)) is setting up $(VENV); wait until it is done." >&2; \
 	  exit 1; }
@@ -80,7 +73,7 @@ $(VENV)/.made:
 ifeq ($(wildcard sampler/_core.*.so),)
 $(VENV)/.built: FORCE
 endif
-$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.pxd sampler/*.h)
+$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.h sampler/core/*.pxd sampler/core/*.h)
 	$(call say,'Building the extension')
 	$(begin)
 	@$(PIP) install -c constraints.txt setuptools cython
@@ -131,20 +124,22 @@ endif
 demo: $(VENV)/.has-demo $(VENV)/.built
 	@$(PY) demos/generate.py $${PROMPT_TEXT:+--prompt "$$PROMPT_TEXT"} $(ARGS)
 
+# A process per core, each with a torch of its own, so not too many.
+PYTEST := $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
 test: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the tests')
-	@$(PY) -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-slow: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the slow tests')
-	@$(PY) -m pytest -m slow $(ARGS)
+	@$(PYTEST) -m slow $(ARGS)
 
 # What these test is not the core.
 OTHER_LAYERS := $(patsubst %,tests/test_%.py,torch temperature testing selftest) sampler/testing
 test-isa: $(VENV)/.has-test $(VENV)/.built
 	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
 	  printf '\n== Running the tests on %s\n' $$isa; \
-	  SAMPLER_ISA=$$isa $(PY) -m pytest --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
+	  SAMPLER_ISA=$$isa $(PYTEST) --ignore-glob='tests/test_hf*' $(OTHER_LAYERS:%=--ignore=%) $(ARGS); done
 
 # A separate build, by gcc, in which the memory between the core's buffers is forbidden. Python itself
 # has no sanitizer, so the runtime comes first by LD_PRELOAD, and -P keeps this tree's sampler out. The
@@ -166,12 +161,12 @@ test-asan: $(ASAN)/.built
 HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
-	@PYTHONPATH=$(OLDEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
+	@PYTHONPATH=$(OLDEST) $(PYTEST) $(HF_TESTS) $(ARGS)
 
 # Before a release, and whenever sampler.hf changes.
 test-latest: latest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the newest transformers')
-	@PYTHONPATH=$(LATEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)
+	@PYTHONPATH=$(LATEST) $(PYTEST) $(HF_TESTS) $(ARGS)
 
 # ---- benchmarks -------------------------------------------------------------------------------
 
@@ -206,17 +201,14 @@ bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 
 # ---- checks -----------------------------------------------------------------------------------
 
-# mypy sees torch, transformers, click and rich as they are, so they have to be there.
-lint: $(VENV)/.has-lint $(VENV)/.has-hf $(VENV)/.has-testing $(VENV)/.built
-	$(call say,'ruff')
-	@$(PY) -m ruff check --quiet
-	@$(PY) -m ruff format --check --quiet || { echo 'not formatted: run ruff format' >&2; exit 1; }
+# mypy sees torch, transformers, click, rich and pytest as they are, so they have to be there.
+lint: $(VENV)/.has-lint $(VENV)/.has-test $(VENV)/.built
+	$(call say,'pre-commit')
+	@PRE_COMMIT_HOME=$(VENV)/pre-commit $(PY) -m pre_commit run --all-files
 	$(call say,'mypy')
 	@$(PY) -m mypy
 	$(call say,'stubtest')
 	@$(PY) -m mypy.stubtest sampler._core
-	$(call say,'cython-lint')
-	@PATH="$$PWD/$(VENV)/bin:$$PATH" cython-lint sampler  # it looks for pycodestyle there
 
 # ---- packages ---------------------------------------------------------------------------------
 
@@ -228,47 +220,13 @@ wheel: $(VENV)/.has-lint
 	@rm -rf dist
 	@PIP_CONSTRAINT=constraints.txt $(PY) -m build --quiet
 
-define CHECK_WHEEL
-import glob
-import importlib.metadata
-import importlib.util
-import sys
-import tarfile
-import zipfile
-
-import numpy as np
-
-import sampler
-from sampler import Sampler
-
-root = sys.argv[1]
-assert sampler.__file__.startswith(sys.prefix), sampler.__file__
-assert sampler.__version__ == importlib.metadata.version("token-sampler")
-for name in ("torch", "transformers"):
-    assert importlib.util.find_spec(name) is None, name + " is here"
-(wheel,) = glob.glob(glob.escape(root) + "/dist/*.whl")
-names = zipfile.ZipFile(wheel).namelist()
-strays = [n for n in names if n.endswith((".c", ".h", ".pyx")) or not n.startswith(("sampler/", "token_sampler-"))]
-assert not strays, strays
-assert {"sampler/py.typed", "sampler/_core.pyi"} <= set(names), names
-(sdist,) = glob.glob(glob.escape(root) + "/dist/*.tar.gz")
-names = {n.partition("/")[2] for n in tarfile.open(sdist).getnames()}
-wanted = {"sampler/_core.pyx", "sampler/kernels.h", "sampler/_core.pyi", "sampler/py.typed", "setup.py"}
-wanted |= {"Makefile", "constraints.txt", "constraints-oldest.txt", "LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"}
-wanted |= {"tests", "demos", "docs"}
-assert wanted <= names, wanted - names
-assert "sampler/_core.c" not in names
-print(Sampler(temperature=0.8, top_p=0.9, seed=7)(np.array([1.0, 2.0, 3.0])))
-endef
-export CHECK_WHEEL
-
-# From an empty directory and with -I, so that the tree here cannot stand in for the wheel.
+# With -I, so that the tree here cannot stand in for the wheel.
 check-wheel: wheel
 	$(call say,'Trying the wheel in an environment of its own')
-	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; root=$$PWD; \
-	"$(PYTHON)" -m venv "$$tmp/venv"; mkdir "$$tmp/empty"; \
-	"$$tmp/venv/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \
-	cd "$$tmp/empty"; "$$tmp/venv/bin/python" -I -c "$$CHECK_WHEEL" "$$root"
+	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	"$(PYTHON)" -m venv "$$tmp"; \
+	"$$tmp/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \
+	"$$tmp/bin/python" -I tools/check_wheel.py
 
 clean:
 	@rm -rf build dist *.egg-info sampler/_core.c sampler/*.so $(VENV)/.built \

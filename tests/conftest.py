@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The tiny models' matrices are too small to share: torch's threads would spend the time spinning.
 # Read when torch is first imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shared machine may stall any one example: no deadline. In CI the same examples every time.
-settings.register_profile("dev", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
+# A shared machine may stall any one example: nothing is said of its time. In CI the same examples
+# every time.
+untimed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", **untimed)
+settings.register_profile("ci", **untimed, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutput
 
 import tiny
-from sampler import Sampler, Samples, hf
+from sampler import Sampler, Samples, _core, hf
 from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
 from tiny import (
     CACHE_NAME,
@@ -36,6 +37,7 @@ from tiny import (
     by_hand,
     count,
     encoder_inputs,
+    label,
     padded,
     prompts,
     same_samples,
@@ -283,7 +285,7 @@ def test_another_assisted_generation_draws_afresh(model, how, monkeypatch):
 @pytest.mark.parametrize("before", [
     lambda ids, x: x / 0.7, lambda ids, x: x + 1.0, lambda ids, x: x.log_softmax(-1),
     hf.FilterLogitsProcessor(temperature=0.7), "guidance",
-], ids=str)  # fmt: skip
+], ids=label)  # fmt: skip
 @pytest.mark.parametrize("how", [
     {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1}, {"assistant_model": "itself"}
 ], ids=str)  # fmt: skip
@@ -408,12 +410,21 @@ def test_a_text_within_a_text(model, where, outer, inner):
             assert text[row, 14:].tolist() == by_hand(model, ids, HOT, row, 6, draws[0])
 
 
-def test_two_threads_on_one_processor(model):
-    # Each is a generation; which is the first is theirs to say.
-    kwargs, texts = generate_kwargs(HOT), {}
+def test_two_threads_on_one_processor(model, monkeypatch):
+    # Each is a generation; which is the first is theirs to say. Two whose first draws overlapped
+    # once had the same number.
+    kwargs, texts, meet = generate_kwargs(HOT), {}, threading.Barrier(2)
+    sample_tokens = _core.sample_tokens
+
+    def slowly(*given):
+        time.sleep(0.02)
+        return sample_tokens(*given)
+
+    monkeypatch.setattr(_core, "sample_tokens", slowly)
 
     def write(row):
         ids = prompts(1, seed=row)["input_ids"]
+        meet.wait()
         texts[row] = model.generate(ids, attention_mask=torch.ones_like(ids), **kwargs,
                                     max_new_tokens=12)[0, 7:].tolist()  # fmt: skip
 
@@ -422,6 +433,7 @@ def test_two_threads_on_one_processor(model):
         thread.start()
     for thread in threads:
         thread.join()
+    monkeypatch.undo()
     recorded = [r.tokens[0].tolist() for r in kwargs["logits_processor"][-1].generations]
     assert sorted(recorded) == sorted(texts.values())
     for row, text in texts.items():
@@ -804,7 +816,7 @@ def ours(model, inputs, **more):
     {"use_cache": False}, {"repetition_penalty": 3.0}, {"min_new_tokens": 8, "eos_token_id": 60},
     {"logits_processor": [RepetitionPenaltyLogitsProcessor(3.0)]},
     {"stopping_criteria": StoppingCriteriaList([Short()])}, {"suppress_tokens": [81, 9]},
-], ids=str)  # fmt: skip
+], ids=label)  # fmt: skip
 def test_our_loop_is_hugging_faces(model, more):
     for inputs in (prompts(), padded(3, 9, 6)):
         assert ours(model, inputs, **more).tolist() == plain(model, inputs, **more)
@@ -863,7 +875,7 @@ def test_our_loop_streams(model):
 @pytest.mark.parametrize("more", [
     {"logits_processor": [lambda ids, x: x * (1.0 if ids.shape[1] < 12 else math.nan)]},
     {"sampler": None}, {"no_such_setting": 1}, {"streams": [0]}, {"logprobs": -1},
-], ids=str)  # fmt: skip
+], ids=label)  # fmt: skip
 def test_an_error_while_streaming_ends_the_streamer(model, more):
     # Or its reader would wait for ever.
     streamer = Puts()
@@ -1118,7 +1130,7 @@ def test_rows_that_stop_without_an_end_go_on(model):
         {"output_hidden_states": True}, {"dola_layers": "low"}, {"penalty_alpha": 0.6},
         {"force_words_ids": [[5]]}, {"constraints": [object()]}, {"assistant_tokenizer": object()},
     ],
-    ids=str,
+    ids=label,
 )  # fmt: skip
 def test_what_our_loop_does_without(model, setting):
     (name,) = setting
@@ -1237,7 +1249,7 @@ def test_a_processor_before_the_draw(model):
 @pytest.mark.parametrize("make", [generate_kwargs, hf.filter_kwargs])
 @pytest.mark.parametrize("given", [
     RepetitionPenaltyLogitsProcessor(3.0), [None], [SamplingLogitsProcessor(HOT)], 7, None,
-], ids=str)  # fmt: skip
+], ids=label)  # fmt: skip
 def test_bad_processors(make, given):
     with pytest.raises(TypeError, match=r"^`logits_processor` has to (be an iterable of|hold)"):
         make(HOT, logits_processor=given)

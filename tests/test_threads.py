@@ -128,12 +128,12 @@ def test_threads_persist():
 @pytest.mark.skipif(not TASKS.exists(), reason="no /proc")
 def test_a_call_that_is_soon_done_starts_no_thread():
     row = batch(1, 262_144)
-    before = len(list(TASKS.iterdir()))
+    before = {task.name for task in TASKS.iterdir()}
     s = Sampler(seed=1, threads=60)
     s(row[0])
     s(row)
     s(row[:, :1000].repeat(4, axis=0))
-    assert len(list(TASKS.iterdir())) == before
+    assert {task.name for task in TASKS.iterdir()} <= before  # others may only now be gone
 
 
 def test_idle_threads_take_no_time():
@@ -247,7 +247,7 @@ def run_forks(**settings):
 @pytest.mark.parametrize("calls_inside", [0, 1])
 def test_a_signal_handler_that_forks_during_a_call_ends_it_in_the_child(calls_inside):
     # At that look at signals: the child once did all other rows first, alone.
-    run_forks(threads=3, rows=20_000, calls_inside=calls_inside)
+    run_forks(threads=3, rows=200_000, calls_inside=calls_inside)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +18,9 @@ from sampler.hf._masks import RowLengths
 from sampler.hf._record import Record
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
 from sampler.hf._use import Use
+
+# Held while a generation takes its number: two threads may begin one of the same processor at once.
+_BEGINNING = threading.Lock()
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -230,19 +235,22 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if record is not None and not record.continues(input_ids, caller):
             record = None
         engine = engine_of(self.sampler)
-        first_draw = self._draw_index + 1 if record is None else record.draw_index
-        if self._top is None or caller.proposes:
-            tokens = engine.draw(
-                source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
-            )
-            r = Samples(tokens[:, None], None, None, None, None, None)
-        else:
-            r = engine.sample(
-                source, 1, self._top, streams=self._streams, steps=steps, first_draw=first_draw,
-                name="scores",
-            )  # fmt: skip
-        if not caller.proposes:
-            record = record or self._begin(input_ids, caller)
+        begins = record is None and not caller.proposes
+        with _BEGINNING if begins else contextlib.nullcontext():
+            first_draw = self._draw_index + 1 if record is None else record.draw_index
+            if self._top is None or caller.proposes:
+                tokens = engine.draw(
+                    source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
+                )
+                r = Samples(tokens[:, None], None, None, None, None, None)
+            else:
+                r = engine.sample(
+                    source, 1, self._top, streams=self._streams, steps=steps,
+                    first_draw=first_draw, name="scores",
+                )  # fmt: skip
+            if begins:
+                record = self._begin(input_ids, caller)
+        if record is not None and not caller.proposes:
             record.add(input_ids, r, caller)
         return r
 
