@@ -306,7 +306,7 @@ class Sampler:
         self._flags_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag")) == "flag"
         self._threads = _check_threads(threads)
         self._seed_is_fresh = seed is None and rng is None
-        self._coins = _core.Coins(
+        self._coins = _core.KeyedUniforms(
             _check_seed(seed, rng),
             check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
         )

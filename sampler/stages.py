@@ -88,7 +88,7 @@ class Temperature(Stage):
     temperature: float | None = 1.0
     setting: ClassVar[str] = "temperature"
     off: ClassVar[float] = 1.0
-    code: ClassVar[int] = _core.TEMPERATURE
+    code: ClassVar[int] = _core.STAGES["temperature"]
 
     @staticmethod
     def check(value: Any) -> float:
@@ -126,7 +126,7 @@ class TopK(Stage):
     top_k: int | None = 0
     setting: ClassVar[str] = "top_k"
     off: ClassVar[float] = 0
-    code: ClassVar[int] = _core.TOP_K
+    code: ClassVar[int] = _core.STAGES["top_k"]
 
     @staticmethod
     def check(value: Any) -> int:
@@ -165,7 +165,7 @@ class TopP(Stage):
     top_p: float | None = 1.0
     setting: ClassVar[str] = "top_p"
     off: ClassVar[float] = 1.0
-    code: ClassVar[int] = _core.TOP_P
+    code: ClassVar[int] = _core.STAGES["top_p"]
 
     @staticmethod
     def check(value: Any) -> float:
@@ -203,7 +203,7 @@ class MinP(Stage):
     min_p: float | None = 0.0
     setting: ClassVar[str] = "min_p"
     off: ClassVar[float] = 0.0
-    code: ClassVar[int] = _core.MIN_P
+    code: ClassVar[int] = _core.STAGES["min_p"]
 
     @staticmethod
     def check(value: Any) -> float:

@@ -445,7 +445,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((3, batch, 1), 7)
     logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
-    ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
+    ids, coins = np.empty((2, batch, 0), np.int64), _core.KeyedUniforms(0, 0)
     chain = _core.Chain([])
     with interrupted(tokens[0]):
         if draw_alone:

@@ -127,7 +127,7 @@ def test_it_completes_the_logprobs(stages, size, real_logits):
 
 
 def mass_of(row, temperature):
-    return _core.masses(_inputs.read(row).rows(), temperature)[_core.EXACT][0]
+    return _core.masses(_inputs.read(row).rows(), temperature)[_core.TIERS["exact"]][0]
 
 
 def rounded_exact(row, s):

@@ -6,8 +6,10 @@ from scipy import stats
 
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
 
+FAST, FINE, EXACT = _core.TIERS.values()
 
-def draw(stages, rows, u, tier=_core.UNKNOWN, threads=1):
+
+def draw(stages, rows, u, tier=FAST, threads=1):
     """Tokens at uniforms of shape (batch, n), from the core itself."""
     chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
     tokens = np.empty(u.shape, np.int64)
@@ -42,7 +44,7 @@ def test_evenly_spaced_uniforms_give_each_token_its_share(real_logits, stages):
     some = np.arange(0, n, 20)
     rows = np.broadcast_to(row, (len(some), len(row)))
     assert np.array_equal(draw(stages, rows, u[some][:, None])[:, 0], many[some])
-    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], tier=_core.EXACT)[:, 0],
+    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], tier=EXACT)[:, 0],
                           many[some[:100]])  # fmt: skip
 
 

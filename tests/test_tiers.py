@@ -13,16 +13,16 @@ from law import check_chain, prefix_mass, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs
 from test_odds import draw
 
-TIERS = (_core.FAST, _core.FINE, _core.EXACT)
+TIERS = tuple(_core.TIERS.values())
 
 
-def kept(row, stages, tier=_core.UNKNOWN):
+def kept(row, stages, tier=TIERS[0]):
     """The ids that the core keeps, ascending, asking a tier first."""
     chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
     rows = _inputs.read(row).rows()
     ids, floats = np.empty(rows.vocab, np.int64), np.empty((4, rows.vocab))
-    count, complaint = _core.distribution_row(chain, rows, ids, *floats)
-    assert complaint is None
+    count, invalid = _core.distribution_row(chain, rows, ids, *floats)
+    assert invalid is None
     return ids[:count].copy()
 
 
@@ -57,9 +57,9 @@ def test_ordinary_rows_are_settled_by_the_fast_mass(real_logits):
 
 def test_few_tokens_need_no_tier(real_logits):
     row = real_logits[0].astype(np.float32)
-    with settled("top_p", "list"), settled("draws"):
+    with settled("top_p", "candidates"), settled("draws"):
         kept(row, [TopK(50), TopP(0.9)])
-    with settled("draws", "list"):
+    with settled("draws", "candidates"):
         draw([TopK(50)], row[None], np.full((1, 1), 0.4))
 
 

@@ -63,6 +63,8 @@ typedef struct {
     double low;
 } Mass;
 
+static const Mass NO_MASS = {0.0, 0.0};
+
 INLINE double high_part(double weight) { return (weight + TO_HIGH_GRID) - TO_HIGH_GRID; }
 
 /* The low part of a weight whose high part is known; weight - high is exact. */
@@ -71,8 +73,8 @@ INLINE double low_part(double weight, double high)
     return ((weight - high) + TO_LOW_GRID) - TO_LOW_GRID;
 }
 
-/* The same for many weights, as integers: adding a grid's constant leaves a part in the lowest bits,
- * and the sums of these wrap round. Exact, and less work than adding doubles. */
+/* The same for many weights, as integers: adding a grid's constant leaves a part in the lowest
+ * bits, and the sums of these wrap round. Exact, and less work than adding doubles. */
 INLINE uint64_t bits_of(double x)
 {
     uint64_t bits;
@@ -253,23 +255,24 @@ typedef struct {
     double temperature;
     double scale;
     int uniform;
-} Law;
+} Tempering;
 
-static inline Law make_law(double max, double temperature)
+static inline Tempering make_tempering(double max, double temperature)
 {
-    Law law = {max, temperature, 1.0, temperature > DBL_MAX};
+    Tempering tempering = {max, temperature, 1.0, temperature > DBL_MAX};
     if (max >= 0x1p969) { /* below this, max - x cannot round past the largest double */
-        law.scale = 0.5;
-        law.max = max * 0.5;
-        law.temperature = temperature * 0.5 > 0.0 ? temperature * 0.5 : temperature;
+        tempering.scale = 0.5;
+        tempering.max = max * 0.5;
+        tempering.temperature = temperature * 0.5 > 0.0 ? temperature * 0.5 : temperature;
     }
-    return law;
+    return tempering;
 }
 
 /* The tempered logit of one finite x. */
-INLINE double tempered(const Law *law, double x)
+INLINE double tempered(const Tempering *tempering, double x)
 {
-    return law->uniform ? 0.0 : (x * law->scale - law->max) / law->temperature;
+    return tempering->uniform ? 0.0
+                              : (x * tempering->scale - tempering->max) / tempering->temperature;
 }
 
 #endif
