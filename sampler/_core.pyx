@@ -37,8 +37,8 @@ B. A row and its kept set. Rank is (logit descending, id ascending). Every stage
 C. The candidates. Nearly always what is kept is a few tokens near the maximum. The read pass
    (`scan`) keeps maxima of parts of the row; the k-th largest of them is a lower bound on the k-th
    largest logit, so `gather` finds the tokens above it in the few parts that reach it, and the
-   stages and the draw work on these candidates. Once a cut lies within them, they are trimmed to it,
-   and are what is kept, no more and no less.
+   stages and the draw work on these candidates. Once a cut lies within them, they are trimmed to
+   it: then they are what is kept, no more and no less.
 
 D. One question. Each truncation asks for the shortest prefix in rank whose measure, a count or a
    mass, reaches a target. `select` answers it on candidates, halving the range of values in which
@@ -61,9 +61,9 @@ G. Threads and signals. A call is a `Job`: rows, and what to do with each. The G
    the thread that called looks at signals. Scratch memory belongs to a thread while it works: it is
    taken from a free list and put back.
 
-H. Cython. The .pxd files hold inline functions, so that all of the core is one extension and one
-   unit for the C compiler. The compiler's directives are in setup.py: those at the head of a .pyx do
-   not reach a .pxd.
+H. Cython. The .pxd files hold inline functions, so that the core is one extension, and one unit for
+   the C compiler. Cython's directives are in setup.py: those at the head of a .pyx do not reach a
+   .pxd.
 """
 
 cimport cython
@@ -384,8 +384,8 @@ def choose_isa(wanted=None):
 
 def counts():
     """How often, since import, draws, top-p and the kept mass at a temperature were settled by each
-    kind of mass: of few candidates, where it is exact and cheap, or of the row by the fast, the fine
-    or the exact one."""
+    kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
+    exact one of the row."""
     with _lock:
         return {
             "draws": {"candidates": _counts[DRAWS_CANDIDATES], "fast": _counts[DRAWS_FAST],
@@ -530,7 +530,7 @@ cdef class KeyedUniforms:
 
 
 cdef int set_uniforms(Job *job, KeyedUniforms keyed, const uint64_t[::1] streams,
-              const uint64_t[::1] steps, uint64_t first_draw) except -1:
+                      const uint64_t[::1] steps, uint64_t first_draw) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
     step, and the draws from the first on. The last thing that may fail: an error before the core
     runs takes no step."""
@@ -570,8 +570,8 @@ def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
 
 
 def draw_token(Chain chain, Rows rows, KeyedUniforms keyed, bint flag_invalid):
-    """Draw one token from the one row: its id, or what `draw_tokens` returns for
-    an invalid row."""
+    """Draw one token from the one row: its id, or what `draw_tokens` returns if the row is
+    invalid."""
     cdef Job job
     cdef int64_t token
     rows.init_job(&job)
@@ -587,9 +587,10 @@ def draw_token(Chain chain, Rows rows, KeyedUniforms keyed, bint flag_invalid):
     return token if invalid is None else invalid
 
 
-def draw_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, ::1] tokens, bint flag_invalid,
-                int threads=1, const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                const double[:, ::1] u=None, uint64_t first_draw=0):
+def draw_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, ::1] tokens,
+                bint flag_invalid, int threads=1, const uint64_t[::1] streams=None,
+                const uint64_t[::1] steps=None, const double[:, ::1] u=None,
+                uint64_t first_draw=0):
     """tokens[row, i] = the token of draw first_draw + i of the row under the chain.
 
     The uniforms are `keyed`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
@@ -622,10 +623,10 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, :, ::1
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
                   uint64_t first_draw=0):
-    """`draw_tokens`, and what `Samples` reports of each token; without `keyed`, of the tokens given.
+    """`draw_tokens`, and what `Samples` has of each token; without `keyed`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the tempering, the raw ones and the kept log mass, the same shape; the top arrays the first two
+    under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
     of these, (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
@@ -683,7 +684,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, in
 
 
 cdef int set_output(Job *job, out, int64_t width) except -1:
-    """Let a job write rows of `width` to out, of the type that the rows' kernels work on."""
+    """Let a job write rows of `width` to out, of the type that the kernels work on."""
     cdef float[:, ::1] single
     cdef double[:, ::1] double_
     if job.kind == FLOAT64:
@@ -765,8 +766,8 @@ def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, 
                 row = make_row(job.data + first * job.row_stride, job.stride, job.vocab, job.kind,
                                job.swapped)
                 row.kernels.softmax(&row, job.row_stride, count, at + first * step, step, what,
-                                  <char *> target.buf + first * target.strides[0],
-                                  target.strides[0])
+                                    <char *> target.buf + first * target.strides[0],
+                                    target.strides[0])
                 look_at_signals(count * (job.vocab + BLOCK), &done)
     finally:
         PyBuffer_Release(&target)
@@ -814,8 +815,8 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
         set_temperature(&s, temperature)
         found = {}
         if floors is not None:
-            s.row.kernels.fine_masses_above(&s.row, &s.tempering, KEEP_ALL, scratch.masses, &floors[0],
-                                          totals)
+            s.row.kernels.fine_masses_above(&s.row, &s.tempering, KEEP_ALL, scratch.masses,
+                                            &floors[0], totals)
             for i in range(FLOORS):
                 found[floors[i]] = (totals[i], fine_error(totals[i], s.row.n)
                                     + rounding(&s, totals[i]))

@@ -122,8 +122,8 @@ def test_what_the_fast_and_the_fine_mass_leave_open():
 
 
 @pytest.mark.parametrize(("size", "high"), [(8192, 70), (32_768, 270), (131_072, 1100)])
-def test_prefixes_that_end_where_a_list_does(size, high):
-    # The bound on the k-th logit falls into the gap below the high ones, so these are the list.
+def test_prefixes_that_end_where_the_candidates_do(size, high):
+    # The bound on the k-th logit falls into the gap below the high ones, so these are the candidates.
     row = np.full(size, -12.0, np.float32)
     row[np.arange(high) * (size // high) + 5] = np.linspace(0.0, -5.0, high)
     mass = prefix_mass(row[rank(row)].astype(np.float64))
@@ -181,7 +181,7 @@ def test_deep_tokens_before_the_first_heavy_one_are_drawn():
             assert draw([], row[None], u, tier)[0, 0] == place
 
 
-# ---------------------------------------------------------------- boundaries that no list holds
+# ---------------------------------------------------------- boundaries that no candidates hold
 
 
 def exponents(rng, size):
@@ -190,7 +190,7 @@ def exponents(rng, size):
 
 
 def steps(rng, size):
-    """Three values, each of more tokens than a list holds."""
+    """Three values, each of more tokens than there is room for as candidates."""
     return rng.choice(np.float32([-1.0, 0.5, 2.0]), size)
 
 
@@ -273,8 +273,8 @@ def test_temperatures_that_no_bound_covers(temperature, dtype):
             agreed(row.astype(dtype), [Temperature(temperature), TopP(p)])
 
 
-def test_the_list_is_forgotten_before_its_memory_serves_for_something_else():
-    # Ties in an eighth to three thirty-seconds of the row, at a boundary that no list holds.
+def test_candidates_are_forgotten_before_their_memory_serves_for_something_else():
+    # Ties in an eighth to three thirty-seconds of the row, at a boundary that no candidates hold.
     rng = np.random.default_rng(0)
     vocab = 131_072
     for ties in range(12_300, 16_300, 400):

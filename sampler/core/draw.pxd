@@ -1,4 +1,4 @@
-"""The draw: of what the stages kept of a row, the token at each uniform."""
+"""The draw: the token at a uniform, from what the stages kept of a row."""
 
 from libc.stdint cimport int64_t
 

@@ -2,9 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sampler.core.kernels cimport (
-    MOST_WORKERS, Row, fetch_add, getpid, make_row, philox_uniform
-)
+from sampler.core.kernels cimport MOST_WORKERS, Row, fetch_add, getpid, make_row, philox_uniform
 from sampler.core.row cimport Chain, Scratch
 
 
@@ -41,18 +39,18 @@ cdef struct Job:
     int64_t n
     int64_t top
     # The results.
-    int64_t *tokens       # n a row
+    int64_t *tokens       # n per row
     int64_t *ranks
     int64_t *kept
     double *logprobs
     double *raw_logprobs
     double *log_mass
-    int64_t *top_ids      # top a row
+    int64_t *top_ids      # top per row
     int64_t *raw_top_ids
     double *top_logprobs
     double *raw_top_logprobs
     bint given            # the tokens are
-    char *out             # out_stride bytes a row
+    char *out             # out_stride bytes per row
     ptrdiff_t out_stride
     double limit
     # Progress: what a logit takes, the next row that nobody has claimed, how many to claim.

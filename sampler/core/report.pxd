@@ -1,5 +1,6 @@
-"""What is reported of a row besides its tokens: log-probabilities, ranks, the top, the kept mass; the
-filtered row; the distribution."""
+"""What is reported of a row besides its tokens: log-probabilities, ranks, the top tokens, the kept
+mass; the filtered row; the distribution.
+"""
 
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, fabs

@@ -1,8 +1,9 @@
-"""A row at work: its state, its candidates, and its mass by tiers.
+"""The state of a row: its cut, its candidates, and its mass by tiers.
 
-`scan_row` begins a `RowState`. The candidates are the few tokens of the row on which the stages and
-the draw work wherever they can; `gather_between` finds them. Where they do not hold all that is kept,
-`refine` finds the mass of what is kept from the next tier: fast, fine, exact.
+`scan_row` reads the row and begins its `RowState`. The candidates are a few tokens of the row, on
+which the stages and the draw work wherever they can; `gather_between` finds them. Where they do
+not hold all that is kept, `refine` finds the mass of what is kept from the next tier: fast, fine,
+exact.
 """
 
 from libc.float cimport DBL_EPSILON, DBL_MAX
@@ -52,36 +53,36 @@ cdef struct Item:
     int64_t place
 
 
-# Everything a thread needs beside the result, for rows of up to `vocab` logits.
+# Everything a thread needs besides the result, for rows of up to `vocab` logits.
 cdef struct Scratch:
     int64_t vocab
-    void *arena           # what the next ones point into
-    void *maxima          # of the row
-    void *folded          # room for as many
+    void *arena            # what the next ones point into
+    void *maxima           # of the row
+    void *folded           # room for as many
     Candidates candidates  # tokens of the row, ids ascending
-    Candidates part       # some of those, or of the row
-    double *masses        # one a block: the fast or the fine mass, and its error
+    Candidates part        # some of those, or of the row
+    double *masses         # one per block: the fast or the fine mass, and its error
     double *errors
-    Mass *blocks          # one a block: the exact mass
+    Mass *blocks           # one per block: the exact mass
     int64_t cumulative_size
-    double *cumulative    # one a token, for several draws from one row only
+    double *cumulative     # one per token, for several draws from one row only
     int64_t items_size
-    Item *items           # for top lists and for ranking draws only
-    int64_t bad_row       # the first invalid row that this thread met
+    Item *items            # for top lists and for ranking draws only
+    int64_t bad_row        # the first invalid row that this thread met
     int64_t counts[COUNTERS]
 
 
-# The stages of a sampler that do something, in order; and what follows from them: `complete_chain`.
+# A sampler's stages that are on, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
     int stages[MAX_STAGES]
     double values[MAX_STAGES]
     bint ties_all
     int64_t min_tokens_to_keep
-    int tier              # the first to try
-    bint weighs           # whether the mass of the whole row may be asked for
-    double temperature    # the product of all
-    bint truncates        # and is not greedy
+    int tier               # the first to try
+    bint weighs            # whether the mass of the whole row may be asked for
+    double temperature     # the product of all
+    bint truncates         # and is not greedy
 
 
 cdef struct RowState:
@@ -91,22 +92,22 @@ cdef struct RowState:
     double max
     double temperature
     Tempering tempering
-    bint greedy           # temperature 0: the first in rank alone
-    Cut cut               # what is kept so far
+    bint greedy            # temperature 0: the first in rank alone
+    Cut cut                # what is kept so far
     Candidates candidates  # all of the row that `covered` keeps; within the cut, once the cut is
-    Cut covered           # KEEP_NOTHING from before anything else is written to their memory
-    bint weighed          # whether the candidates have their weights
-    int tier              # where the mass of what the cut keeps is known from
+    Cut covered            # KEEP_NOTHING from before anything else is written to their memory
+    bint weighed           # whether the candidates have their weights
+    int tier               # where the mass of what the cut keeps is known from
     double total
     double error
-    bint broad            # so many tokens share the mass that the fast one proves little
-    double whole          # the fine mass of the whole row at the chain's temperature, if known
-    double whole_error    # its bound, +inf if not
+    bint broad             # so many tokens share the mass that the fast one proves little
+    double whole           # the fine mass of the whole row at the chain's temperature, if known
+    double whole_error     # its bound, +inf if not
 
 
 cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
                           Row row) noexcept nogil:
-    """Read the row once. False where it holds NaN, +inf or no finite logit."""
+    """Read the row once, and begin its state. False where it holds NaN, +inf or no finite logit."""
     row.kernels.scan(&row, scratch.maxima)
     row.maxima = scratch.maxima
     s.scratch = scratch

@@ -1,7 +1,8 @@
-"""The same question, asked of a whole row: `search_row`, where no candidates hold the boundary.
+"""Where a prefix in rank ends, in a whole row.
 
-It measures the row at two values at a time until what is left between two of them has few enough
-tokens to be candidates, and `select` answers on these.
+`first_in_rank` finds the first k of a row, among candidates if it can. `search_row` is for where no
+candidates hold the boundary: it measures the row at two values at a time until so few tokens are
+left between two of them that these can be the candidates, for `select` to answer.
 """
 
 from libc.float cimport DBL_EPSILON
@@ -39,10 +40,8 @@ cdef inline Cut first_in_rank(RowState *s, int64_t k) noexcept nogil:
 
 
 cdef inline bint gather_first(RowState *s, int64_t k) noexcept nogil:
-    """Make the candidates hold the first k of the row in rank, and few more. False where that fails.
-
-    The cut is of no concern here: what it removes may be needed.
-    """
+    """Make the candidates hold the first k of the row in rank, and few more, whatever the cut.
+    False where that fails."""
     cdef double low
     if k > maxima_in(blocks_in(&s.row)):
         return False
@@ -51,8 +50,8 @@ cdef inline bint gather_first(RowState *s, int64_t k) noexcept nogil:
 
 
 cdef inline Cut finish_top_p(RowState *s, double p) noexcept nogil:
-    """The cut of top-p on the candidates, which hold the boundary and all before it. Where the answer
-    is the same for the least and for the largest total that there can be, it is the answer."""
+    """The cut of top-p, on candidates that hold the boundary and all before it. Where the answer is
+    the same for the least and for the largest total that there can be, it is the answer."""
     cdef Prefix found
     while True:
         found = select(s, s.candidates, True, NO_MASS, p * (s.total - s.error), s.max)

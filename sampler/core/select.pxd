@@ -1,8 +1,8 @@
-"""One question, asked of candidates: the shortest prefix in rank whose measure reaches a target.
+"""Where a prefix in rank ends, among candidates.
 
-The measure is a count of tokens or their exact mass. `select` answers by halving the range of values
-in which the boundary lies; where several tokens have the boundary's value, it finds how many of them
-are needed.
+`select` finds the shortest prefix whose measure reaches a target. The measure is a count of tokens
+or their exact mass. It halves the range of values in which the boundary lies; where several tokens
+have the boundary's value, it finds how many of them are needed.
 """
 
 from libc.float cimport DBL_MAX
@@ -60,9 +60,9 @@ cdef inline Boundary find_boundary(const Row *row, Candidates candidates, Candid
     """Where the shortest prefix in rank of the candidates ends whose measure, on top of `before`,
     reaches target. The measure is the exact mass, or the count of tokens, held as a mass of 1 each.
 
-    There is at least one candidate; their logits are numbers of the row, none above `high`. A target
-    that is not reached gives all there is. With `part`, what is left of many candidates is copied
-    there once it has shrunk.
+    There is at least one candidate; their logits are numbers of the row, none above `high`. If the
+    target is not reached, the prefix is all there is. With `part`, what is left of many candidates
+    is copied there once it has shrunk.
     """
     cdef Boundary found
     cdef Split split

@@ -1,7 +1,7 @@
-"""The stages of a sampler, each a function, and `apply_stages`, which applies a chain of them to a row.
+"""The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
-A stage gives a `Cut`: what it keeps is a prefix in rank. A new stage takes four lines here: a number,
-its name, a function, and a branch in `apply_stage`.
+What a stage keeps is a prefix in rank, so all but the temperature return a `Cut`. A new stage takes
+a number, the name of its setting, a function, and a branch in `apply_stage`: all in this file.
 """
 
 from libc.float cimport DBL_MAX
@@ -35,8 +35,8 @@ cdef extern from *:
     int N_STAGES
 
 cdef enum:
-    FIRST_CANDIDATES = 64   # how many top-p tries to do with, and CANDIDATES_GROWTH times that,
-    LAST_CANDIDATES = 1024  # and again, up to so many
+    FIRST_CANDIDATES = 64   # how many top-p tries first; then CANDIDATES_GROWTH times as many,
+    LAST_CANDIDATES = 1024  # and so on up to this many
     CANDIDATES_GROWTH = 4
 
 
@@ -61,7 +61,7 @@ cdef inline void apply_stage(RowState *s, int stage, double value) noexcept nogi
 
 
 cdef inline void apply_temperature(RowState *s, double temperature) noexcept nogil:
-    """Divide what follows by a temperature; at 0, keep the first in rank alone."""
+    """Temper what follows; at 0, keep the first in rank alone."""
     if temperature == 0.0:
         s.cut = first_in_rank(s, 1)
         s.greedy = True
@@ -123,7 +123,8 @@ cdef inline Cut min_p(const RowState *s, double m) noexcept nogil:
 
 
 cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
-    """Cut what is kept shorter, but not below the floor; make it candidates if it is not too much."""
+    """Cut what is kept shorter, to `min_tokens_to_keep` at the shortest, and make it the candidates
+    if it is not too much."""
     if s.chain.min_tokens_to_keep > 1:
         cut = longer(cut, first_in_rank(s, s.chain.min_tokens_to_keep))
     s.cut = shorter(s.cut, cut)
