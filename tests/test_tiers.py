@@ -123,7 +123,7 @@ def test_what_the_fast_and_the_fine_mass_leave_open():
 
 @pytest.mark.parametrize(("size", "high"), [(8192, 70), (32_768, 270), (131_072, 1100)])
 def test_prefixes_that_end_where_the_candidates_do(size, high):
-    # The bound on the k-th logit falls into the gap below the high ones, so these are the candidates.
+    # The bound on the k-th logit falls into the gap below the high ones: these are the candidates.
     row = np.full(size, -12.0, np.float32)
     row[np.arange(high) * (size // high) + 5] = np.linspace(0.0, -5.0, high)
     mass = prefix_mass(row[rank(row)].astype(np.float64))

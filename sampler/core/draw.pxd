@@ -111,7 +111,7 @@ cdef inline int64_t draw_exact(RowState *s, double u) noexcept nogil:
     cdef double weights[BLOCK]
     cdef Mass passed = NO_MASS, upto
     cdef double target = u * s.total
-    cdef int64_t b, count
+    cdef int64_t b = 0, count
     for b in range(blocks_in(&s.row)):
         upto = passed
         mass_add(&upto, blocks[b].high, blocks[b].low)
