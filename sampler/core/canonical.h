@@ -103,7 +103,8 @@ static inline void mass_add(Mass *mass, double high, double low)
 /* Add what `add_parts` was given, n <= 512 weights, in LANES of each. */
 INLINE void mass_add_parts(Mass *mass, const uint64_t *high, const uint64_t *low, int64_t n)
 {
-    uint64_t highs = (uint64_t)-n * bits_of(TO_HIGH_GRID), lows = (uint64_t)-n * bits_of(TO_LOW_GRID);
+    uint64_t highs = (uint64_t)-n * bits_of(TO_HIGH_GRID),
+             lows = (uint64_t)-n * bits_of(TO_LOW_GRID);
     for (int l = 0; l < LANES; l++) {
         highs += high[l];
         lows += low[l];
@@ -168,7 +169,8 @@ INLINE float fused_emulated(float a, float b, float c)
  * exponent of the latter, 0 or 128. */
 INLINE double exp_parts(double z, double bias, double *power)
 {
-    const double to_integer = 0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
+    const double to_integer =
+        0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
     const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
     const double n = shifted - to_integer;
     const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;

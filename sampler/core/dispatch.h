@@ -92,7 +92,7 @@ typedef struct {
 #ifdef __clang__
 #pragma clang attribute pop
 #pragma clang attribute push(                                                                      \
-    __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,f16c,fma"))),      \
+    __attribute__((target("avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,bmi,bmi2,f16c,fma"))), \
     apply_to = function)
 #else
 #pragma GCC pop_options

@@ -33,8 +33,7 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
 #endif
             for (; i < count; i++)
                 buffer[i] = widen_float16(words[i]);
-        }
-        else if (row->direct) {
+        } else if (row->direct) {
             for (int64_t i = 0; i < count; i++)
                 buffer[i] = widen_bfloat16(words[i]);
         } else
@@ -367,7 +366,7 @@ static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low,
  * below `deep` (finite) is lower than that. Returns the count, 0 where nothing is kept; x is padded
  * to whole groups. */
 INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
-                                     const REAL **x, REAL *floor)
+                              const REAL **x, REAL *floor)
 {
     const REAL *m = (const REAL *)row->maxima + b * LANES;
     const int64_t start = block_start(row, b), count = block_size(row, b);
@@ -476,9 +475,8 @@ static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut,
         float buffer[BLOCK], floor;
         const float *x;
         const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        masses[b] = count == BLOCK
-                        ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
-                        : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
+        masses[b] = count == BLOCK ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
+                                   : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
         errors[b] = fast_error(masses[b]);
     }
 }
@@ -511,7 +509,7 @@ INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
  * row's tokens >= floors[j], j < FLOORS, all of them within the cut. The error is FINE_WEIGHT_ERROR
  * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the tempering unscaled. */
 INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
-                            const double *floors, double *totals, const int with_floors)
+                     const double *floors, double *totals, const int with_floors)
 {
     const double max = tempering->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
     const double deep = max - FINE_DEPTH / log2e_over_t;
@@ -519,8 +517,7 @@ INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], lowest;
         const REAL *x;
-        const int64_t count =
-            FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
+        const int64_t count = FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
         const double floor = (double)lowest;
         double mass[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
@@ -586,8 +583,8 @@ static Mass FN(exact_mass)(const Row *row, const Tempering *tempering, Cut cut, 
     Mass total = {0.0, 0.0};
     REAL deep = LOWEST;
     if (!tempering->uniform && tempering->scale == 1.0)
-        deep = LARGER(
-            deep, LEAST(tempering->max - (NEGLIGIBLE_DEPTH + 1.0) * tempering->temperature, 0));
+        deep = LARGER(deep,
+                      LEAST(tempering->max - (NEGLIGIBLE_DEPTH + 1.0) * tempering->temperature, 0));
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], floor;
         const REAL *x;

@@ -27,14 +27,14 @@ enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP };
 typedef struct Kernels Kernels; /* dispatch.h */
 
 typedef struct {
-    const char *data;   /* the first logit */
-    ptrdiff_t stride;   /* bytes from one logit to the next; any sign, 0 too */
-    int64_t n;          /* logits; at least 1 */
-    int kind;           /* FLOAT16 ... FLOAT64 */
-    int swapped;        /* the other byte order */
-    int direct;         /* native, contiguous and aligned words */
-    int in_place;       /* and of the type that the loops work on */
-    int64_t lead;       /* logits in block 0: see block_start */
+    const char *data;       /* the first logit */
+    ptrdiff_t stride;       /* bytes from one logit to the next; any sign, 0 too */
+    int64_t n;              /* logits; at least 1 */
+    int kind;               /* FLOAT16 ... FLOAT64 */
+    int swapped;            /* the other byte order */
+    int direct;             /* native, contiguous and aligned words */
+    int in_place;           /* and of the type that the loops work on */
+    int64_t lead;           /* logits in block 0: see block_start */
     const Kernels *kernels; /* for its element type, on this machine */
     /* What `scan` has written: the largest of every LANES-th logit of each block, LANES values a
      * block, padded with -inf to whole words; double for FLOAT64, else float. */

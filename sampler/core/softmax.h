@@ -43,7 +43,7 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
         end = FN(part_end)(row->n, start, lead);
         const int64_t count = end - start;
         const REAL *x = row->in_place && count % WORD == 0 ? (const REAL *)row->data + start
-                                                            : FN(copy)(row, start, count, buffer);
+                                                           : FN(copy)(row, start, count, buffer);
         if (count == BLOCK)
             FN(scan_block)(x, BLOCK, found);
         else
@@ -64,7 +64,8 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
     }
     const REAL even = four[0] > four[2] ? four[0] : four[2];
     const REAL odd = four[1] > four[3] ? four[1] : four[3];
-    return (double)((even > odd ? even : odd) + (tainted[0] + tainted[2]) + (tainted[1] + tainted[3]));
+    return (double)((even > odd ? even : odd) + (tainted[0] + tainted[2]) +
+                    (tainted[1] + tainted[3]));
 }
 
 #ifdef REAL_IS_FLOAT
@@ -94,7 +95,8 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
     const double lowest = 0x1.8p52 + POWER_LOW * 0x1p24;
 #if defined(SAMPLER_X86) && ISA == 2
     /* Compilers convert 16 floats at once, and take them apart first. */
-    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i evens =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     for (int64_t i = 0; i < n; i += LANES) {
         __m512d y[2];
         for (int half = 0; half < 2; half++) {
@@ -103,8 +105,9 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
                                     _mm512_set1_pd(to_integer));
             y[half] = _mm512_max_pd(y[half], _mm512_set1_pd(lowest));
         }
-        _mm512_storeu_si512(exponents + i, _mm512_permutex2var_epi32(_mm512_castpd_si512(y[0]), evens,
-                                                                     _mm512_castpd_si512(y[1])));
+        _mm512_storeu_si512(
+            exponents + i,
+            _mm512_permutex2var_epi32(_mm512_castpd_si512(y[0]), evens, _mm512_castpd_si512(y[1])));
     }
 #else
     for (int64_t i = 0; i < n; i += LANES)
@@ -365,8 +368,8 @@ static void FN(softmax)(const Row *first, ptrdiff_t row_step, int64_t rows,
             FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
                               LOG_SOFTMAX, out, out_step);
         else
-            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
-                              LOGSUMEXP, out, out_step);
+            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step, LOGSUMEXP,
+                              out, out_step);
         row.data += count * row_step;
         temperatures += count * temperature_step;
         out += count * out_step;
