@@ -261,7 +261,7 @@ typedef struct {
 /* The constants are derived in docs/design.md. Weights are 2**y, y = (x - max) log2(e) / T; those
  * below 2**-DEPTH are left out. */
 #define FAST_DEPTH 45.0         /* the fast mass: float32 */
-#define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, the float32 part of the sum */
+#define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, float32 part of the sum */
 #define FAST_DEPTH_ERROR 1.9e-7 /* relative to |z|: three roundings of y */
 #define FAST_FLOOR_ERROR 0x1p-44
 #define FINE_DEPTH 70.0 /* the fine mass: double */
