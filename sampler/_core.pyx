@@ -12,18 +12,18 @@ is in core/, one concern a file, here in the order in which to read them:
     job.pxd      a call, as its threads see it
     kernels.pxd  what the C headers define: the loops over logits, the arithmetic, the uniforms
 
-    row -> scan ------> candidates -- select --> cut -----> draw -> token
-           maxima of    few tokens               what is    u times the mass of what is kept
-           its parts    near the top             kept
-               |                                   ^
-               +------> search -- select ----------+
-                        the row measured at two
-                        values at a time
+    row -> scan -> candidates ---------> select -> cut -> draw -> token
+           |       a few tokens          ^         |      where u times the mass
+           |       near the maximum      |         |      of what is kept falls
+           |                             |         v
+           +-----> search ---------------+         next stage
+                   the row measured at
+                   two values at a time
 
-    the mass of a row    fast, float32  -- proves it? -->  answer
-                         fine, double   -- proves it? -->  answer
-                         exact          ---------------->  answer
-    of candidates        exact          ---------------->  answer
+    The mass of candidates is exact. That of a row has three tiers, asked in turn until one proves
+    what the exact mass says:
+
+    fast (float32, with a bound) -> fine (double, with a bound) -> exact
 
 A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; everything a user can
    get wrong is caught in Python before this file is reached. What is re-checked here is what would
@@ -49,8 +49,8 @@ D. One question. Each truncation asks for the shortest prefix in rank whose meas
 E. Mass. The exact mass (`canonical.h`) is the same on every machine and in every order of
    summation, and decides. The fast mass, float32, and the fine mass, double, are cheaper and come
    with a bound on their error; where the bound proves what the exact mass would say, it is not
-   asked. So a tier changes the time and never the answer; `Chain(tier=EXACT)` goes straight to the
-   last.
+   asked. So a tier changes the time and never the answer; `Chain(tier=TIERS["exact"])` goes
+   straight to the last.
 
 F. The draw. The uniform u is an argument. The token is the first, ids ascending, whose cumulative
    exact mass exceeds u times the total: since u < 1 and the total is the last of these sums, there

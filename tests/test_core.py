@@ -41,6 +41,19 @@ def test_an_unknown_stage_is_refused(stage):
         _core.Chain([(_core.STAGES["top_k"], 3), (stage, 0.5)])
 
 
+def test_divisions_do_not_check_for_zero():
+    # A directive that does not reach a .pxd would make them raise, and the exception is swallowed.
+    generated = Path(_core.__file__).parent / "_core.c"
+    if not generated.exists():
+        pytest.skip("no generated C")
+    functions = {}
+    for text in re.split(r"\n(?=static )", generated.read_text()):
+        if name := re.match(r"static [^({;=]*\b(__pyx_f_7sampler_\w+)\(", text):
+            functions[name[1]] = text
+    assert "__pyx_f_7sampler_4core_6select_select" in functions
+    assert [name for name, text in functions.items() if "ZeroDivisionError" in text] == []
+
+
 def test_canonical_exp_is_within_an_ulp():
     rng = np.random.default_rng(0)
     z = np.concatenate(
