@@ -45,12 +45,12 @@ def uniforms(
     lane: int = 0,
 ) -> None: ...
 def draw_token(
-    chain: Chain, rows: Rows, keyed: KeyedUniforms, flag_invalid: bool
+    chain: Chain, rows: Rows, keys: KeyedUniforms, flag_invalid: bool
 ) -> int | tuple[int, int, float]: ...
 def draw_tokens(
     chain: Chain,
     rows: Rows,
-    keyed: KeyedUniforms | None,
+    keys: KeyedUniforms | None,
     tokens: npt.NDArray[np.int64],
     flag_invalid: bool,
     threads: int = 1,
@@ -62,7 +62,7 @@ def draw_tokens(
 def sample_tokens(
     chain: Chain,
     rows: Rows,
-    keyed: KeyedUniforms | None,
+    keys: KeyedUniforms | None,
     tokens: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float64],
     top_ids: npt.NDArray[np.int64],

@@ -529,7 +529,7 @@ cdef class KeyedUniforms:
         return step
 
 
-cdef int set_uniforms(Job *job, KeyedUniforms keyed, const uint64_t[::1] streams,
+cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
                       const uint64_t[::1] steps, uint64_t first_draw) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
     step, and the draws from the first on. The last thing that may fail: an error before the core
@@ -537,12 +537,12 @@ cdef int set_uniforms(Job *job, KeyedUniforms keyed, const uint64_t[::1] streams
     if ((streams is not None and streams.shape[0] != job.batch)
             or (steps is not None and steps.shape[0] != job.batch)):
         raise ValueError("one stream and one step a row")
-    job.seed = keyed.seed
+    job.seed = keys.seed
     job.first_draw = first_draw
     if streams is not None and job.batch > 0:
         job.streams = &streams[0]
     if steps is None:
-        job.step = keyed.take()
+        job.step = keys.take()
     elif job.batch > 0:
         job.steps = &steps[0]
     return 0
@@ -569,7 +569,7 @@ def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
                 look_at_signals(1, &done)
 
 
-def draw_token(Chain chain, Rows rows, KeyedUniforms keyed, bint flag_invalid):
+def draw_token(Chain chain, Rows rows, KeyedUniforms keys, bint flag_invalid):
     """Draw one token from the one row: its id, or what `draw_tokens` returns if the row is
     invalid."""
     cdef Job job
@@ -582,18 +582,18 @@ def draw_token(Chain chain, Rows rows, KeyedUniforms keyed, bint flag_invalid):
     job.tokens = &token
     if job.batch != 1:
         raise ValueError("one row, and one token")
-    set_uniforms(&job, keyed, None, None, 0)
+    set_uniforms(&job, keys, None, None, 0)
     invalid = run(&job, 1, 0, 0)
     return token if invalid is None else invalid
 
 
-def draw_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, ::1] tokens,
+def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] tokens,
                 bint flag_invalid, int threads=1, const uint64_t[::1] streams=None,
                 const uint64_t[::1] steps=None, const double[:, ::1] u=None,
                 uint64_t first_draw=0):
     """tokens[row, i] = the token of draw first_draw + i of the row under the chain.
 
-    The uniforms are `keyed`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
+    The uniforms are those of `keys`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
     (row, token, value) of the first invalid logit: token -1 where no logit is finite. With
     flag_invalid, tokens of an invalid row are -1 and all rows are done.
     """
@@ -610,7 +610,7 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, ::1] tok
     if job.batch > 0 and job.n > 0:
         job.tokens = &tokens[0, 0]
     if u is None:
-        set_uniforms(&job, keyed, streams, steps, first_draw)
+        set_uniforms(&job, keys, streams, steps, first_draw)
     elif job.batch > 0 and job.n > 0:
         job.u = &u[0, 0]
     if job.n == 0:
@@ -618,12 +618,12 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, ::1] tok
     return run(&job, threads, rows.vocab if job.n > 1 else 0, 0)
 
 
-def sample_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, :, ::1] tokens,
+def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1] tokens,
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
                   uint64_t first_draw=0):
-    """`draw_tokens`, and what `Samples` has of each token; without `keyed`, of the tokens given.
+    """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
@@ -639,7 +639,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, :, ::1
     job.flag_invalid = flag_invalid
     job.n = n
     job.top = top
-    job.given = keyed is None
+    job.given = keys is None
     job.cost = EXACT_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
@@ -660,7 +660,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keyed, int64_t[:, :, ::1
         job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
         job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
     if not job.given:
-        set_uniforms(&job, keyed, streams, steps, first_draw)
+        set_uniforms(&job, keys, streams, steps, first_draw)
     return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 
