@@ -61,7 +61,7 @@ from sampler._checks import (
     check_numbers,
     check_real,
 )
-from sampler.api import Sampler, Samples
+from sampler.api import Sampler, Samples, engine_of
 from sampler.stages import MinP, Temperature, TopK, TopP
 
 # Every setting of Hugging Face's own sampling at a value that does nothing. None for top_k, min_p
@@ -190,7 +190,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         _check_sampler(sampler)
         # A copy of its own: the caller's step counter is the caller's. An invalid row cannot be
         # flagged in the middle of a text.
-        fresh = {"seed": None} if sampler._seed_is_fresh else {}
+        fresh = {"seed": None} if engine_of(sampler).seed_is_fresh else {}
         self.sampler = sampler.replace(on_invalid="raise", **fresh)
         self._streams = check_numbers("streams", streams, None)
         self._padding, self._prompt_length = None, 0
@@ -309,7 +309,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if input_ids is None:
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
-            tokens = self.sampler._draw(source, self._streams, None, "scores")
+            tokens = engine_of(self.sampler).draw(source, streams=self._streams, name="scores")
             return Samples(tokens[:, None], None, None, None, None, None)
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
@@ -328,14 +328,18 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # What is proposed is not of the text until it is verified.
         if text is not None and not text.goes_on(input_ids, caller):
             text = None
+        engine = engine_of(self.sampler)
         draw = self._generation + 1 if text is None else text.number
         if self._top is None or caller.proposes:
-            tokens = self.sampler._draw(source, self._streams, steps, "scores", draw)
+            tokens = engine.draw(
+                source, streams=self._streams, steps=steps, first_draw=draw, name="scores"
+            )
             r = Samples(tokens[:, None], None, None, None, None, None)
         else:
-            r = self.sampler._sample(
-                source, self._streams, steps, 1, self._top, name="scores", draw=draw
-            )
+            r = engine.sample(
+                source, 1, self._top, streams=self._streams, steps=steps, first_draw=draw,
+                name="scores",
+            )  # fmt: skip
         if not caller.proposes:
             text = text or self._begin(input_ids, caller)
             text.add(input_ids, r, caller)
@@ -853,7 +857,7 @@ class FilterLogitsProcessor(LogitsProcessor):
             return warped
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        filtered: torch.Tensor = source.wrap(self.sampler._filter(source, "scores"))
+        filtered: torch.Tensor = source.wrap(engine_of(self.sampler).filter(source, name="scores"))
         if self._removes and self.filter_value != -math.inf:
             filtered.masked_fill_(filtered == -math.inf, self.filter_value)
         return filtered
@@ -1082,13 +1086,14 @@ def score(
     _check_width(tokens, first, logits.shape[-1])
 
     told = []
+    engine = engine_of(sampler)
     for place in range(first, length):
         rows: Any = sequences[:, :place]
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
-        told.append(sampler._sample(source, None, steps, 1, top, given=given, name="scores"))
+        told.append(engine.score(source, given, top, steps=steps, name="scores"))
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], ends), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
     return _aligned(told, real)
