@@ -251,8 +251,8 @@ cdef void *regrow(void *old, size_t size) noexcept:
 # ------------------------------------------------------------------------------ jobs, threads
 
 cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
-    """Do every row. None, or the `first_invalid` logit of the first invalid row, where that stops
-    it."""
+    """Do every row. Return None, or `first_invalid` of the first invalid row, if that stops the
+    call."""
     cdef int64_t row_ns = (NS_PER_ROW + job.vocab * job.cost // 16
                            + max(<int64_t> 0, job.n - 1) * NS_PER_DRAW), bad_row = INT64_MAX
     cdef int helpers = 0, ready = 0, i

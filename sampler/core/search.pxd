@@ -49,18 +49,6 @@ cdef inline bint gather_first(RowState *s, int64_t k) noexcept nogil:
     return low > -INFINITY and candidates_from(s, low, False)
 
 
-cdef inline Cut finish_top_p(RowState *s, double p) noexcept nogil:
-    """The cut of top-p, on candidates that hold the boundary and all before it. Where the answer is
-    the same for the least and for the largest total that there can be, it is the answer."""
-    cdef Prefix found
-    while True:
-        found = select(s, s.candidates, True, NO_MASS, p * (s.total - s.error), s.max)
-        if s.tier == EXACT or found.reached >= p * (s.total + s.error):
-            count_settled(s, TOP_P_CANDIDATES)
-            return found.cut
-        refine(s)
-
-
 # What `search_row` knows: the boundary's logit is in [low, high), and the measure of what is at or
 # above either, with the error of the latter.
 cdef struct Bracket:
@@ -75,8 +63,7 @@ cdef struct Bracket:
 
 cdef inline Cut search_row(RowState *s, bint by_mass, double wanted) noexcept nogil:
     """The cut of the shortest prefix in rank that has `wanted` tokens, or that share of the mass of
-    what is kept, by measuring the row at a few values at a time. The candidates do not
-    survive it.
+    what is kept, by measuring the row at a few values at a time. The candidates do not survive it.
 
     By mass, it has to be known from some tier.
     """
@@ -100,7 +87,7 @@ cdef inline Cut search_row(RowState *s, bint by_mass, double wanted) noexcept no
     b.at_high = 0.0
     b.error = 0.0
     if s.covered.value < INFINITY and s.covered.last == INT64_MAX:
-        # The mass of candidates that were too few is known: it need not be measured.
+        # The measure of candidates that were too few is known.
         above = s.candidates.n
         b.at_high = mass_value(mass_of_candidates(s)) if by_mass else <double> above
         if b.at_high < (wanted * (s.total - s.error) if by_mass else wanted):
@@ -222,6 +209,18 @@ cdef inline bint update(Bracket *b, double value, double measured, double error,
         b.at_low = measured
         return True
     return False
+
+
+cdef inline Cut finish_top_p(RowState *s, double p) noexcept nogil:
+    """The cut of top-p, on candidates that hold the boundary and all before it. Where the answer is
+    the same for the least and for the largest total that there can be, it is the answer."""
+    cdef Prefix found
+    while True:
+        found = select(s, s.candidates, True, NO_MASS, p * (s.total - s.error), s.max)
+        if s.tier == EXACT or found.reached >= p * (s.total + s.error):
+            count_settled(s, TOP_P_CANDIDATES)
+            return found.cut
+        refine(s)
 
 
 cdef inline Cut finish_on_candidates(RowState *s, const Bracket *b) noexcept nogil:
