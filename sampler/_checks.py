@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sampler import _inputs
+from sampler import _tensors
 
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
@@ -109,8 +109,7 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     if values is None:
         return None
     wanted = "integers in [0, 2**64), one a row"
-    if _inputs.is_tensor(values):
-        values = _inputs.plain(values, name)
+    values = _tensors.readable(values, name)
     if hasattr(values, "tolist"):
         values = values.tolist()  # exact, where a mixed list would pass through float64
     if isinstance(values, numbers.Number):
@@ -126,15 +125,15 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     return np.array(checked, dtype=np.uint64)
 
 
-def array_of(name: str, value: Any) -> npt.NDArray[Any]:
+def as_array(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
-    if _inputs.is_tensor(value):
-        value = _inputs.plain(value, name)
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
     try:
-        return _inputs.as_array(value, name)
+        return _tensors.as_array(value, name)
     except ValueError:
         return np.empty(0, object)
+
+
+array_of = as_array  # as `sampler.hf` and `sampler.testing` call it
 
 
 def check_batch(name: str, given: int, batch: int) -> None:
@@ -161,23 +160,23 @@ def check_ids(
 
     `may_be_padded` says that the caller's function has an `ignore_index`.
     """
-    array = array_of(name, ids)
+    array = as_array(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
     if array.dtype.kind not in "iu":
-        # A long one is told by its dtype. `array_of` makes nothing of a ragged list.
-        told = array.dtype if array.size > 1 else reprlib.repr(ids)
-        raise TypeError(f"`{name}` have to be {wanted}, but are {told}")
+        # Show the dtype, not the values, of a long array. A ragged list has become an empty one.
+        found = array.dtype if array.size > 1 else reprlib.repr(ids)
+        raise TypeError(f"`{name}` have to be {wanted}, but are {found}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
         place = tuple(np.argwhere(outside)[0].tolist())
-        told = told_outside(int(array[place]), place, may_be_padded)
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {told}")
+        found = describe_outside(int(array[place]), place, may_be_padded)
+        raise ValueError(f"`{name}` have to be {wanted}, but one is {found}")
     return array.astype(np.int64)
 
 
-def told_outside(value: int, place: tuple[int, ...], may_be_padded: bool) -> str:
-    """Tell a value that is no class, its place, and what to do if it is padding."""
+def describe_outside(value: int, place: tuple[int, ...], may_be_padded: bool) -> str:
+    """Describe a value that is not a class: its place, and what to do if it is padding."""
     at = f", at index {place[0] if len(place) == 1 else place}" if place else ""
     hint = f": if it is padding, pass ignore_index={value}" if may_be_padded and value < 0 else ""
     return f"{value}{at}{hint}"
@@ -192,7 +191,7 @@ def check_reals(
     ):
         return check_real(name, value, low, math.inf, range_text) + 0.0  # -0.0 is 0.0
     wanted = f"{range_text}, or one a row"
-    array = array_of(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"`{name}` has to be {wanted}, but is {value!r}")
     array = array.astype(np.float64) + 0.0

@@ -203,7 +203,7 @@ class Engine:
         )
         if invalid is not None:
             raise InvalidLogit(*invalid).error(name)
-        return source.narrow(result.reshape(source.array.shape))
+        return source.to_dtype(result.reshape(source.array.shape))
 
     def distribution(self, source: Logits, *, name: str = "row") -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""

@@ -1,21 +1,20 @@
 """Any array in, the caller's container out.
 
 `read` turns whatever holds logits into a NumPy array without copying where that is possible, and
-`Logits` knows how to hand it to the core as words and how to give results back in kind. torch is
-looked up among the modules already imported, never imported.
+`Logits` knows how to hand it to the core as words and how to give results back in kind. What a
+tensor is, `_tensors` knows.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sampler import _core
+from sampler import _core, _tensors
+from sampler._tensors import read_logits, wrong_dtype
 
 _CPU = 1  # DLPack's device type
 _BFLOAT16_MAX = 3.3895313892515355e38
@@ -33,14 +32,6 @@ _KINDS: dict[np.dtype[Any], tuple[str, int, bool]] = {
 }
 _BFLOAT16 = ("bfloat16", _core.KINDS["bfloat16"], False)
 
-_INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such dtypes begin
-
-# What sampler.torch has, with gradients: error messages name it.
-WITH_GRADIENTS = (
-    "cross_entropy", "distillation_loss", "entropy", "log_softmax", "logsumexp", "softmax",
-)  # fmt: skip
-_LOGITS = ("logits", "scores", "student", "teacher", "x")  # arguments that may be padded with -inf
-
 
 class Logits(NamedTuple):
     """Logits as a NumPy array of floats, or of raw words where NumPy has no such float.
@@ -53,17 +44,24 @@ class Logits(NamedTuple):
         "float16", "bfloat16", "float32" or "float64".
     code, swapped
         The kind's number in the core, and whether the bytes are swapped.
-    torch : module or None
-        torch, if the caller's container is a tensor.
+    to_tensor : callable or None
+        Makes a tensor of an array, if the caller's container is a tensor.
     tensor_is_bfloat16 : bool
         Whether that tensor is bfloat16, and not raw words.
+
+    Notes
+    -----
+    Results go back to the caller in one of three ways. New floats, such as probabilities, keep the
+    dtype that the core wrote: `to_container`. Logits that have been changed keep the caller's
+    dtype: `to_dtype` rounds them, which is all that an `out` needs, and `to_original` puts what was
+    rounded into the caller's container.
     """
 
     array: npt.NDArray[Any]
     kind: str
     code: int
     swapped: bool
-    torch: Any = None
+    to_tensor: Callable[[npt.NDArray[Any]], Any] | None = None
     tensor_is_bfloat16: bool = False
 
     @property
@@ -92,31 +90,31 @@ class Logits(NamedTuple):
         """The values as float32, or float64 for float64, in native order."""
         return widen(self.array, self.kind).astype(self.result_dtype, copy=False)
 
-    def give(self, result: npt.NDArray[Any]) -> Any:
-        """New floats as the caller has them: a tensor for a tensor, a scalar for no axes."""
-        if self.torch is not None:
-            return self.torch.from_numpy(result)
-        return result if result.ndim else result[()]
-
-    def without(self, removed: npt.NDArray[np.bool_]) -> Logits:
+    def masked(self, removed: npt.NDArray[np.bool_]) -> Logits:
         """The same with -inf in some places."""
         array = np.where(removed, self.result_dtype.type(-np.inf), self.widened())
         return self._replace(
             array=array, kind=array.dtype.name, code=_core.KINDS[array.dtype.name], swapped=False
         )
 
-    def narrow(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_container(self, result: npt.NDArray[Any]) -> Any:
+        """Return new floats as a tensor for a tensor; else as they are, a scalar for no axes."""
+        if self.to_tensor is not None:
+            return self.to_tensor(result)
+        return result if result.ndim else result[()]
+
+    def to_dtype(self, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Round a result of the core to the caller's dtype, in the array's own representation."""
         if self.kind == "bfloat16" and self.array.dtype.kind in "ui":
             return _round_to_bfloat16(result).view(self.array.dtype)
         return result.astype(self.array.dtype, copy=False)
 
-    def wrap(self, result: npt.NDArray[Any]) -> Any:
+    def to_original(self, array: npt.NDArray[Any]) -> Any:
         """Put an array of this representation into the caller's container."""
-        if self.torch is None:
-            return result
-        tensor = self.torch.from_numpy(result)
-        return tensor.view(self.torch.bfloat16) if self.tensor_is_bfloat16 else tensor
+        if self.to_tensor is None:
+            return array
+        tensor = self.to_tensor(array)
+        return _tensors.as_bfloat16(tensor) if self.tensor_is_bfloat16 else tensor
 
 
 def widen(array: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
@@ -163,16 +161,15 @@ def read(
     """
     if not (dtype is None or (isinstance(dtype, str) and dtype == "bfloat16")):
         raise ValueError(f"`dtype` has to be None or 'bfloat16', but is {dtype!r}")
-    torch = None
+    to_tensor = None
     if type(logits) is np.ndarray:
         array = logits
-    elif is_tensor(logits):
-        torch = sys.modules["torch"]
-        array, is_bfloat16 = _from_torch(plain(logits, name, draws), torch, name, numbers)
+    elif (found := read_logits(logits, name, numbers, draws)) is not None:
+        array, to_tensor, is_bfloat16 = found
         if is_bfloat16:
             if dtype is not None:
                 raise _bad_words(name, "torch.bfloat16")
-            return _raw_bfloat16(array, torch, True)
+            return _raw_bfloat16(array, to_tensor, True)
     else:
         array = _from_other(logits, name, numbers)
     if dtype is not None:
@@ -180,91 +177,25 @@ def read(
             raise _bad_words(name, str(array.dtype))
         if not array.dtype.isnative:
             raise _bad_words(name, f"{array.dtype} in the other byte order")
-        return _raw_bfloat16(array, torch)
-    found = _KINDS.get(array.dtype)
-    if found is not None:
-        return Logits._make((array, *found, torch, False))  # quicker than by keyword
+        return _raw_bfloat16(array, to_tensor)
+    kind = _KINDS.get(array.dtype)
+    if kind is not None:
+        return Logits._make((array, *kind, to_tensor, False))  # quicker than by keyword
     if array.dtype.name == "bfloat16":  # ml_dtypes
-        return _raw_bfloat16(array, torch)
+        return _raw_bfloat16(array, to_tensor)
     if numbers and array.dtype.kind in "biu":
-        return Logits._make((array.astype(np.float64), *_KINDS[_DOUBLE], torch, False))
-    raise _bad_dtype(name, array.dtype)
+        return Logits._make((array.astype(np.float64), *_KINDS[_DOUBLE], to_tensor, False))
+    raise wrong_dtype(name, array.dtype)
 
 
-def _raw_bfloat16(array: npt.NDArray[Any], torch: Any, tensor_is_bfloat16: bool = False) -> Logits:
-    return Logits._make((array, *_BFLOAT16, torch, tensor_is_bfloat16))
-
-
-def _bad_dtype(name: str, found: object) -> TypeError:
-    hint = ": convert them to float32" if "int" in str(found) else ""
-    return TypeError(
-        f"`{name}` have to be float16, bfloat16, float32 or float64, but are {found}{hint}"
-    )
+def _raw_bfloat16(
+    array: npt.NDArray[Any], to_tensor: Any, tensor_is_bfloat16: bool = False
+) -> Logits:
+    return Logits._make((array, *_BFLOAT16, to_tensor, tensor_is_bfloat16))
 
 
 def _bad_words(name: str, found: str) -> TypeError:
     return TypeError(f"`{name}` have to be 16-bit integers under dtype='bfloat16', but are {found}")
-
-
-def is_tensor(value: Any) -> bool:
-    torch = sys.modules.get("torch")
-    tensor = getattr(torch, "Tensor", None)
-    return tensor is not None and isinstance(value, tensor)
-
-
-def plain(tensor: Any, name: str, draws: bool = False) -> Any:
-    """Return a tensor that NumPy can read: dense, on the CPU, without a graph, not negated."""
-    torch = sys.modules["torch"]
-    if tensor.layout is not torch.strided or tensor.is_nested:
-        found = "are nested" if tensor.is_nested else f"have layout {tensor.layout}"
-        hint = how_to_pad(name) if tensor.is_nested and name in _LOGITS else ""
-        raise TypeError(f"`{name}` have to be a dense tensor, but {found}{hint}")
-    if not tensor.is_cpu:
-        raise TypeError(
-            f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
-            "there with `.cpu()`"
-        )
-    # Asking first is quicker than undoing what is not there.
-    if tensor.requires_grad:
-        if not draws and torch.is_grad_enabled():
-            raise _cut_graph(name, tensor.ndim)
-        tensor = tensor.detach()
-    return tensor.resolve_neg() if tensor.is_neg() else tensor
-
-
-def how_to_pad(name: str) -> str:
-    return f": pass torch.nested.to_padded_tensor({name}, -torch.inf)"
-
-
-def _cut_graph(name: str, ndim: int) -> TypeError:
-    # The function the caller knows: the outermost of this package.
-    frame: FrameType | None = sys._getframe(1)
-    function = ""
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
-        function, frame = frame.f_code.co_qualname, frame.f_back
-    use = ""
-    if function in WITH_GRADIENTS and name in (*_LOGITS, "targets", "temperature"):
-        first = "divide the logits by it and " if name == "temperature" else ""
-        # The classes of that one are along dimension 1 by default.
-        last = " with dim=-1" if function == "cross_entropy" and ndim > 2 else ""
-        use = f"{first}use sampler.torch.{function}{last}, or "
-    return TypeError(
-        f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "
-        f"{name}.detach()"
-    )
-
-
-def _from_torch(tensor: Any, torch: Any, name: str, numbers: bool) -> tuple[npt.NDArray[Any], bool]:
-    dtype = tensor.dtype
-    if dtype is torch.bfloat16:
-        # bfloat16 tensors refuse __array__ and DLPack; their words do not. No copy.
-        return tensor.view(torch.uint16).numpy(), True
-    if dtype is not torch.float32 and dtype not in (
-        torch.float16, torch.float64, torch.int16, torch.uint16,
-    ) and not (numbers and str(dtype).startswith(_INTEGERS)):  # fmt: skip
-        raise _bad_dtype(name, dtype)
-    array: npt.NDArray[Any] = tensor.numpy()
-    return array, False
 
 
 def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
@@ -293,22 +224,9 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     raise TypeError(f"`{name}` have to be an array of floats, but are a {kind_of(value)}")
 
 
-def as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """NumPy's array of a list; a TypeError if tensors in it would lose their graph."""
-    try:
-        return np.asarray(value)
-    except RuntimeError as error:
-        if "requires grad" not in str(error):
-            raise
-        raise TypeError(
-            f"`{name}` have to be one tensor, but are a list of tensors, of which one requires "
-            "grad: make one with torch.stack"
-        ) from None
-
-
 def _from_list(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
     try:
-        array = as_array(value, name)
+        array = _tensors.list_as_array(value, name)
     except ValueError as error:
         raise ValueError(f"`{name}` have to be rows of equal length: {error}") from None
     if array.dtype.kind not in ("biuf" if numbers else "iuf"):
@@ -340,12 +258,12 @@ def check_out(
     out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
 ) -> npt.NDArray[Any]:
     """Return the memory of `out`, an array or a tensor to write a result into."""
-    if is_tensor(out) and out.is_neg():
+    if _tensors.is_negated(out):
         raise ValueError(
             "`out` has to be plain memory, but is a view that negates what it shows: pass another"
         )
     target = read(out, dtype, name="out")
-    if not isinstance(out, np.ndarray) and target.torch is None:
+    if not isinstance(out, np.ndarray) and target.to_tensor is None:
         raise TypeError(f"`out` has to be an array or a tensor, but is a {kind_of(out)}")
     array = target.array
     if array.shape != shape or array.dtype != wanted:

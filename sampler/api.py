@@ -424,7 +424,7 @@ class Sampler:
         check_numbers("step", step, source.batch)
         narrowed = self._engine.filter(source)
         if target is None:
-            return source.wrap(narrowed)
+            return source.to_original(narrowed)
         target[...] = narrowed
         return out
 

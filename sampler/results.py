@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import array_of
+from sampler._checks import as_array
 
 _IntArray = npt.NDArray[np.int64]
 _FloatArray = npt.NDArray[np.float64]
@@ -156,7 +156,7 @@ class Distribution:
         ValueError
             If any u is outside [0, 1) or NaN.
         """
-        values = array_of("u", u)
+        values = as_array("u", u)
         if values.dtype.kind not in "fiu":
             raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
         values = values.astype(np.float64)

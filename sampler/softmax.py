@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sampler import _core, _inputs
 from sampler._checks import (
-    array_of,
+    as_array,
     check_axes,
     check_broadcast,
     check_choice,
@@ -146,10 +146,10 @@ def _apply(
         axes, rest = (len(shape) - 1,), shape[:-1]
     else:
         axes = check_axes(axis, len(shape))
-        rest = without(shape, axes)
+        rest = shape_without(shape, axes)
     t, temperatures = _check_temperature(temperature, rest)
     if where is not None:
-        source = source.without(~_check_where(where, shape))
+        source = source.masked(~_check_where(where, shape))
     is_sum = what == "logsumexp"
     target = kept_shape(shape, axes, keepdims) if is_sum else shape
     dtype = source.result_dtype
@@ -170,10 +170,10 @@ def _apply(
             moved[...] = into.reshape(moved.shape)
     if out is not None:
         return out
-    return source.give(result)
+    return source.to_container(result)
 
 
-def without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+def shape_without(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     """A shape less some axes."""
     return tuple(n for axis, n in enumerate(shape) if axis not in axes)
 
@@ -183,7 +183,7 @@ def kept_shape(shape: tuple[int, ...], axes: tuple[int, ...], keepdims: Any) -> 
     if not isinstance(keepdims, (bool, np.bool_)):
         raise TypeError(f"`keepdims` has to be True or False, but is {keepdims!r}")
     if not keepdims:
-        return without(shape, axes)
+        return shape_without(shape, axes)
     return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
 
@@ -234,7 +234,7 @@ def _check_temperature(
 
 
 def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    array = array_of("where", where)
+    array = as_array("where", where)
     if array.dtype.kind != "b":
         raise TypeError(f"`where` has to be an array of bool, but is {where!r}")
     return check_broadcast("where", array, shape)
@@ -286,7 +286,7 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     z = np.where(np.isinf(values), values, z)  # also at temperature inf
     # exp(-|z|) never overflows, and 1 + it is never far from 1.
     small = np.exp(-np.abs(z))
-    return _give(np.where(z >= 0.0, 1.0, small) / (1.0 + small), source)
+    return _to_container(np.where(z >= 0.0, 1.0, small) / (1.0 + small), source)
 
 
 # ---------------------------------------------------------------------------------- derivatives
@@ -332,7 +332,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     diagonal = np.arange(q.shape[-1])
     result[..., diagonal, diagonal] += q
     with np.errstate(over="ignore", invalid="ignore"):
-        return _give(result / t, source)
+        return _to_container(result / t, source)
 
 
 def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
@@ -394,14 +394,14 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
     source = _inputs.read(p, name="p", numbers=True)
     q = source.widened().astype(np.float64)
     axes = check_axes(axis, q.ndim)
-    t = _check_positive(temperature, without(q.shape, axes))
+    t = _check_positive(temperature, shape_without(q.shape, axes))
     v = _inputs.read(vector, name=name, numbers=True).widened()
     v = check_broadcast(name, v, q.shape)
     # Over the sum of p, which float32 leaves a little off 1, so that what all have in common goes.
     with np.errstate(invalid="ignore"):
         mean = np.sum(q * v, axis=axes, keepdims=True) / np.sum(q, axis=axes, keepdims=True)
         result = q * (v - mean)
-    return _give(result / (np.expand_dims(t, axes) if t.ndim else t), source)
+    return _to_container(result / (np.expand_dims(t, axes) if t.ndim else t), source)
 
 
 def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
@@ -436,7 +436,7 @@ def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) 
     source = _inputs.read(x, name="x", numbers=True)
     values = source.widened().astype(np.float64)
     axes = check_axes(axis, values.ndim)
-    t = _check_positive(temperature, without(values.shape, axes))
+    t = _check_positive(temperature, shape_without(values.shape, axes))
     p = softmax(values, temperature=t, axis=axes)
     # At half the size where differences might overflow: p is the same, and so is dp / d(T / 2) / 2.
     scale = 0.5 if np.max(values, initial=0.0, where=values < np.inf) >= 2.0**969 else 1.0
@@ -448,7 +448,7 @@ def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) 
     t = np.expand_dims(t, axes) if t.ndim else t
     mean = np.sum(p * values, axis=axes, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        return _give(p * (mean - values) / t / t * scale, source)
+        return _to_container(p * (mean - values) / t / t * scale, source)
 
 
 def _read_classes(x: Any, name: str) -> _inputs.Logits:
@@ -467,9 +467,9 @@ def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.
     return t
 
 
-def _give(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
+def _to_container(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
     """A result in the caller's kind of container, in the precision of its values."""
-    return source.give(np.asarray(result, source.result_dtype))
+    return source.to_container(np.asarray(result, source.result_dtype))
 
 
 # -------------------------------------------------------------------------------- cross-entropy
@@ -536,7 +536,7 @@ def cross_entropy(
     log_p = log_softmax(source.widened(), temperature=t).astype(np.float64)
     with np.errstate(invalid="ignore"):  # 0 * -inf
         losses = np.sum(np.where(y == 0.0, 0.0, -y * log_p), axis=-1)
-    return _give(reduced(losses, reduction, np.sum(counts)), source)
+    return _to_container(reduced(losses, reduction, np.sum(counts)), source)
 
 
 def cross_entropy_grad(
@@ -565,7 +565,7 @@ def cross_entropy_grad(
     with np.errstate(over="ignore", invalid="ignore"):
         result = (softmax(source.widened(), temperature=t).astype(np.float64) - y) / t
     result = np.where(counts[..., None], result, 0.0)
-    return _give(result / (max(np.sum(counts), 1) if reduction == "mean" else 1), source)
+    return _to_container(result / (max(np.sum(counts), 1) if reduction == "mean" else 1), source)
 
 
 def reduced(losses: npt.NDArray[np.float64], reduction: str, count: Any) -> Any:
@@ -604,7 +604,7 @@ def _check_targets(
     targets: Any, shape: tuple[int, ...], ignore_index: Any
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     classes = shape[-1]
-    array = array_of("targets", targets)
+    array = as_array("targets", targets)
     if array.size == 0 and array.shape == shape[:-1]:
         array = array.astype(np.int64)  # of no rows, [] too
     if array.dtype.kind == "b":

@@ -1,9 +1,11 @@
 """What `import sampler` needs, and what it says where it finds no core."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,25 @@ def test_the_adapters_are_not_imported(modules):
     assert "sampler.reference" not in modules
 
 
+# What only a tensor has, and where torch would be looked up.
+OF_TENSORS = {
+    "torch", "requires_grad", "detach", "is_neg", "resolve_neg", "is_cpu", "is_nested", "layout",
+    "from_numpy", "modules",
+}  # fmt: skip
+
+
+def test_one_file_knows_what_a_tensor_is():
+    elsewhere = {PACKAGE / "_tensors.py", PACKAGE / "hf.py", PACKAGE / "testing" / "_adapters.py"}
+    for file in set(PACKAGE.rglob("*.py")) - elsewhere:
+        if {PACKAGE / "hf", PACKAGE / "torch"} & set(file.parents):
+            continue
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = {n.id for n in nodes if isinstance(n, ast.Name)}
+        names |= {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+        names |= {n.name for n in nodes if isinstance(n, ast.alias)}
+        assert not names & OF_TENSORS, file
+
+
 def test_a_missing_core_is_one_sentence(tmp_path):
     copy = tmp_path / "sampler"
     copy.mkdir()
@@ -76,3 +97,24 @@ def test_a_broken_core_keeps_its_own_error(tmp_path):
     run = python("import sampler", tmp_path, tmp_path)
     assert run.returncode == 1
     assert "no_such_module_of_the_core" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "found"),
+    [("torch", "None"), ("transformers", "None"), ("transformers", "types.ModuleType('empty')")],
+)
+def test_the_hugging_face_layer_says_what_it_lacks(tmp_path, library, found):
+    # The empty module stands for a release of transformers that lacks a name.
+    code = f"import sys, types\nsys.modules[{library!r}] = {found}\nimport sampler.hf"
+    run = python(code, PACKAGE.parent, tmp_path)
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: sampler.hf needs torch, and transformers 5 or newer (")
+    assert last.endswith('); they come with pip install "token-sampler[hf]"')
+
+
+def test_every_package_is_in_the_wheel():
+    # They are listed by name, and an editable install finds one that the list lacks.
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import sampler.torch
-from sampler import Sampler, _inputs, log_softmax, logsumexp, softmax, temperature
+from sampler import Sampler, _inputs, _tensors, log_softmax, logsumexp, softmax, temperature
 from sampler.testing import check_draws
 
 VOCAB = 1100  # more than one block of the core, and no whole number of groups
@@ -486,7 +486,7 @@ def test_one_row_is_no_rows():
 
 
 def test_sampler_torch_is_what_messages_name():
-    assert list(_inputs.WITH_GRADIENTS) == sorted(sampler.torch.__all__)
+    assert list(_tensors.WITH_GRADIENTS) == sorted(sampler.torch.__all__)
 
 
 def test_tokens_are_drawn_of_tensors_that_require_grad():

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import pickle
 import re
 
 import ml_dtypes
@@ -15,9 +16,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sampler import temperature as module
 from sampler.temperature import (
     Reliability,
+    _fit,
+    _inverse,
+    _rows,
     distillation_loss,
     distillation_loss_grad,
     entropy,
@@ -184,7 +187,7 @@ def test_chunks_do_not_matter(monkeypatch):
 
     want, fitted = all_of_it(), fit_temperature(x, labels)
     for size in (1, 11, 50):
-        monkeypatch.setattr(module, "_CHUNK", size)
+        monkeypatch.setattr(_rows, "_CHUNK", size)
         for got, expected in zip(all_of_it(), want, strict=True):
             assert np.array_equal(got, expected)
         assert fit_temperature(x, labels) == pytest.approx(fitted, rel=1e-12)
@@ -296,13 +299,13 @@ def test_real_rows(real_logits):
 
 
 def test_it_does_not_take_many_steps(monkeypatch, real_logits):
-    steps, excess = [], module._excess
-    monkeypatch.setattr(module, "_excess", lambda *a: steps.append(1) or excess(*a))
+    steps, excess = [], _inverse.excess_entropy
+    monkeypatch.setattr(_inverse, "excess_entropy", lambda *a: steps.append(1) or excess(*a))
     for row in real_logits[:8]:
         for wanted in (0.01, 1.0, 5.0, 10.0):
             steps.clear()
             temperature_for_entropy(row, wanted)
-            assert len(steps) <= 15
+            assert 0 < len(steps) <= 15
     for row in ROWS.values():
         low, high = entropy(row, temperature=0), entropy(row, temperature=inf)
         for share in (1e-12, 0.1, 0.5, 0.9, 1 - 1e-9):
@@ -487,13 +490,13 @@ def test_fit_from_a_misleading_sample():
 @pytest.fixture
 def passes(monkeypatch):
     """How many rows each pass of a fit was over."""
-    made, moments = [], module._Calibration._moments
+    made, moments = [], _fit._Calibration._moments
 
     def counted(self, beta):
         made.append(len(self.labels))
         return moments(self, beta)
 
-    monkeypatch.setattr(module._Calibration, "_moments", counted)
+    monkeypatch.setattr(_fit._Calibration, "_moments", counted)
     return made
 
 
@@ -672,7 +675,7 @@ def test_fit_warns_of_probabilities():
 
 
 def test_an_invalid_row_is_named_by_its_place_in_all(monkeypatch):
-    monkeypatch.setattr(module, "_CHUNK", 4)
+    monkeypatch.setattr(_rows, "_CHUNK", 4)
     x = np.zeros((9, 2))
     x[7, 1] = nan
     with pytest.raises(ValueError, match="row 7 has nan at token 1"):
@@ -839,6 +842,14 @@ def test_plot_without_matplotlib(monkeypatch):
     r = Reliability(np.array([0.0, 1.0]), np.ones(1), np.ones(1), np.ones(1, int))
     with pytest.raises(ImportError, match=r"pip install 'token-sampler\[temperature\]'\.$"):
         r.plot()
+
+
+def test_a_pickle_names_the_public_path():
+    # So that it can be read wherever the class moves within the package.
+    data = pickle.dumps(reliability([[0.9, 0.1]], [0], bins=2))
+    assert b"sampler.temperature" in data
+    assert b"sampler.temperature._" not in data
+    assert pickle.loads(data).count.tolist() == [0, 1]
 
 
 # ---------------------------------------------------------------------------------- distillation

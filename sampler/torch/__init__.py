@@ -1,0 +1,29 @@
+"""The softmax family as torch's autograd sees it, with gradients.
+
+`softmax`, `log_softmax`, `logsumexp`, `cross_entropy`, `entropy` and `distillation_loss`. CPU
+tensors go through the core, under a `torch.library` operator that `torch.compile` takes as it is;
+tensors elsewhere through torch's own operations. Without a gradient, `sampler.softmax` and
+`sampler.temperature` do the same for arrays too.
+"""
+
+try:
+    import torch  # noqa: F401  (torch itself: imports are absolute)
+except ImportError as error:
+    raise ImportError(
+        f"sampler.torch needs torch 2.4 or newer ({error}); it comes with "
+        'pip install "token-sampler[hf]"'
+    ) from error
+
+from sampler.torch._cross_entropy import cross_entropy
+from sampler.torch._distillation import distillation_loss
+from sampler.torch._entropy import entropy
+from sampler.torch._softmax import log_softmax, logsumexp, softmax
+
+__all__ = [
+    "cross_entropy",
+    "distillation_loss",
+    "entropy",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
+]
