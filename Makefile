@@ -73,7 +73,7 @@ $(VENV)/.made:
 ifeq ($(wildcard sampler/_core.*.so),)
 $(VENV)/.built: FORCE
 endif
-$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/*.h sampler/core/*.pxd sampler/core/*.h)
+$(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/core/*)
 	$(call say,'Building the extension')
 	$(begin)
 	@$(PIP) install -c constraints.txt setuptools cython

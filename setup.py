@@ -28,9 +28,25 @@ class BuildExt(build_ext):
 core = Extension(
     "sampler._core",
     ["sampler/_core.pyx"],
-    include_dirs=["sampler"],
+    include_dirs=["sampler/core"],
     # Without these an edited header, or an edited flag, would not rebuild.
-    depends=[*sorted(glob("sampler/*.h")), "setup.py"],
+    depends=[*sorted(glob("sampler/core/*")), "setup.py"],
 )
 
-setup(ext_modules=cythonize([core], language_level=3), cmdclass={"build_ext": BuildExt})
+# Here and not at the head of the .pyx, since those do not reach the inline functions of a .pxd.
+# There a division would check for zero, and swallow the exception.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+    "auto_pickle": False,
+    "autotestdict": False,
+}
+
+setup(
+    ext_modules=cythonize([core], compiler_directives=DIRECTIVES),
+    cmdclass={"build_ext": BuildExt},
+)

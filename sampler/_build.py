@@ -13,14 +13,14 @@ _isa, _isas = _core.choose_isa(os.environ.get("SAMPLER_ISA") or None)
 def build_info() -> dict[str, Any]:
     """Tell which instruction set the core runs on, which it could, and its compiler.
 
-    The environment variable ``SAMPLER_ISA``, read at import, forces a level: "baseline", "v3"
-    (x86-64 with AVX2) or "v4" (with AVX-512). One that the machine lacks is a ValueError. Every
-    level gives the same results, bit for bit.
+    The environment variable ``SAMPLER_ISA``, read at import, forces one: "baseline", "v3"
+    (x86-64 with AVX2) or "v4" (with AVX-512). One that the machine lacks is a ValueError. All give
+    the same results, bit for bit.
 
     Returns
     -------
     dict
-        ``isa``: the level that runs; ``isas``: all that this machine can run, slowest first;
+        ``isa``: the one that runs; ``isas``: all that this machine can run, slowest first;
         ``compiler``: its name and version.
 
     Examples

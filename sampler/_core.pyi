@@ -4,17 +4,11 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
-TEMPERATURE: int
-TOP_K: int
-TOP_P: int
-MIN_P: int
-UNKNOWN: int
-FAST: int
-FINE: int
-EXACT: int
+COMPILER: str
+STAGES: dict[str, int]
 KINDS: dict[str, int]
 FAMILY: dict[str, int]
-COMPILER: str
+TIERS: dict[str, int]
 
 def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
 def counts() -> dict[str, dict[str, int]]: ...
@@ -32,11 +26,11 @@ class Chain:
         stages: Iterable[tuple[int, float]],
         ties_all: bool = False,
         min_tokens_to_keep: int = 1,
-        tier: int = 0,
+        tier: int = 1,
     ) -> Self: ...
 
 @final
-class Coins:
+class KeyedUniforms:
     seed: int
     def __new__(cls, seed: int, step: int) -> Self: ...
     @property
@@ -51,12 +45,12 @@ def uniforms(
     lane: int = 0,
 ) -> None: ...
 def draw_token(
-    chain: Chain, rows: Rows, coins: Coins, flag_invalid: bool
+    chain: Chain, rows: Rows, keys: KeyedUniforms, flag_invalid: bool
 ) -> int | tuple[int, int, float]: ...
 def draw_tokens(
     chain: Chain,
     rows: Rows,
-    coins: Coins | None,
+    keys: KeyedUniforms | None,
     tokens: npt.NDArray[np.int64],
     flag_invalid: bool,
     threads: int = 1,
@@ -68,7 +62,7 @@ def draw_tokens(
 def sample_tokens(
     chain: Chain,
     rows: Rows,
-    coins: Coins | None,
+    keys: KeyedUniforms | None,
     tokens: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float64],
     top_ids: npt.NDArray[np.int64],

@@ -22,13 +22,6 @@ from sampler.stages import Stage
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
 
-_CODES = {
-    "temperature": _core.TEMPERATURE,
-    "top_k": _core.TOP_K,
-    "top_p": _core.TOP_P,
-    "min_p": _core.MIN_P,
-}
-
 
 class InvalidLogit(NamedTuple):
     """The first thing in a call's rows that no law is defined for."""
@@ -63,11 +56,11 @@ def make_chain(
     *,
     ties: str = "id",
     min_tokens_to_keep: int = 1,
-    tier: int = _core.UNKNOWN,
+    tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
     """Put the stages that are on into the core's form; `tier` is the first to ask, for tests."""
     return _core.Chain(
-        [(_CODES[stage.setting], stage.value) for stage in stages if not stage.is_off],
+        [(_core.STAGES[stage.setting], stage.value) for stage in stages if not stage.is_off],
         ties == "all",
         min_tokens_to_keep,
         tier,
@@ -96,7 +89,7 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
-        self._keys = _core.Coins(seed, step)
+        self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
         self.seed_is_fresh = seed_is_fresh
@@ -179,7 +172,7 @@ class Engine:
     def _report(
         self,
         source: Logits,
-        keys: _core.Coins | None,
+        keys: _core.KeyedUniforms | None,
         tokens: _IntArray,
         top: int,
         streams: _WordArray | None,

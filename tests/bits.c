@@ -1,7 +1,7 @@
-/* What the loops make of random rows, as a hash for each level: the same on every machine, by every
- * compiler. test_bits.py compiles this with whatever compilers there are and compares. Where a mass
- * is further from the exact one than its bound says, it prints that, too. */
-#include "kernels.h"
+/* What the kernels make of random rows, as a hash for each instruction set: the same on every
+ * machine, by every compiler. test_bits.py compiles this with whatever compilers there are and
+ * compares. Where a mass is further from the exact one than its bound says, it prints that, too. */
+#include "dispatch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,22 +72,22 @@ static void work(int kind, int round)
             data[i * stride + (swapped ? size - 1 - k : k)] = (char)(bits >> (8 * k) & 255);
     }
     Row row = make_row(data, stride, n, kind, swapped);
-    row.loops->scan(&row, maxima);
+    row.kernels->scan(&row, maxima);
     row.maxima = maxima;
-    const double top = row.loops->top(&row);
+    const double top = row.kernels->top(&row);
     add(&top, sizeof top);
     if (top > -INFINITY && top < INFINITY) {
-        const Law law = make_law(top, 0.3 + 2.0 * uniform());
+        const Tempering tempering = make_tempering(top, 0.3 + 2.0 * uniform());
         const Cut all = {-INFINITY, -1};
-        const double bound = row.loops->bound(&row, 20, folded);
+        const double bound = row.kernels->bound(&row, 20, folded);
         const double low = bound > -INFINITY ? bound : -DBL_MAX;
-        const int64_t found = row.loops->gather(&row, low, INFINITY, n, values, ids);
+        const int64_t found = row.kernels->gather(&row, low, INFINITY, n, values, ids);
         for (int64_t i = found; i < whole_words(found); i++)
             values[i] = -INFINITY;
-        kernels->weigh(&law, values, whole_words(found), weights);
+        isa->weigh(&tempering, values, whole_words(found), weights);
         Split split;
-        kernels->split(values, weights, found, top - 1.0, &split);
-        const Mass sum = kernels->sum(weights, found);
+        isa->split(values, weights, found, top - 1.0, &split);
+        const Mass sum = isa->sum(weights, found);
         add(&bound, sizeof bound);
         add(values, (size_t)found * sizeof *values);
         add(ids, (size_t)found * sizeof *ids);
@@ -96,25 +96,25 @@ static void work(int kind, int round)
         add(&sum, sizeof sum);
 
         const Cut cut = {values[found / 2], ids[found / 2]};
-        const int64_t count = row.loops->count(&row, cut);
-        const Mass kept = row.loops->exact_mass(&row, &law, cut, NULL);
-        row.loops->filter(&row, &law, cut, law.temperature, 0, 3e38, out);
+        const int64_t count = row.kernels->count(&row, cut);
+        const Mass kept = row.kernels->exact_mass(&row, &tempering, cut, NULL);
+        row.kernels->filter(&row, &tempering, cut, tempering.temperature, 0, 3e38, out);
         add(&count, sizeof count);
         add(&kept, sizeof kept);
         add(out, (size_t)n * (kind == FLOAT64 ? 8 : 4));
 
         for (int what = SOFTMAX; what <= LOGSUMEXP; what++) {
-            row.loops->softmax(&row, 0, 1, &law.temperature, 0, what, out, 0);
+            row.kernels->softmax(&row, 0, 1, &tempering.temperature, 0, what, out, 0);
             add(out, (size_t)(what == LOGSUMEXP ? 1 : n) * (kind == FLOAT64 ? 8 : 4));
         }
 
-        const Mass mass = row.loops->exact_mass(&row, &law, all, NULL);
+        const Mass mass = row.kernels->exact_mass(&row, &tempering, all, NULL);
         add(&mass, sizeof mass);
-        if (row.loops->fast_masses) {
-            row.loops->fast_masses(&row, &law, all, masses, errors);
+        if (row.kernels->fast_masses) {
+            row.kernels->fast_masses(&row, &tempering, all, masses, errors);
             check("fast", masses, errors, &row, mass_value(mass));
         }
-        row.loops->fine_masses(&row, &law, all, masses);
+        row.kernels->fine_masses(&row, &tempering, all, masses);
         check("fine", masses, NULL, &row, mass_value(mass));
     }
     void *all[] = {memory, maxima, folded, out, values, weights, masses, errors, ids};
@@ -124,16 +124,16 @@ static void work(int kind, int round)
 
 int main(void)
 {
-    for (int level = 0; level < SAMPLER_LEVELS; level++) {
-        if (!level_runs(level))
+    for (int number = 0; number < SAMPLER_ISAS; number++) {
+        if (!isa_runs(number))
             continue;
-        choose_level(level);
+        set_isa(number);
         hash = UINT64_C(14695981039346656037);
         state = UINT64_C(88172645463325252);
         for (int kind = FLOAT16; kind <= FLOAT64; kind++)
             for (int round = 0; round < 100; round++)
                 work(kind, round);
-        printf("%s %016llx\n", level_name(level), (unsigned long long)hash);
+        printf("%s %016llx\n", isa_name(number), (unsigned long long)hash);
     }
     return 0;
 }

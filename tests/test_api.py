@@ -463,13 +463,13 @@ def test_flagged_rows_heed_signals(draw_alone):
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((3, batch, 1), 7)
     logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
-    ids, coins = np.empty((2, batch, 0), np.int64), _core.Coins(0, 0)
+    ids, keys = np.empty((2, batch, 0), np.int64), _core.KeyedUniforms(0, 0)
     chain = _core.Chain([])
     with interrupted(tokens[0]):
         if draw_alone:
-            _core.draw_tokens(chain, rows, coins, tokens[0], True)
+            _core.draw_tokens(chain, rows, keys, tokens[0], True)
         else:
-            _core.sample_tokens(chain, rows, coins, tokens, logs, ids, top, True)
+            _core.sample_tokens(chain, rows, keys, tokens, logs, ids, top, True)
     assert tokens[0, 0, 0] == -1
     assert tokens[0, -1, 0] == 7  # it stopped long before the end
 

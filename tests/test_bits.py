@@ -22,7 +22,7 @@ def run(folder, compiler, runner):
     program = folder / "bits"
     first, *flags = compiler
     subprocess.run(
-        [first, *FLAGS, *flags, f"-I{ROOT / 'sampler'}", str(ROOT / "tests" / "bits.c"),
+        [first, *FLAGS, *flags, f"-I{ROOT / 'sampler' / 'core'}", str(ROOT / "tests" / "bits.c"),
          "-o", str(program), "-lm"],
         check=True,
     )  # fmt: skip

@@ -19,14 +19,40 @@ import pytest
 from interrupting import interrupted
 from sampler import Sampler, Temperature, TopK, TopP, _core, _inputs
 from sampler._engine import make_chain
+from sampler.stages import STAGES
 from test_law import KINDS, SETTINGS, make_row
 from test_odds import draw
+
+FAST, FINE, EXACT = _core.TIERS.values()
 
 
 def ulps(value, exact):
     """Distance in units of the last place of the exact value."""
     exact = mpmath.mpf(exact)
     return float(abs(mpmath.mpf(value) - exact) / mpmath.mpf(np.spacing(abs(float(exact)))))
+
+
+def test_the_stages_of_the_core_are_those_of_python():
+    assert set(STAGES) == set(_core.STAGES)
+
+
+@pytest.mark.parametrize("stage", [-1, len(_core.STAGES), 2**40])
+def test_an_unknown_stage_is_refused(stage):
+    with pytest.raises(ValueError, match=f"^unknown stage {stage}$"):
+        _core.Chain([(_core.STAGES["top_k"], 3), (stage, 0.5)])
+
+
+def test_divisions_do_not_check_for_zero():
+    # A directive that does not reach a .pxd would make them raise, and the exception is swallowed.
+    generated = Path(_core.__file__).parent / "_core.c"
+    if not generated.exists():
+        pytest.skip("no generated C")
+    functions = {}
+    for text in re.split(r"\n(?=static )", generated.read_text()):
+        if name := re.match(r"static [^({;=]*\b(__pyx_f_7sampler_\w+)\(", text):
+            functions[name[1]] = text
+    assert "__pyx_f_7sampler_4core_6select_select" in functions
+    assert [name for name, text in functions.items() if "ZeroDivisionError" in text] == []
 
 
 def test_canonical_exp_is_within_an_ulp():
@@ -59,15 +85,15 @@ def check_bounds(row, temperature):
     """Assert that each tier's mass is within its bound, and return them all."""
     rows = _inputs.read(row).rows()
     masses = _core.masses(rows, temperature)
-    exact, _ = masses[_core.EXACT]
+    exact, _ = masses[EXACT]
     for mass, error in masses.values():
         assert abs(mass - exact) <= error
-    if _core.FINE in masses:
+    if FINE in masses:
         floors = np.array([row.min(), np.median(row)], np.float64)
         above = _core.masses(rows, temperature, floors)
         assert abs(above[floors[0]][0] - exact) <= above[floors[0]][1]
         upper = row[row >= floors[1]]  # the maximum is among them
-        exact, _ = _core.masses(_inputs.read(upper).rows(), temperature)[_core.EXACT]
+        exact, _ = _core.masses(_inputs.read(upper).rows(), temperature)[EXACT]
         assert abs(above[floors[1]][0] - exact) <= above[floors[1]][1]
     return masses
 
@@ -80,12 +106,12 @@ def test_masses_lie_within_their_bounds(kind, temperature, dtype):
     for size in (4096, 5000, 60_000):
         row = make_row(rng, kind, size, dtype)
         masses = check_bounds(row, temperature)
-        exact, _ = masses[_core.EXACT]
+        exact, _ = masses[EXACT]
         # The bounds are worth having.
-        assert masses[_core.FINE][1] <= 1e-11 * exact
+        assert masses[FINE][1] <= 1e-11 * exact
         if dtype == np.float32:
-            assert masses[_core.FAST][1] <= 1e-5 * exact
-        assert (_core.FAST in masses) == (dtype == np.float32)
+            assert masses[FAST][1] <= 1e-5 * exact
+        assert (FAST in masses) == (dtype == np.float32)
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3, 0.8, 1.0, 2.0, 10.0, 50.0])
@@ -124,7 +150,7 @@ def test_the_bounds_at_the_depths_where_weights_are_left_out(depth):
 
 def coefficients(function):
     """The coefficients of a polynomial in the source, the highest power first."""
-    source = (Path(__file__).parents[1] / "sampler" / "loops.h").read_text()
+    source = (Path(__file__).parents[1] / "sampler" / "core" / "kernels.h").read_text()
     body = source.split(f"FN({function})(", 1)[1].split("uint", 1)[0]
     first = re.search(r"(?:float|double) p = ([^;]+);", body)
     rest = re.findall(r"p = MULADD_\w+\(p, f, ([^)]+)\)", body)
@@ -173,7 +199,7 @@ def test_the_exact_path_changes_no_answer(kind, stages):
     rows = np.stack([make_row(rng, kind, 9000, np.float32)] * 40)
     u = rng.random((40, 1))
     plain = draw(stages, rows, u)
-    for tier in (_core.FINE, _core.EXACT):
+    for tier in (FINE, EXACT):
         assert np.array_equal(plain, draw(stages, rows, u, tier))
 
 
@@ -208,7 +234,7 @@ def test_threads_share_a_sampler_and_the_gil_is_free():
     words = np.broadcast_to(rows[0].view(np.uint32), (600_000, 50_000))
     big = _core.Rows(words, _core.KINDS["float32"], False)
     with interrupted(tokens):
-        _core.draw_tokens(make_chain(s.stages), big, _core.Coins(0, 0), tokens, False)
+        _core.draw_tokens(make_chain(s.stages), big, _core.KeyedUniforms(0, 0), tokens, False)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -325,7 +351,7 @@ def test_the_last_kept_token_alone_in_its_block():
     row = np.ones(4097, np.float32)
     row[0] = 0.5
     u = np.full((1, 1), 0.5)
-    assert draw([TopK(4096)], row, u) == draw([TopK(4096)], row, u, tier=_core.EXACT) == 2049
+    assert draw([TopK(4096)], row, u) == draw([TopK(4096)], row, u, tier=EXACT) == 2049
 
 
 def test_fast_and_exact_paths_agree_where_cuts_end_anywhere():
@@ -336,7 +362,7 @@ def test_fast_and_exact_paths_agree_where_cuts_end_anywhere():
         stages = [TopK(int(rng.integers(1, size + 2))), Temperature(float(rng.uniform(0.2, 9)))]
         u = rng.random((8, 1))
         rows = np.broadcast_to(row, (8, size))
-        assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, tier=_core.EXACT))
+        assert np.array_equal(draw(stages, rows, u), draw(stages, rows, u, tier=EXACT))
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -346,7 +372,7 @@ def test_short_rows_heed_signals(size):
     rows = _core.Rows(np.broadcast_to(row, (4_000_000, size)), _core.KINDS["float32"], False)
     tokens = np.full((4_000_000, 1), -7)
     with interrupted(tokens, signals=5) as counts:
-        _core.draw_tokens(_core.Chain([]), rows, _core.Coins(0, 0), tokens, False)
+        _core.draw_tokens(_core.Chain([]), rows, _core.KeyedUniforms(0, 0), tokens, False)
     assert min(np.diff(counts)) < 50_000
 
 
@@ -357,7 +383,7 @@ def test_many_draws_from_each_of_a_few_rows_heed_signals(n, batch):
     rows = _core.Rows(np.zeros((batch, 16), np.float32), _core.KINDS["float32"], False)
     tokens = np.full((batch, n), -7)
     with interrupted(tokens):
-        _core.draw_tokens(_core.Chain([]), rows, _core.Coins(0, 0), tokens, False)
+        _core.draw_tokens(_core.Chain([]), rows, _core.KeyedUniforms(0, 0), tokens, False)
     assert tokens[-1, 0] == -7  # it stopped long before the end
 
 

@@ -1,4 +1,4 @@
-"""The instruction sets: every level gives the same bits, and the environment chooses one."""
+"""The instruction sets: each gives the same bits, and the environment chooses one."""
 
 import dataclasses
 import os
@@ -58,7 +58,7 @@ def restored():
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocab", [1, 63, 64, 65, 511, 513, 1025, 4097, 20_000])
-def test_every_level_gives_the_same_bits(vocab, dtype, real_logits):
+def test_every_isa_gives_the_same_bits(vocab, dtype, real_logits):
     batch = rows(vocab, real_logits).astype(dtype)
     batch[4, vocab // 2] = np.nan
     batch[3, vocab // 3] = np.inf
@@ -71,7 +71,7 @@ def test_every_level_gives_the_same_bits(vocab, dtype, real_logits):
 
 @pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_level_finds_invalid_logits(dtype):
+def test_every_isa_finds_invalid_logits(dtype):
     for isa in INFO["isas"]:
         _core.choose_isa(isa)
         for vocab in (1, 64, 100, 1024, 3000):
@@ -101,7 +101,7 @@ def test_the_best_is_the_default():
 
 
 @pytest.mark.parametrize("isa", ["v5", "V3", "avx2"])
-def test_a_level_that_the_machine_lacks(isa):
+def test_an_isa_that_the_machine_lacks(isa):
     result = run(isa)
     assert result.returncode != 0
     wanted = ", ".join(INFO["isas"])

@@ -7,8 +7,10 @@ from scipy import stats
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
 from sampler._engine import make_chain
 
+FAST, FINE, EXACT = _core.TIERS.values()
 
-def draw(stages, rows, u, tier=_core.UNKNOWN, threads=1):
+
+def draw(stages, rows, u, tier=FAST, threads=1):
     """Tokens at uniforms of shape (batch, n), from the core itself."""
     chain = make_chain(stages, tier=tier)
     tokens = np.empty(u.shape, np.int64)
@@ -43,7 +45,7 @@ def test_evenly_spaced_uniforms_give_each_token_its_share(real_logits, stages):
     some = np.arange(0, n, 20)
     rows = np.broadcast_to(row, (len(some), len(row)))
     assert np.array_equal(draw(stages, rows, u[some][:, None])[:, 0], many[some])
-    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], tier=_core.EXACT)[:, 0],
+    assert np.array_equal(draw(stages, rows[:100], u[some[:100]][:, None], tier=EXACT)[:, 0],
                           many[some[:100]])  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_documents_state_range_and_off_value(stage):
 # ------------------------------------------------------------------------ where a stage is named
 
 # The places that a new stage touches in the package.
-PLACES = {"stages.py", "core/stages.pxd", "reference.py", "_engine.py", "_core.pyx"}
+PLACES = {"stages.py", "core/stages.pxd", "reference.py"}
 # Of Hugging Face's settings, and its own versions of these stages: no new stage has to be there.
 THEIRS = {
     "config.py", "hf/_filtering.py", "hf/_transformers.py", "selftest.py", "testing",
@@ -155,6 +155,8 @@ def test_a_stage_is_named_in_five_places():
                 w for one in STAGES.values() for w in (one.setting, one.__name__) if w in words
             }
             names -= {"temperature", "Temperature"}  # of the softmax family too
+            if place.name == "_core.pyx":
+                names -= {"top_p"}  # a question that `counts` counts
             if names:
                 found[place.as_posix()] = names
     assert set(found) <= PLACES, found

@@ -213,7 +213,7 @@ def fork(*_):
     done = np.count_nonzero(tokens + 7)
 
 def draw():
-    _core.draw_tokens(chain, rows, _core.Coins(0, 0), tokens, False, {threads})
+    _core.draw_tokens(chain, rows, _core.KeyedUniforms(0, 0), tokens, False, {threads})
 
 def watch():
     while tokens[0, 0] == -7:
@@ -267,7 +267,7 @@ def test_signals_stop_all_threads():
     s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads=3)
     tokens = np.full((60_000, 1), -7)
     with interrupted(tokens):
-        _core.draw_tokens(make_chain(s.stages), rows, _core.Coins(0, 0), tokens, False, 3)
+        _core.draw_tokens(make_chain(s.stages), rows, _core.KeyedUniforms(0, 0), tokens, False, 3)
     # Nobody is still at work, and the pool serves the next call.
     done = np.count_nonzero(tokens + 7)
     time.sleep(0.2)

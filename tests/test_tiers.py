@@ -14,16 +14,16 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs
 from sampler._engine import make_chain
 from test_odds import draw
 
-TIERS = (_core.FAST, _core.FINE, _core.EXACT)
+TIERS = tuple(_core.TIERS.values())
 
 
-def kept(row, stages, tier=_core.UNKNOWN):
+def kept(row, stages, tier=TIERS[0]):
     """The ids that the core keeps, ascending, asking a tier first."""
     chain = make_chain(stages, tier=tier)
     rows = _inputs.read(row).rows()
     ids, floats = np.empty(rows.vocab, np.int64), np.empty((4, rows.vocab))
-    count, complaint = _core.distribution_row(chain, rows, ids, *floats)
-    assert complaint is None
+    count, invalid = _core.distribution_row(chain, rows, ids, *floats)
+    assert invalid is None
     return ids[:count].copy()
 
 
@@ -58,9 +58,9 @@ def test_ordinary_rows_are_settled_by_the_fast_mass(real_logits):
 
 def test_few_tokens_need_no_tier(real_logits):
     row = real_logits[0].astype(np.float32)
-    with settled("top_p", "list"), settled("draws"):
+    with settled("top_p", "candidates"), settled("draws"):
         kept(row, [TopK(50), TopP(0.9)])
-    with settled("draws", "list"):
+    with settled("draws", "candidates"):
         draw([TopK(50)], row[None], np.full((1, 1), 0.4))
 
 
@@ -123,8 +123,8 @@ def test_what_the_fast_and_the_fine_mass_leave_open():
 
 
 @pytest.mark.parametrize(("size", "high"), [(8192, 70), (32_768, 270), (131_072, 1100)])
-def test_prefixes_that_end_where_a_list_does(size, high):
-    # The bound on the k-th logit falls into the gap below the high ones, so these are the list.
+def test_prefixes_that_end_where_the_candidates_do(size, high):
+    # The bound on the k-th logit falls into the gap below the high ones: these are the candidates.
     row = np.full(size, -12.0, np.float32)
     row[np.arange(high) * (size // high) + 5] = np.linspace(0.0, -5.0, high)
     mass = prefix_mass(row[rank(row)].astype(np.float64))
@@ -182,7 +182,7 @@ def test_deep_tokens_before_the_first_heavy_one_are_drawn():
             assert draw([], row[None], u, tier)[0, 0] == place
 
 
-# ---------------------------------------------------------------- boundaries that no list holds
+# ---------------------------------------------------------- boundaries that no candidates hold
 
 
 def exponents(rng, size):
@@ -191,7 +191,7 @@ def exponents(rng, size):
 
 
 def steps(rng, size):
-    """Three values, each of more tokens than a list holds."""
+    """Three values, each of more tokens than there is room for as candidates."""
     return rng.choice(np.float32([-1.0, 0.5, 2.0]), size)
 
 
@@ -274,8 +274,8 @@ def test_temperatures_that_no_bound_covers(temperature, dtype):
             agreed(row.astype(dtype), [Temperature(temperature), TopP(p)])
 
 
-def test_the_list_is_forgotten_before_its_memory_serves_for_something_else():
-    # Ties in an eighth to three thirty-seconds of the row, at a boundary that no list holds.
+def test_candidates_are_forgotten_before_their_memory_serves_for_something_else():
+    # Ties in an eighth to three thirty-seconds of the row, at a boundary that no candidates hold.
     rng = np.random.default_rng(0)
     vocab = 131_072
     for ties in range(12_300, 16_300, 400):

@@ -1,14 +1,16 @@
-/* The loops of one instruction set: those over lists of tokens, which stand here, and those over
- * rows, `loops.h` and `softmax.h`, for both element types. `kernels.h` includes this file once a level, with LEVEL
- * its number, LIST, FN_FLOAT and FN_DOUBLE giving the functions of each their own names, and
- * SAMPLER_FUSED defined where it has a fused multiply-add.
+/* The kernels of one instruction set: those over candidates, which are here, and those over rows,
+ * `kernels.h` and `softmax.h`, for both element types. `dispatch.h` includes this file once per
+ * instruction set, with ISA its number, CANDIDATES, FN_FLOAT and FN_DOUBLE giving the functions of
+ * each their own names, and SAMPLER_FUSED defined where it has a fused multiply-add.
  */
 
 /* weights[0..n), n a whole number of words, of values[0..n): canonical, 0 for -inf. */
-static void LIST(weigh)(const Law *law, const double *values, int64_t n, double *weights)
+static void CANDIDATES(weigh)(const Tempering *tempering, const double *values, int64_t n,
+                              double *weights)
 {
-    const double max = law->max, temperature = law->temperature, scale = law->scale;
-    if (law->uniform)
+    const double max = tempering->max, temperature = tempering->temperature;
+    const double scale = tempering->scale;
+    if (tempering->uniform)
         for (int64_t i = 0; i < n; i++)
             weights[i] = values[i] > -INFINITY ? 1.0 : 0.0;
     else
@@ -17,7 +19,7 @@ static void LIST(weigh)(const Law *law, const double *values, int64_t n, double 
 }
 
 /* The exact sum of weights[0..n), padded with 0 to a whole number of words. */
-static Mass LIST(sum)(const double *weights, int64_t n)
+static Mass CANDIDATES(sum)(const double *weights, int64_t n)
 {
     Mass mass = {0.0, 0.0};
     /* Carried often enough that every addition is exact: see canonical.h. */
@@ -33,8 +35,8 @@ static Mass LIST(sum)(const double *weights, int64_t n)
 }
 
 /* What of values[0..n), padded to whole words, is at or above t; weights may be NULL. */
-INLINE void LIST(split_with)(const double *values, const double *weights, int64_t n,
-                                    double t, Split *split, const int weighed)
+INLINE void CANDIDATES(split_with)(const double *values, const double *weights, int64_t n, double t,
+                                   Split *split, const int weighed)
 {
     double least[LANES], most[LANES], count[LANES] = {0};
     split->mass.high = split->mass.low = 0.0;
@@ -73,13 +75,13 @@ INLINE void LIST(split_with)(const double *values, const double *weights, int64_
     split->count = (int64_t)count[0];
 }
 
-static void LIST(split)(const double *values, const double *weights, int64_t n, double t,
-                        Split *split)
+static void CANDIDATES(split)(const double *values, const double *weights, int64_t n, double t,
+                              Split *split)
 {
     if (weights)
-        LIST(split_with)(values, weights, n, t, split, 1);
+        CANDIDATES(split_with)(values, weights, n, t, split, 1);
     else
-        LIST(split_with)(values, NULL, n, t, split, 0);
+        CANDIDATES(split_with)(values, NULL, n, t, split, 0);
 }
 
 /* ---------------------------------------------------------------------- for both element types */
@@ -105,7 +107,7 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 #define LOWEST (-FLT_MAX)
 #define LEAST(value, above) least_float(value, above)
 #define FN FN_FLOAT
-#include "loops.h"
+#include "kernels.h"
 #include "softmax.h"
 #undef REAL
 #undef REAL_IS_FLOAT
@@ -117,7 +119,7 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 #define LOWEST (-DBL_MAX)
 #define LEAST(value, above) least_double(value, above)
 #define FN FN_DOUBLE
-#include "loops.h"
+#include "kernels.h"
 #include "softmax.h"
 #undef REAL
 #undef LOWEST
@@ -127,8 +129,8 @@ static void LIST(split)(const double *values, const double *weights, int64_t n, 
 #undef MULADD_FLOAT
 #undef MULADD_DOUBLE
 #undef FUSED
-#undef LEVEL
-#undef LIST
+#undef ISA
+#undef CANDIDATES
 #undef FN_FLOAT
 #undef FN_DOUBLE
 #undef SAMPLER_FUSED

@@ -1,6 +1,7 @@
-/* What the loops work on: rows, blocks, cuts, lists; and what is known before a loop begins.
+/* What the kernels work on: rows, blocks, cuts, candidates; and what is known before a loop begins.
  *
- * A row is read in blocks of BLOCK logits. Nothing here knows Python, allocates, or writes to a row.
+ * A row is read in blocks of BLOCK logits. Nothing here knows Python, allocates, or writes to a
+ * row.
  */
 #ifndef SAMPLER_ROWS_H
 #define SAMPLER_ROWS_H
@@ -15,7 +16,7 @@
 #define BLOCK 512
 #define LOG2_BLOCK 9
 #define GROUP 128 /* what blocks are padded to */
-#define WORD 64   /* what lists and maxima are padded to: the bits of a comparison */
+#define WORD 64   /* what candidates and maxima are padded to: the bits of a comparison */
 #define FLOORS 2  /* how many masses or counts a pass can take at once */
 
 /* ------------------------------------------------------------------------------------ the row */
@@ -23,25 +24,25 @@
 enum { FLOAT16, BFLOAT16, FLOAT32, FLOAT64 };
 enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP };
 
-typedef struct Loops Loops; /* kernels.h */
+typedef struct Kernels Kernels; /* dispatch.h */
 
 typedef struct {
-    const char *data;   /* the first logit */
-    ptrdiff_t stride;   /* bytes from one logit to the next; any sign, 0 too */
-    int64_t n;          /* logits; at least 1 */
-    int kind;           /* FLOAT16 ... FLOAT64 */
-    int swapped;        /* the other byte order */
-    int direct;         /* native, contiguous and aligned words */
-    int in_place;       /* and of the type that the loops work on */
-    int64_t lead;       /* logits in block 0: see block_start */
-    const Loops *loops; /* for its element type, on this machine */
+    const char *data;       /* the first logit */
+    ptrdiff_t stride;       /* bytes from one logit to the next; any sign, 0 too */
+    int64_t n;              /* logits; at least 1 */
+    int kind;               /* FLOAT16 ... FLOAT64 */
+    int swapped;            /* the other byte order */
+    int direct;             /* native, contiguous and aligned words */
+    int in_place;           /* and of the type that the loops work on */
+    int64_t lead;           /* logits in block 0: see block_start */
+    const Kernels *kernels; /* for its element type, on this machine */
     /* What `scan` has written: the largest of every LANES-th logit of each block, LANES values a
      * block, padded with -inf to whole words; double for FLOAT64, else float. */
     const void *maxima;
 } Row;
 
-/* Blocks have BLOCK logits, save the last one, and the first one where that lets all others begin at
- * a multiple of 64 bytes: reading across these is twice as slow. */
+/* Blocks have BLOCK logits, save the last one, and the first one where that lets all others
+ * begin at a multiple of 64 bytes: reading across these is twice as slow. */
 static inline int64_t blocks_in(const Row *row)
 {
     return row->n <= row->lead ? 1 : 1 + (row->n - row->lead + BLOCK - 1) / BLOCK;
@@ -133,6 +134,9 @@ typedef struct {
     int64_t last;
 } Cut;
 
+static const Cut KEEP_ALL = {-INFINITY, -1};
+static const Cut KEEP_NOTHING = {INFINITY, -1};
+
 static inline int keeps(Cut cut, double x, int64_t id)
 {
     return (x > cut.value) | ((x == cut.value) & (id <= cut.last)); /* without a branch */
@@ -181,7 +185,8 @@ static inline double next_double(double x)
     return double_of_bits(bits >> 63 ? bits - 1 : bits + 1);
 }
 
-/* The smallest float, or double, that is at least `value`, or above it (`value` is not +inf then). */
+/* The smallest float, or double, that is at least `value`, or above it (`value` is not +inf
+ * then). */
 static inline float least_float(double value, int above)
 {
     const float rounded = (float)value;
@@ -232,7 +237,7 @@ static inline double halfway(const Row *row, double low, double high)
     return (double)x;
 }
 
-/* ------------------------------------------------------------------------------------ the list */
+/* ------------------------------------------------------------------------------ the candidates */
 
 /* Tokens taken from a row, ids ascending. The arrays have room for whole words; what pads the last
  * one is -inf in `values` and 0 in `weights`. */
@@ -241,9 +246,9 @@ typedef struct {
     double *values;
     int64_t *ids;
     double *weights; /* canonical; only once they were asked for */
-} List;
+} Candidates;
 
-/* What of a list is at or above some value, and the values on both sides of that border. */
+/* What of the candidates is at or above some value, and the values on both sides of that border. */
 typedef struct {
     int64_t count;
     Mass mass;    /* of what is above; 0 without weights */
@@ -256,12 +261,13 @@ typedef struct {
 /* The constants are derived in docs/design.md. Weights are 2**y, y = (x - max) log2(e) / T; those
  * below 2**-DEPTH are left out. */
 #define FAST_DEPTH 45.0         /* the fast mass: float32 */
-#define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, the float32 part of the sum */
+#define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, float32 part of the sum */
 #define FAST_DEPTH_ERROR 1.9e-7 /* relative to |z|: three roundings of y */
 #define FAST_FLOOR_ERROR 0x1p-44
 #define FINE_DEPTH 70.0 /* the fine mass: double */
 #define FINE_WEIGHT_ERROR 1.3e-12
 #define FINE_FLOOR_ERROR 0x1p-69
+#define LOG_SLACK 0x1p-44 /* two logs below 19, each off by 3 ULP at most, and two differences */
 
 /* The error of the fast mass of a block. The entropy of weights w = 2**y of sum `mass` is
  * at most log2(BLOCK), hence sum(w |y|) <= mass (log2(BLOCK) - log2(mass)): tight for equal

@@ -8,7 +8,7 @@
 #ifndef SAMPLER_POOL_H
 #define SAMPLER_POOL_H
 
-#include "kernels.h" /* for SAMPLER_X86 */
+#include "dispatch.h" /* for SAMPLER_X86 */
 
 #include <Python.h>
 #include <pythread.h>
@@ -93,9 +93,9 @@ static int pool_add(void)
     return 0;
 }
 
-/* Take the pool for a call that could use `wanted` threads beside its own. Returns how many there
- * are: 0 where another call has them, and then `pool_leave` must not be called. Under a lock, or the
- * GIL. */
+/* Take the pool for a call that could use `wanted` threads beside its own. Returns how many
+ * there are: 0 where another call has them, and then `pool_leave` must not be called. Under a
+ * lock, or the GIL. */
 static int pool_enter(int wanted)
 {
     const long process = (long)getpid();

@@ -1,16 +1,17 @@
 /* The loops that touch the whole vocabulary, for one element type and one instruction set.
  *
- * `level.h` includes this file once for each type: REAL is float, which serves float16 and bfloat16
+ * `isa.h` includes this file once for each type: REAL is float, which serves float16 and bfloat16
  * too, or double; LOWEST its lowest finite number; LEAST(value, above) the smallest of its numbers
  * at or above a double; FN(name) gives the functions names of their own.
  *
  * Whatever the dtype, the stride or the byte order, `load` hands the loops a contiguous block,
  * padded with -inf to whole groups; a native contiguous row is handed over in place. So every loop
  * sees aligned counts and is plain C that a compiler vectorises: a fixed number of explicit lanes
- * where a sum or a maximum crosses elements, hence the same bits at every level.
+ * where a sum or a maximum crosses elements, hence the same bits on every instruction set.
  */
 
-/* Copy `count` <= BLOCK logits from `start` on into buffer, padded to whole groups, and return it. */
+/* Copy `count` <= BLOCK logits from `start` on into buffer, padded to whole groups, and return
+ * it. */
 NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const char *p = row->data + start * row->stride;
@@ -25,15 +26,14 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
         const uint16_t *words = (const uint16_t *)p;
         if (row->direct && row->kind == FLOAT16) {
             int64_t i = 0;
-#if defined(SAMPLER_X86) && LEVEL > 0
+#if defined(SAMPLER_X86) && ISA > 0
             for (; i + 8 <= count; i += 8)
                 _mm256_storeu_ps(buffer + i,
                                  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(words + i))));
 #endif
             for (; i < count; i++)
                 buffer[i] = widen_float16(words[i]);
-        }
-        else if (row->direct) {
+        } else if (row->direct) {
             for (int64_t i = 0; i < count; i++)
                 buffer[i] = widen_bfloat16(words[i]);
         } else
@@ -176,7 +176,8 @@ INLINE int64_t FN(count_reaching)(const REAL *x, int64_t n, REAL t)
 }
 
 /* A logit that at least k tokens of a scanned row reach, and few more: k parts of the row have a
- * maximum that large. -inf where fewer than k maxima are finite. `room` holds maxima_in(n) values. */
+ * maximum that large. -inf where fewer than k maxima are finite. `room` holds maxima_in(n)
+ * values. */
 static double FN(bound)(const Row *row, int64_t k, void *room)
 {
     const REAL *m = row->maxima;
@@ -233,21 +234,21 @@ static double FN(bound)(const Row *row, int64_t k, void *room)
 INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
 {
     uint64_t bits = 0;
-#if defined(SAMPLER_X86) && LEVEL == 2 && defined(REAL_IS_FLOAT)
+#if defined(SAMPLER_X86) && ISA == 2 && defined(REAL_IS_FLOAT)
     const __m512 limit = _mm512_set1_ps(t);
     for (int i = 0; i < WORD; i += 16)
         bits |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), limit, _CMP_GE_OQ) << i;
-#elif defined(SAMPLER_X86) && LEVEL == 2
+#elif defined(SAMPLER_X86) && ISA == 2
     const __m512d limit = _mm512_set1_pd(t);
     for (int i = 0; i < WORD; i += 8)
         bits |= (uint64_t)_mm512_cmp_pd_mask(_mm512_loadu_pd(x + i), limit, _CMP_GE_OQ) << i;
-#elif defined(SAMPLER_X86) && LEVEL == 1 && defined(REAL_IS_FLOAT)
+#elif defined(SAMPLER_X86) && ISA == 1 && defined(REAL_IS_FLOAT)
     const __m256 limit = _mm256_set1_ps(t);
     for (int i = 0; i < WORD; i += 8)
         bits |= (uint64_t)(unsigned)_mm256_movemask_ps(
                     _mm256_cmp_ps(_mm256_loadu_ps(x + i), limit, _CMP_GE_OQ))
                 << i;
-#elif defined(SAMPLER_X86) && LEVEL == 1
+#elif defined(SAMPLER_X86) && ISA == 1
     const __m256d limit = _mm256_set1_pd(t);
     for (int i = 0; i < WORD; i += 4)
         bits |= (uint64_t)(unsigned)_mm256_movemask_pd(
@@ -269,16 +270,16 @@ INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
 }
 
 /* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
- * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more than
- * that. low > -inf. */
+ * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more
+ * than that. low > -inf. */
 static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
                           int64_t *ids)
 {
     const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
     const int64_t n = maxima_in(blocks_in(row));
     int64_t found = 0;
-    /* Where nearly every 32nd part of the row reaches low, so do, as a rule, more tokens than fit; and
-     * to find out would take long. */
+    /* Where nearly every 32nd part of the row reaches low, so do, as a rule, more tokens than
+     * fit; and to find out would take long. */
     if (row->n > room && high == INFINITY &&
         FN(count_reaching)(m, n, from) > blocks_in(row) * LANES * 63 / 64)
         return -1;
@@ -310,7 +311,8 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
     return found;
 }
 
-/* The id of the nth token of a scanned row, from 1, whose logit is `value`; -1 if there are fewer. */
+/* The id of the nth token of a scanned row, from 1, whose logit is `value`; -1 if there are
+ * fewer. */
 static int64_t FN(find)(const Row *row, double value, int64_t nth)
 {
     const REAL *m = row->maxima, wanted = (REAL)value;
@@ -364,7 +366,7 @@ static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low,
  * below `deep` (finite) is lower than that. Returns the count, 0 where nothing is kept; x is padded
  * to whole groups. */
 INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
-                                     const REAL **x, REAL *floor)
+                              const REAL **x, REAL *floor)
 {
     const REAL *m = (const REAL *)row->maxima + b * LANES;
     const int64_t start = block_start(row, b), count = block_size(row, b);
@@ -419,7 +421,8 @@ static void FN(counts)(const Row *row, const double *floors, int64_t *counts)
     }
 }
 
-/* --------------------------------------------------------------------- masses with an error bound */
+/* --------------------------------------------------------------------- masses with an error
+ * bound */
 
 #ifdef REAL_IS_FLOAT
 /* 2**((x - max) log2e_over_t), in float32; for x so low that this is not a normal float, anything.
@@ -462,24 +465,25 @@ INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_ove
 
 /* masses[b] = the mass of what the cut keeps of block b, and errors[b] a bound on its distance from
  * the exact one. log2(e) / T in [1e-30, 1e30], max finite. */
-static void FN(fast_masses)(const Row *row, const Law *law, Cut cut, double *masses, double *errors)
+static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
+                            double *errors)
 {
-    const double slope = 1.4426950408889634 / law->temperature;
-    const float max = (float)law->max, log2e_over_t = (float)slope;
-    const float deep = least_float(law->max - FAST_DEPTH / slope, 0);
+    const double slope = 1.4426950408889634 / tempering->temperature;
+    const float max = (float)tempering->max, log2e_over_t = (float)slope;
+    const float deep = least_float(tempering->max - FAST_DEPTH / slope, 0);
     for (int64_t b = 0; b < blocks_in(row); b++) {
         float buffer[BLOCK], floor;
         const float *x;
         const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        masses[b] = count == BLOCK
-                        ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
-                        : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
+        masses[b] = count == BLOCK ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
+                                   : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
         errors[b] = fast_error(masses[b]);
     }
 }
 #endif
 
-/* 2**((x - max) log2e_over_t), in double; for x so low that this is not a normal double, anything. */
+/* 2**((x - max) log2e_over_t), in double; for x so low that this is not a normal double,
+ * anything. */
 INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
 {
     const double to_integer = 0x1.8p52;
@@ -503,18 +507,17 @@ INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
 
 /* masses[b] = the mass of what the cut keeps of block b and, with floors, totals[j] that of the
  * row's tokens >= floors[j], j < FLOORS, all of them within the cut. The error is FINE_WEIGHT_ERROR
- * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the law unscaled. */
-INLINE void FN(fine)(const Row *row, const Law *law, Cut cut, double *masses,
-                            const double *floors, double *totals, const int with_floors)
+ * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the tempering unscaled. */
+INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
+                     const double *floors, double *totals, const int with_floors)
 {
-    const double max = law->max, log2e_over_t = 1.4426950408889634 / law->temperature;
+    const double max = tempering->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
     const double deep = max - FINE_DEPTH / log2e_over_t;
     double above[FLOORS][LANES] = {{0}};
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], lowest;
         const REAL *x;
-        const int64_t count =
-            FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
+        const int64_t count = FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
         const double floor = (double)lowest;
         double mass[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
@@ -537,26 +540,28 @@ INLINE void FN(fine)(const Row *row, const Law *law, Cut cut, double *masses,
         }
 }
 
-static void FN(fine_masses)(const Row *row, const Law *law, Cut cut, double *masses)
+static void FN(fine_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses)
 {
-    FN(fine)(row, law, cut, masses, NULL, NULL, 0);
+    FN(fine)(row, tempering, cut, masses, NULL, NULL, 0);
 }
 
-static void FN(fine_masses_above)(const Row *row, const Law *law, Cut cut, double *masses,
-                                  const double *floors, double *totals)
+static void FN(fine_masses_above)(const Row *row, const Tempering *tempering, Cut cut,
+                                  double *masses, const double *floors, double *totals)
 {
     const double f[FLOORS] = {floors[0], floors[1]}; /* in registers */
-    FN(fine)(row, law, cut, masses, f, totals, 1);
+    FN(fine)(row, tempering, cut, masses, f, totals, 1);
 }
 
 /* ------------------------------------------------------------------------------- exact masses */
 
-/* w[0..n) = the canonical weights of those of x[0..n) that are >= floor, 0 for the others; n a whole
- * number of LANES. */
-INLINE void FN(weigh_kept)(const Law *law, const REAL *x, int64_t n, REAL floor, double *w)
+/* w[0..n) = the canonical weights of those of x[0..n) that are >= floor, 0 for the others; n a
+ * whole number of LANES. */
+INLINE void FN(weigh_kept)(const Tempering *tempering, const REAL *x, int64_t n, REAL floor,
+                           double *w)
 {
-    const double max = law->max, temperature = law->temperature, scale = law->scale;
-    if (law->uniform)
+    const double max = tempering->max, temperature = tempering->temperature;
+    const double scale = tempering->scale;
+    if (tempering->uniform)
         for (int64_t i = 0; i < n; i++)
             w[i] = x[i] >= floor ? 1.0 : 0.0;
     else if (temperature == 1.0) /* a quotient that is exact costs as much as any */
@@ -573,19 +578,20 @@ INLINE void FN(weigh_kept)(const Law *law, const REAL *x, int64_t n, REAL floor,
 
 /* The exact mass of what the cut keeps of a scanned row; with `blocks` that of each block too. What
  * is so deep that its weights round to 0 is not weighed. */
-static Mass FN(exact_mass)(const Row *row, const Law *law, Cut cut, Mass *blocks)
+static Mass FN(exact_mass)(const Row *row, const Tempering *tempering, Cut cut, Mass *blocks)
 {
     Mass total = {0.0, 0.0};
     REAL deep = LOWEST;
-    if (!law->uniform && law->scale == 1.0)
-        deep = LARGER(deep, LEAST(law->max - (NEGLIGIBLE_DEPTH + 1.0) * law->temperature, 0));
+    if (!tempering->uniform && tempering->scale == 1.0)
+        deep = LARGER(deep,
+                      LEAST(tempering->max - (NEGLIGIBLE_DEPTH + 1.0) * tempering->temperature, 0));
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], floor;
         const REAL *x;
         double w[BLOCK];
         const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        FN(weigh_kept)(law, x, whole_groups(count), floor, w);
-        const Mass mass = LIST(sum)(w, count);
+        FN(weigh_kept)(tempering, x, whole_groups(count), floor, w);
+        const Mass mass = CANDIDATES(sum)(w, count);
         mass_add(&total, mass.high, mass.low);
         if (blocks)
             blocks[b] = mass;
@@ -593,13 +599,14 @@ static Mass FN(exact_mass)(const Row *row, const Law *law, Cut cut, Mass *blocks
     return total;
 }
 
-/* The exact mass of a whole scanned row at temperature 1 and, in the same pass, the fine masses of
- * its blocks under another law, for less than a pass of their own. As fine_masses; both laws
- * unscaled. */
-static Mass FN(exact_and_fine_masses)(const Row *row, const Law *raw, const Law *law, double *masses)
+/* The exact mass of a whole scanned row at temperature 1 and, in the same pass, the fine masses
+ * of its blocks under another tempering, for less than a separate pass. As fine_masses; both
+ * temperings unscaled. */
+static Mass FN(exact_and_fine_masses)(const Row *row, const Tempering *raw,
+                                      const Tempering *tempering, double *masses)
 {
     const Cut all = {-INFINITY, -1};
-    const double max = raw->max, log2e_over_t = 1.4426950408889634 / law->temperature;
+    const double max = raw->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
     const REAL exact_floor = LARGER(LOWEST, LEAST(max - (NEGLIGIBLE_DEPTH + 1.0), 0));
     const REAL fine_floor = LARGER(LOWEST, LEAST(max - FINE_DEPTH / log2e_over_t, 0));
     Mass total = {0.0, 0.0};
@@ -624,9 +631,11 @@ static Mass FN(exact_and_fine_masses)(const Row *row, const Law *raw, const Law 
     return total;
 }
 
-/* Block b of a scanned row as double: x, -inf where the cut removes, and with a law the canonical
- * weights, 0 where it does; BLOCK of each, padded so to whole words. Returns the count. */
-static int64_t FN(read)(const Row *row, const Law *law, Cut cut, int64_t b, double *x, double *w)
+/* Block b of a scanned row as double: x, -inf where the cut removes, and with a tempering the
+ * canonical weights, 0 where it does; BLOCK of each, padded so to whole words. Returns the
+ * count. */
+static int64_t FN(read)(const Row *row, const Tempering *tempering, Cut cut, int64_t b, double *x,
+                        double *w)
 {
     REAL buffer[BLOCK], floor;
     const REAL *kept;
@@ -634,24 +643,24 @@ static int64_t FN(read)(const Row *row, const Law *law, Cut cut, int64_t b, doub
     if (FN(kept_block)(row, cut, LOWEST, b, buffer, &kept, &floor) == 0) {
         for (int64_t i = 0; i < padded; i++)
             x[i] = -INFINITY;
-        if (law)
+        if (tempering)
             memset(w, 0, (size_t)padded * sizeof *w);
         return count;
     }
     for (int64_t i = 0; i < padded; i++)
         x[i] = kept[i] >= floor ? (double)kept[i] : -INFINITY;
-    if (law)
-        FN(weigh_kept)(law, kept, padded, floor, w);
+    if (tempering)
+        FN(weigh_kept)(tempering, kept, padded, floor, w);
     return count;
 }
 
 /* ------------------------------------------------------------------------- writing whole rows */
 
-/* out[i] = x / divisor where the cut keeps token i, -inf elsewhere. With `shifted`, the kept logits
- * are (x - max) / temperature under the law instead. Neither falls below -limit; that none passes
- * limit is the caller's care. */
-static void FN(filter)(const Row *row, const Law *law, Cut cut, double divisor, int shifted,
-                       double limit, void *out)
+/* out[i] = x / divisor where the cut keeps token i, -inf elsewhere. With `shifted`, the kept
+ * logits are (x - max) / temperature under the tempering instead. Neither falls below -limit;
+ * that none passes limit is the caller's care. */
+static void FN(filter)(const Row *row, const Tempering *tempering, Cut cut, double divisor,
+                       int shifted, double limit, void *out)
 {
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL *o = (REAL *)out + block_start(row, b);
@@ -659,7 +668,7 @@ static void FN(filter)(const Row *row, const Law *law, Cut cut, double divisor, 
         const REAL *x;
         const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &floor);
         for (int64_t i = 0; i < count; i++) {
-            double z = shifted ? tempered(law, (double)x[i]) : (double)x[i] / divisor;
+            double z = shifted ? tempered(tempering, (double)x[i]) : (double)x[i] / divisor;
             z = z < -limit ? -limit : z;
             o[i] = x[i] >= floor ? (REAL)z : -(REAL)INFINITY;
         }

@@ -63,6 +63,8 @@ typedef struct {
     double low;
 } Mass;
 
+static const Mass NO_MASS = {0.0, 0.0};
+
 INLINE double high_part(double weight) { return (weight + TO_HIGH_GRID) - TO_HIGH_GRID; }
 
 /* The low part of a weight whose high part is known; weight - high is exact. */
@@ -71,8 +73,8 @@ INLINE double low_part(double weight, double high)
     return ((weight - high) + TO_LOW_GRID) - TO_LOW_GRID;
 }
 
-/* The same for many weights, as integers: adding a grid's constant leaves a part in the lowest bits,
- * and the sums of these wrap round. Exact, and less work than adding doubles. */
+/* The same for many weights, as integers: adding a grid's constant leaves a part in the lowest
+ * bits, and the sums of these wrap round. Exact, and less work than adding doubles. */
 INLINE uint64_t bits_of(double x)
 {
     uint64_t bits;
@@ -101,7 +103,8 @@ static inline void mass_add(Mass *mass, double high, double low)
 /* Add what `add_parts` was given, n <= 512 weights, in LANES of each. */
 INLINE void mass_add_parts(Mass *mass, const uint64_t *high, const uint64_t *low, int64_t n)
 {
-    uint64_t highs = (uint64_t)-n * bits_of(TO_HIGH_GRID), lows = (uint64_t)-n * bits_of(TO_LOW_GRID);
+    uint64_t highs = (uint64_t)-n * bits_of(TO_HIGH_GRID),
+             lows = (uint64_t)-n * bits_of(TO_LOW_GRID);
     for (int l = 0; l < LANES; l++) {
         highs += high[l];
         lows += low[l];
@@ -166,7 +169,8 @@ INLINE float fused_emulated(float a, float b, float c)
  * exponent of the latter, 0 or 128. */
 INLINE double exp_parts(double z, double bias, double *power)
 {
-    const double to_integer = 0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
+    const double to_integer =
+        0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
     const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
     const double n = shifted - to_integer;
     const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
@@ -253,23 +257,24 @@ typedef struct {
     double temperature;
     double scale;
     int uniform;
-} Law;
+} Tempering;
 
-static inline Law make_law(double max, double temperature)
+static inline Tempering make_tempering(double max, double temperature)
 {
-    Law law = {max, temperature, 1.0, temperature > DBL_MAX};
+    Tempering tempering = {max, temperature, 1.0, temperature > DBL_MAX};
     if (max >= 0x1p969) { /* below this, max - x cannot round past the largest double */
-        law.scale = 0.5;
-        law.max = max * 0.5;
-        law.temperature = temperature * 0.5 > 0.0 ? temperature * 0.5 : temperature;
+        tempering.scale = 0.5;
+        tempering.max = max * 0.5;
+        tempering.temperature = temperature * 0.5 > 0.0 ? temperature * 0.5 : temperature;
     }
-    return law;
+    return tempering;
 }
 
 /* The tempered logit of one finite x. */
-INLINE double tempered(const Law *law, double x)
+INLINE double tempered(const Tempering *tempering, double x)
 {
-    return law->uniform ? 0.0 : (x * law->scale - law->max) / law->temperature;
+    return tempering->uniform ? 0.0
+                              : (x * tempering->scale - tempering->max) / tempering->temperature;
 }
 
 #endif

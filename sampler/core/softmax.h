@@ -1,15 +1,15 @@
-/* The softmax family over whole rows, for one element type and one instruction set: `level.h`
- * includes this file after `loops.h`, with the same names defined.
+/* The softmax family over whole rows, for one element type and one instruction set: `isa.h`
+ * includes this file after `kernels.h`, with the same names defined.
  *
  * For float rows, probabilities come from powers of two in float32 whose exponents are exact to
  * 2**-25, and their sum in double: within 3.4 ULP, in the order of the logits, and the same bits at
- * every level, since what is fused here is fused everywhere (`FUSED`). docs/softmax.md has the
- * derivation. What they cannot do, and double rows, is canonical arithmetic.
+ * every instruction set, since what is fused here is fused everywhere (`FUSED`). docs/softmax.md
+ * has the derivation. What they cannot do, and double rows, is canonical arithmetic.
  */
 
-/* Where the parts begin that a row is worked on in: at multiples of BLOCK, less `lead`, which lets
- * whole parts be aligned in memory. A lane's sum takes its logits in the order of the row either way,
- * so that nothing depends on it. */
+/* Where the parts begin that a row is worked on in: at multiples of BLOCK, less `lead`, which
+ * lets whole parts be aligned in memory. A lane's sum takes its logits in the order of the row
+ * either way, so that nothing depends on it. */
 INLINE int64_t FN(part_end)(int64_t n, int64_t start, int64_t lead)
 {
     const int64_t end = start == 0 && lead > 0 ? lead : start + BLOCK;
@@ -43,7 +43,7 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
         end = FN(part_end)(row->n, start, lead);
         const int64_t count = end - start;
         const REAL *x = row->in_place && count % WORD == 0 ? (const REAL *)row->data + start
-                                                            : FN(copy)(row, start, count, buffer);
+                                                           : FN(copy)(row, start, count, buffer);
         if (count == BLOCK)
             FN(scan_block)(x, BLOCK, found);
         else
@@ -64,14 +64,15 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
     }
     const REAL even = four[0] > four[2] ? four[0] : four[2];
     const REAL odd = four[1] > four[3] ? four[1] : four[3];
-    return (double)((even > odd ? even : odd) + (tainted[0] + tainted[2]) + (tainted[1] + tainted[3]));
+    return (double)((even > odd ? even : odd) + (tainted[0] + tainted[2]) +
+                    (tainted[1] + tainted[3]));
 }
 
 #ifdef REAL_IS_FLOAT
-/* How the logits of a row become powers of two: the exponent of x is x * slope + shift, in units of
- * 2**-24, and POWER_HIGH at the maximum. Where it would be below POWER_LOW the power is 0, and so is
- * the probability when it is rounded. The powers themselves are 2**POWER_SCALE times as large, so
- * that the polynomial's coefficients are normal floats. */
+/* How the logits of a row become powers of two: the exponent of x is x * slope + shift, in units
+ * of 2**-24, and POWER_HIGH at the maximum. Where it would be below POWER_LOW the power is 0,
+ * and so is the probability when it is rounded. The powers themselves are 2**POWER_SCALE times
+ * as large, so that the polynomial's coefficients are normal floats. */
 #define POWER_HIGH 26
 #define POWER_LOW (-127)
 #define POWER_SCALE 31
@@ -92,9 +93,10 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
     int32_t exponents[BLOCK];
     const double to_integer = 0x1.8p52 + shift; /* exact */
     const double lowest = 0x1.8p52 + POWER_LOW * 0x1p24;
-#if defined(SAMPLER_X86) && LEVEL == 2
+#if defined(SAMPLER_X86) && ISA == 2
     /* Compilers convert 16 floats at once, and take them apart first. */
-    const __m512i evens = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i evens =
+        _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     for (int64_t i = 0; i < n; i += LANES) {
         __m512d y[2];
         for (int half = 0; half < 2; half++) {
@@ -103,8 +105,9 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
                                     _mm512_set1_pd(to_integer));
             y[half] = _mm512_max_pd(y[half], _mm512_set1_pd(lowest));
         }
-        _mm512_storeu_si512(exponents + i, _mm512_permutex2var_epi32(_mm512_castpd_si512(y[0]), evens,
-                                                                     _mm512_castpd_si512(y[1])));
+        _mm512_storeu_si512(
+            exponents + i,
+            _mm512_permutex2var_epi32(_mm512_castpd_si512(y[0]), evens, _mm512_castpd_si512(y[1])));
     }
 #else
     for (int64_t i = 0; i < n; i += LANES)
@@ -133,7 +136,7 @@ INLINE void FN(raise)(const float *x, int64_t n, double slope, double shift, flo
             memcpy(&bits, &p, sizeof bits);
             powers[i + l] = float_of_bits(bits + (uint32_t)whole) - 0x1p-96f; /* the lowest power */
         }
-#if defined(SAMPLER_X86) && LEVEL == 2
+#if defined(SAMPLER_X86) && ISA == 2
     __m512d low = _mm512_loadu_pd(sums), high = _mm512_loadu_pd(sums + 8);
     for (int64_t i = 0; i < n; i += LANES) {
         low = _mm512_add_pd(low, _mm512_cvtps_pd(_mm256_loadu_ps(powers + i)));
@@ -178,7 +181,7 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
 {
     /* At temperature 0 the maxima share equally, as all do at inf. */
     const int hard = temperature == 0.0;
-    const Law law = make_law(top, hard ? INFINITY : temperature);
+    const Tempering tempering = make_tempering(top, hard ? INFINITY : temperature);
     const REAL floor = hard ? (REAL)top : LOWEST;
     Mass mass = {0.0, 0.0};
     REAL buffer[BLOCK];
@@ -186,10 +189,10 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, 0);
         const REAL *x = FN(part)(row, start, end, buffer);
-        FN(weigh_kept)(&law, x, whole_lanes(end - start), floor, w);
+        FN(weigh_kept)(&tempering, x, whole_lanes(end - start), floor, w);
         for (int64_t i = whole_lanes(end - start); i < whole_words(end - start); i++)
             w[i] = 0.0;
-        const Mass part = LIST(sum)(w, end - start);
+        const Mass part = CANDIDATES(sum)(w, end - start);
         mass_add(&mass, part.high, part.low);
 #ifndef REAL_IS_FLOAT
         if (what == SOFTMAX)
@@ -209,22 +212,22 @@ NOINLINE void FN(softmax_canonical)(const Row *row, double top, double temperatu
         return;
     }
 #endif
-    const int plain = law.temperature == 1.0 && law.scale == 1.0;
+    const int plain = tempering.temperature == 1.0 && tempering.scale == 1.0;
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, 0);
         const REAL *x = FN(part)(row, start, end, buffer);
         const int64_t count = end - start;
         REAL *o = out + start;
         if (what == SOFTMAX) {
-            FN(weigh_kept)(&law, x, whole_lanes(count), floor, w);
+            FN(weigh_kept)(&tempering, x, whole_lanes(count), floor, w);
             for (int64_t i = 0; i < count; i++)
                 o[i] = (REAL)(w[i] * factor);
         } else if (plain) {
             for (int64_t i = 0; i < count; i++)
-                o[i] = (REAL)(((double)x[i] - law.max) - log_total); /* of -inf, -inf */
+                o[i] = (REAL)(((double)x[i] - tempering.max) - log_total); /* of -inf, -inf */
         } else {
             for (int64_t i = 0; i < count; i++) {
-                const REAL kept = (REAL)(tempered(&law, (double)x[i]) - log_total);
+                const REAL kept = (REAL)(tempered(&tempering, (double)x[i]) - log_total);
                 o[i] = x[i] >= floor ? kept : -(REAL)INFINITY;
             }
         }
@@ -365,8 +368,8 @@ static void FN(softmax)(const Row *first, ptrdiff_t row_step, int64_t rows,
             FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
                               LOG_SOFTMAX, out, out_step);
         else
-            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step,
-                              LOGSUMEXP, out, out_step);
+            FN(softmax_group)(&row, row_step, (int)count, temperatures, temperature_step, LOGSUMEXP,
+                              out, out_step);
         row.data += count * row_step;
         temperatures += count * temperature_step;
         out += count * out_step;

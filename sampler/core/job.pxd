@@ -1,0 +1,107 @@
+"""A call: its rows, its uniforms, where its results go, how far it is, and signals meanwhile."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from sampler.core.kernels cimport MOST_WORKERS, Row, fetch_add, getpid, make_row, philox_uniform
+from sampler.core.row cimport Chain, Scratch
+
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() noexcept  # -1 with an exception set
+    void PyErr_SetString(object kind, const char *message)
+
+
+cdef enum:
+    # Logits and draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
+    # it has, for what it costs however short it is.
+    WORK_PER_LOOK = 1 << 19
+
+
+# A call: rows, what to do with each, and how far it is. Pointers are NULL where they do not matter.
+cdef struct Job:
+    bint (*do_row)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
+    const Chain *chain
+    const char *data
+    ptrdiff_t row_stride
+    ptrdiff_t stride
+    int64_t batch
+    int64_t vocab
+    int kind
+    bint swapped
+    bint flag_invalid
+    # The uniforms: given, or keyed by seed, stream and step.
+    const double *u
+    uint64_t seed
+    uint64_t step
+    const uint64_t *streams
+    const uint64_t *steps
+    uint64_t first_draw
+    int64_t n
+    int64_t top
+    # The results.
+    int64_t *tokens       # n per row
+    int64_t *ranks
+    int64_t *kept
+    double *logprobs
+    double *raw_logprobs
+    double *log_mass
+    int64_t *top_ids      # top per row
+    int64_t *raw_top_ids
+    double *top_logprobs
+    double *raw_top_logprobs
+    bint given            # the tokens are
+    char *out             # out_stride bytes per row
+    ptrdiff_t out_stride
+    double limit
+    # Progress: what a logit takes, the next row that nobody has claimed, how many to claim.
+    int64_t cost
+    int64_t next
+    int64_t claim
+    int64_t interrupted   # not 0 once an exception is set
+    long process          # whose threads help; 0 where none do
+    Scratch *scratch[MOST_WORKERS + 1]
+
+
+cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
+    return make_row(job.data + index * job.row_stride, job.stride, job.vocab, job.kind, job.swapped)
+
+
+cdef inline double uniform_of(const Job *job, int64_t row, int64_t draw) noexcept nogil:
+    cdef uint64_t stream, step
+    if job.u != NULL:
+        return job.u[row * job.n + draw]
+    stream = row if job.streams == NULL else job.streams[row]
+    step = job.step if job.steps == NULL else job.steps[row]
+    return philox_uniform(job.seed, stream, step, job.first_draw + <uint64_t> draw, 0)
+
+
+cdef inline bint is_interrupted(Job *job) noexcept nogil:
+    return fetch_add(&job.interrupted, 0) != 0
+
+
+cdef inline bint interrupts(Job *job, const Scratch *scratch) noexcept nogil:
+    """Let Python handle signals, in the thread that called. Whether that ends the call: an
+    exception is set, and `run_caller` will pass it on."""
+    if scratch == job.scratch[0] and not is_interrupted(job):
+        with gil:
+            if check_signals(job) != 0:
+                fetch_add(&job.interrupted, 1)
+                stop(job)
+    return is_interrupted(job)
+
+
+cdef inline int check_signals(const Job *job) noexcept:
+    """-1 with an exception set where a handler has raised, or has forked: the child lacks the
+    threads that help, and the rows that they were doing. A call on one thread goes on in both."""
+    if PyErr_CheckSignals() != 0:
+        return -1
+    if job.process != 0 and getpid() != job.process:
+        PyErr_SetString(RuntimeError, "a signal handler has forked during a call on several "
+                                      "threads: the child lacks them, and the call ends there")
+        return -1
+    return 0
+
+
+cdef inline void stop(Job *job) noexcept nogil:
+    """Let nobody claim another row."""
+    fetch_add(&job.next, job.batch)

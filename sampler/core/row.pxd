@@ -1,0 +1,299 @@
+"""The state of a row: its cut, its candidates, and its mass by tiers.
+
+`scan_row` reads the row and begins its `RowState`. The candidates are a few tokens of the row, on
+which the stages and the draw work wherever they can; `gather_between` finds them. Where they do
+not hold all that is kept, `refine` finds the mass of what is kept from the next tier: fast, fine,
+exact.
+"""
+
+from libc.float cimport DBL_EPSILON, DBL_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport INT64_MAX, int64_t
+
+from sampler.core.kernels cimport (
+    BLOCK, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, Candidates,
+    Cut, Kernels, Mass, Row, Tempering, blocks_in, isa, keeps, make_tempering, mass_value,
+    whole_words
+)
+
+
+cdef enum:
+    MAX_STAGES = 64
+    SMALL = 256           # all tokens of a row up to this long are candidates from the start
+    LEAST_ROOM = 4096     # how many candidates there is room for in a short row
+    FAST_FROM = 512       # below this many tokens the exact mass costs less than proving another
+
+# Where a mass comes from, cheapest first.
+cdef enum:
+    UNKNOWN
+    FAST
+    FINE
+    EXACT
+
+# How questions were settled: see `counts` in _core.pyx. Each kind counts the candidates first, then
+# the tiers in order.
+cdef enum:
+    DRAWS_CANDIDATES
+    DRAWS_FAST
+    DRAWS_FINE
+    DRAWS_EXACT
+    TOP_P_CANDIDATES
+    TOP_P_FAST
+    TOP_P_FINE
+    TOP_P_EXACT
+    LOG_MASS_FINE
+    LOG_MASS_EXACT
+    COUNTERS
+
+
+# A token with its place in some array; sorts by rank.
+cdef struct Item:
+    double value
+    int64_t id
+    int64_t place
+
+
+# Everything a thread needs besides the result, for rows of up to `vocab` logits.
+cdef struct Scratch:
+    int64_t vocab
+    void *arena            # what the next ones point into
+    void *maxima           # of the row
+    void *folded           # room for as many
+    Candidates candidates  # tokens of the row, ids ascending
+    Candidates part        # some of those, or of the row
+    double *masses         # one per block: the fast or the fine mass, and its error
+    double *errors
+    Mass *blocks           # one per block: the exact mass
+    int64_t cumulative_size
+    double *cumulative     # one per token, for several draws from one row only
+    int64_t items_size
+    Item *items            # for top lists and for ranking draws only
+    int64_t bad_row        # the first invalid row that this thread met
+    int64_t counts[COUNTERS]
+
+
+# A sampler's stages that are on, in order, and what follows from them: see `complete_chain`.
+cdef struct Chain:
+    int count
+    int stages[MAX_STAGES]
+    double values[MAX_STAGES]
+    bint ties_all
+    int64_t min_tokens_to_keep
+    int tier               # the first to try
+    bint weighs            # whether the mass of the whole row may be asked for
+    double temperature     # the product of all
+    bint truncates         # and is not greedy
+
+
+cdef struct RowState:
+    Scratch *scratch
+    const Chain *chain
+    Row row
+    double max
+    double temperature
+    Tempering tempering
+    bint greedy            # temperature 0: the first in rank alone
+    Cut cut                # what is kept so far
+    Candidates candidates  # all of the row that `covered` keeps; within the cut, once the cut is
+    Cut covered            # KEEP_NOTHING from before anything else is written to their memory
+    bint weighed           # whether the candidates have their weights
+    int tier               # where the mass of what the cut keeps is known from
+    double total
+    double error
+    bint broad             # so many tokens share the mass that the fast one proves little
+    double whole           # the fine mass of the whole row at the chain's temperature, if known
+    double whole_error     # its bound, +inf if not
+
+
+cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
+                          Row row) noexcept nogil:
+    """Read the row once, and begin its state. False where it holds NaN, +inf or no finite logit."""
+    row.kernels.scan(&row, scratch.maxima)
+    row.maxima = scratch.maxima
+    s.scratch = scratch
+    s.chain = chain
+    s.row = row
+    s.max = row.kernels.top(&row)
+    s.greedy = False
+    s.cut = KEEP_ALL
+    s.candidates = scratch.candidates
+    s.covered = KEEP_NOTHING
+    s.broad = False
+    s.whole_error = INFINITY
+    if not -INFINITY < s.max < INFINITY:
+        return False
+    set_temperature(s, 1.0)
+    if row.n <= SMALL:
+        candidates_from(s, -DBL_MAX, False)
+        s.covered = KEEP_ALL
+    return True
+
+
+cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil:
+    s.temperature = temperature
+    s.tempering = make_tempering(s.max, temperature)
+    s.weighed = False
+    s.tier = UNKNOWN
+
+
+cdef inline Cut shorter(Cut a, Cut b) noexcept nogil:
+    if a.value != b.value:
+        return a if a.value > b.value else b
+    return a if a.last < b.last else b
+
+
+cdef inline Cut longer(Cut a, Cut b) noexcept nogil:
+    if a.value != b.value:
+        return a if a.value < b.value else b
+    return a if a.last > b.last else b
+
+
+cdef inline bint are_candidates(const RowState *s, Cut cut) noexcept nogil:
+    """Whether the candidates hold all that a cut keeps."""
+    return cut.value > s.covered.value or (cut.value == s.covered.value
+                                           and cut.last <= s.covered.last)
+
+
+cdef inline bint candidates_from(RowState *s, double low, bint kept) noexcept nogil:
+    """Make the candidates hold every token with x >= low, or those of them that are kept. False as
+    `gather_between`."""
+    if not gather_between(s, low, INFINITY):
+        return False
+    s.covered = Cut(low, INT64_MAX)
+    if kept:
+        trim(s)
+    return True
+
+
+cdef inline bint gather_between(RowState *s, double low, double high) noexcept nogil:
+    """Make the candidates hold every token with low <= x < high. False where that is too many, or
+    looks as if it were."""
+    forget_candidates(s)
+    s.candidates.n = s.row.kernels.gather(&s.row, low, high, room_for(s.row.n),
+                                          s.candidates.values, s.candidates.ids)
+    if s.candidates.n < 0:
+        return False
+    pad(&s.candidates)
+    return True
+
+
+cdef inline int64_t room_for(int64_t vocab) noexcept nogil:
+    """How many candidates there is room for."""
+    return max(<int64_t> LEAST_ROOM, vocab // 8)
+
+
+cdef inline void pad(Candidates *candidates) noexcept nogil:
+    cdef int64_t i
+    for i in range(candidates.n, whole_words(candidates.n)):
+        candidates.values[i] = -INFINITY
+
+
+cdef inline void trim(RowState *s) noexcept nogil:
+    """Drop from the candidates what the cut removes."""
+    cdef Candidates *candidates = &s.candidates
+    cdef int64_t i, id, n = 0
+    cdef double x
+    if s.covered.value == s.cut.value and s.covered.last == s.cut.last:
+        return
+    if s.cut.value >= s.covered.value:
+        for i in range(candidates.n):
+            x = candidates.values[i]
+            id = candidates.ids[i]
+            candidates.values[n] = x
+            candidates.ids[n] = id
+            if s.weighed:
+                candidates.weights[n] = candidates.weights[i]
+            n += keeps(s.cut, x, id)
+        candidates.n = n
+        pad(candidates)
+        if s.weighed:
+            for i in range(n, whole_words(n)):
+                candidates.weights[i] = 0.0
+        if are_candidates(s, s.cut):
+            s.covered = s.cut
+
+
+cdef inline void forget_candidates(RowState *s) noexcept nogil:
+    """Before their memory is used for something else."""
+    s.covered = KEEP_NOTHING
+    s.weighed = False
+
+
+cdef inline void weigh_candidates(RowState *s) noexcept nogil:
+    if not s.weighed:
+        isa.weigh(&s.tempering, s.candidates.values, whole_words(s.candidates.n),
+                  s.candidates.weights)
+        s.weighed = True
+
+
+cdef inline Mass mass_of_candidates(RowState *s) noexcept nogil:
+    weigh_candidates(s)
+    return isa.sum(s.candidates.weights, s.candidates.n)
+
+
+cdef inline void refine(RowState *s) noexcept nogil:
+    """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
+    cdef Scratch *scratch = s.scratch
+    cdef const Kernels *kernels = s.row.kernels
+    if s.tier != UNKNOWN:
+        s.tier += 1
+    elif not has_bounds(s, &s.tempering):
+        s.tier = EXACT
+    elif (s.whole_error < INFINITY and s.cut.value == -INFINITY
+          and s.temperature == s.chain.temperature):
+        s.tier = max(<int> FINE, s.chain.tier)
+        if s.tier == FINE:
+            s.total = s.whole
+            s.error = s.whole_error
+            return
+    elif s.broad or s.row.kind == FLOAT64:
+        s.tier = max(<int> FINE, s.chain.tier)
+    else:
+        s.tier = max(<int> FAST, s.chain.tier)
+    if s.tier == EXACT:
+        s.total = mass_value(kernels.exact_mass(&s.row, &s.tempering, s.cut, scratch.blocks))
+        s.error = 0.0
+        return
+    if s.tier == FAST:
+        kernels.fast_masses(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors)
+    else:
+        kernels.fine_masses(&s.row, &s.tempering, s.cut, scratch.masses)
+        set_fine_errors(s)
+    add_up(s)
+
+
+cdef inline bint has_bounds(const RowState *s, const Tempering *tempering) noexcept nogil:
+    """Whether the fast and the fine mass are used at all."""
+    return (s.row.n >= FAST_FROM and not tempering.uniform and tempering.scale == 1.0
+            and 1e-30 <= tempering.temperature <= 1e30)
+
+
+cdef inline void set_fine_errors(RowState *s) noexcept nogil:
+    cdef int64_t b
+    for b in range(blocks_in(&s.row)):
+        s.scratch.errors[b] = fine_error(s.scratch.masses[b], BLOCK)
+
+
+cdef inline double fine_error(double mass, int64_t n) noexcept nogil:
+    return mass * FINE_WEIGHT_ERROR + FINE_FLOOR_ERROR * n
+
+
+cdef inline double rounding(const RowState *s, double mass) noexcept nogil:
+    """A bound on what sums in double over the row, and the grid of the exact mass, lose."""
+    return mass * (0.5 * DBL_EPSILON) * (s.row.n // LANES + BLOCK) + FINE_FLOOR_ERROR * s.row.n
+
+
+cdef inline void add_up(RowState *s) noexcept nogil:
+    cdef int64_t b
+    s.total = 0.0
+    s.error = 0.0
+    for b in range(blocks_in(&s.row)):
+        s.total += s.scratch.masses[b]
+        s.error += s.scratch.errors[b]
+    s.error += rounding(s, s.total)
+
+
+cdef inline void count_settled(RowState *s, int question) noexcept nogil:
+    """Count a question that the current tier has settled; `question` is the first counter of its
+    kind."""
+    s.scratch.counts[question + s.tier] += 1
