@@ -24,7 +24,7 @@ from sampler.testing import (
     from_processors,
     required_draws,
 )
-from sampler.testing._sampler import softmax_law
+from sampler.testing._laws import softmax_law
 from sampler.testing._statistics import Bins, chi_square, contingency, pool, two_samples
 from wrong_samplers import CASES, RIGHT, examine, named
 

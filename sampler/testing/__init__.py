@@ -23,10 +23,13 @@ except ImportError as error:
 
 from sampler.testing._adapters import from_generate, from_processors
 from sampler.testing._asserts import assert_draws, assert_sampler
-from sampler.testing._draws import check_draws, check_sequentially, required_draws
+from sampler.testing._draws import check_draws, required_draws
 from sampler.testing._result import Result
+from sampler.testing._same import check_same
 from sampler.testing._sampler import check_sampler
-from sampler.testing._streams import check_independent, check_same, check_streams, check_uniform
+from sampler.testing._sequential import check_sequentially
+from sampler.testing._streams import check_streams
+from sampler.testing._uniforms import check_independent, check_uniform
 
 __all__ = [
     "Result",
