@@ -24,6 +24,9 @@ from sampler.testing import (
     from_processors,
     required_draws,
 )
+from sampler.testing._arguments import check_probs, count_tokens
+from sampler.testing._draws import judge_counts
+from sampler.testing._findings import FarTail, Finding, Kind, Numbers, sentence
 from sampler.testing._laws import softmax_law
 from sampler.testing._statistics import Bins, chi_square, contingency, pool, two_samples
 from wrong_samplers import CASES, RIGHT, examine, named
@@ -35,6 +38,14 @@ LAW = np.array([0.4, 0.3, 0.2, 0.0, 0.1])
 
 def drawn(probs, n, seed=0):
     return np.random.default_rng(seed).choice(len(probs), n, p=probs)
+
+
+def draws_needed(tokens, law):
+    """How many draws it takes, where these are too few."""
+    counts = count_tokens("tokens", tokens, len(law))
+    [finding] = judge_counts(check_probs("law", law), counts, 1e-6, 0.999).findings
+    assert finding.kind is Kind.FEW_DRAWS and finding.observed == len(tokens)
+    return finding.expected
 
 
 def test_right_draws_pass():
@@ -85,7 +96,8 @@ def test_it_takes_a_second_bin_to_tell_a_law_from_its_likeliest_token():
     law = [0.999, 0.001]
     few = check_draws([0] * 4, law)
     assert few.ok is None and few.detectable_bias == math.inf
-    needed = int(re.search(r"where it takes ([\d,]+) to", few.findings[0])[1].replace(",", ""))
+    needed = draws_needed([0] * 4, law)
+    assert f": 4, where it takes {needed:,} to see" in few.findings[0]
     assert 25_000 <= needed < 25_100
     assert check_draws(drawn(law, needed - 30), law).ok is None
     assert check_draws(drawn(law, needed), law).ok is True
@@ -157,8 +169,10 @@ def test_too_few_draws_are_no_conclusion(n):
     law = np.full(8, 1 / 8)
     result = check_draws(drawn(law, n), law)
     assert result.ok is None and not result.ok
-    assert result.findings[0].startswith(f"too few draws for any conclusion: {n}, where it takes")
-    needed = int(result.findings[0].split("it takes ")[1].split(" ")[0].replace(",", ""))
+    needed = draws_needed(drawn(law, n), law)
+    assert result.findings[0].startswith(
+        f"too few draws for any conclusion: {n}, where it takes {needed:,} to see"
+    )
     assert check_draws(drawn(law, needed), law).ok is True
     assert check_draws(drawn(law, needed // 4), law).ok is None
 
@@ -167,9 +181,9 @@ def test_what_is_too_few_is_less_than_what_it_takes():
     rng = np.random.default_rng(0)
     probs = np.exp(rng.normal(0, 0.1, 400))
     probs /= probs.sum()
-    result = check_draws(rng.choice(400, 300, p=probs), probs)
-    assert result.ok is None
-    needed = int(re.search(r"where it takes ([\d,]+) to", result.findings[0])[1].replace(",", ""))
+    tokens = rng.choice(400, 300, p=probs)
+    assert check_draws(tokens, probs).ok is None
+    needed = draws_needed(tokens, probs)
     assert needed > 300
     enough = check_draws(rng.choice(400, needed, p=probs), probs)
     assert enough.ok
@@ -818,6 +832,111 @@ def test_assertions_read_well(assert_draws, assert_sampler):
     assert_sampler(gumbel(5), ROW, draws=2000, tail=False)
 
 
+# --- findings -----------------------------------------------------------------------------------
+
+TAIL = "last token ids"
+SENTENCES = [
+    (Finding(Kind.IMPOSSIBLE, 3, 1), "token 3 was drawn 1 time; its probability is 0"),
+    (Finding(Kind.MORE_IMPOSSIBLE, observed=1, size=1),
+     "1 more token of probability 0 were drawn, 1 time in all"),
+    (Finding(Kind.MORE_IMPOSSIBLE, observed=2000, size=1000),
+     "1,000 more tokens of probability 0 were drawn, 2,000 times in all"),
+    (Finding(Kind.COUNT, 7, 1024, 659.4, probability=0.64391),
+     "token 7 was drawn 1,024 times; of probability 0.6439, it is expected 659 times"),
+    (Finding(Kind.COUNT, Numbers((0.5, 1.0)), 0, 9.1234, probability=0.5),
+     "numbers in [0.5, 1) were never drawn; of probability 0.5, it is expected 9.12 times"),
+    (Finding(Kind.GROUP, TAIL, 0, 100.4, size=1000, probability=0.01),
+     "the 1,000 last token ids, 1 % together, were never drawn, where 100 times are expected"),
+    (Finding(Kind.GROUP, TAIL, 5, 50, size=1, probability=0.01),
+     "the last token id, of 1 %, was drawn 5 times, where 50 times are expected"),
+    (Finding(Kind.GROUP, Numbers((0.0, 1 / 3)), 5, 50, size=2, probability=0.01),
+     "numbers in [0, 0.3333333), 1 % together, were drawn 5 times, where 50 times are expected"),
+    (Finding(Kind.GROUP, Numbers(), 1, 50, size=2, probability=0.01),
+     "numbers next to 0 and 1, 1 % together, were drawn 1 time, where 50 times are expected"),
+    (Finding(Kind.FIT, observed=1234.4, expected=1000, size=1001, pvalue=1e-9),
+     ("the counts do not fit the probabilities: chi-square 1,234 over 1,001 bins, where 1,000 is "
+     "usual (p = 1e-09)")),
+    (Finding(Kind.DIFFERENT, observed=99.5, expected=3, size=4, pvalue=0.0),
+     "the counts differ: chi-square 100 over 4 bins, where 3 is usual (p = 0)"),
+    (Finding(Kind.CHANGED, observed=99.5, size=4, pvalue=0.0, change="layout", path=("layout",)),
+     "layout: the law changes with the strides: chi-square 100 over 4 bins (p = 0)"),
+    (Finding(Kind.OUTSIDE, 1.0, 1000), "1,000 numbers are outside [0, 1), such as 1.0"),
+    (Finding(Kind.COARSE, observed=24, expected=53),
+     "every number is a multiple of 2**-24: they have 24 bits of 53"),
+    (Finding(Kind.EQUAL, observed=1000, size=2000), "50 % of pairs are equal, 1,000 times"),
+    (Finding(Kind.CONSTANT, "b"), "all numbers of `b` are equal"),
+    (Finding(Kind.CORRELATION, observed=-1.0, expected=0.01614),
+     "the correlation is -1.000, where 0.0161 is the most by chance"),
+    (Finding(Kind.JOINT, observed=1_500_000.2, expected=225, size=256),
+     "256 joint bins: chi-square 1,500,000, where 225 is usual (p = 0)"),
+    (Finding(Kind.AGREEING, "seeds s and s + 1", 1.0, 0.125),
+     "seeds s and s + 1 are not independent: 100 % of pairs agree, 12.5 % are usual"),
+    (Finding(Kind.DEPENDENT, "rows", pvalue=1e-9), "rows are not independent: p = 1e-09"),
+    (Finding(Kind.NOT_REPEATED, observed=3),
+     "the same seed gives other tokens the second time, from call 3 on"),
+    (Finding(Kind.BESIDE, observed=1000, size=2000),
+     "under the same seed, 1,000 of 2,000 tokens change with the rows beside them"),
+    (Finding(Kind.PADDING, observed=1000, size=2000),
+     "tokens put in at -inf were drawn 1,000 times in 2,000"),
+    (Finding(Kind.UNREACHABLE, FarTail(2**18, 20.5), size=1000, probability=0.01),
+     ("the 262,144 tokens 20.5 nats down, 1 % together, were never drawn in 1,000: they cannot be "
+     "reached")),
+    (Finding(Kind.WRITES), "it writes into its logits"),
+    (Finding(Kind.TOKENS, observed=1, size=1000, path=("v4", "top-k")),
+     "v4: top-k: 1 of 1,000 tokens differ from the reference's"),
+    (Finding(Kind.UNIFORMS, observed=1000, size=1000),
+     "1,000 of 1,000 uniforms differ from those of NumPy's Philox"),
+    (Finding(Kind.FEW_DRAWS, observed=1000, expected=25_008),
+     ("too few draws for any conclusion: 1,000, where it takes 25,008 to see even a bin that is "
+     "never drawn, or drawn twice as often")),
+    (Finding(Kind.FEW_DRAWS, observed=4, expected=2**40),
+     ("too few draws for any conclusion: 4, where it takes more than 2**40 to see even a bin that "
+     "is never drawn, or drawn twice as often")),
+    (Finding(Kind.FEW_NUMBERS, observed=1000, expected=2000),
+     "too few draws for any conclusion: 1,000, where it takes about 2,000"),
+    (Finding(Kind.FEW_BINS, observed=1000),
+     "too few draws for any conclusion: 1,000, nearly all of them of one bin"),
+    (Finding(Kind.FEW_PAIRS, observed=1000),
+     "too few draws for any conclusion: 1,000 pairs"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("finding, words", SENTENCES)
+def test_the_sentence_of_a_finding(finding, words):
+    assert sentence(finding) == words
+
+
+def test_every_kind_of_finding_has_its_sentence_here():
+    assert {finding.kind for finding, _ in SENTENCES} == set(Kind)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("neighbours", "a row's law changes with the rows beside it"),
+        ("shift up", "logits + 128 have another law"),
+        ("shift down", "logits - 128 have another law"),
+        ("permutation", "the law changes with the order of the vocabulary"),
+        ("padding", "tokens put in at -inf change the law"),
+        ("layout", "the law changes with the strides"),
+        ("float64", "float64 logits have another law"),
+        ("float32", "float32 logits have another law"),
+        ("float16", "float16 logits have another law"),
+        ("ties", "of logits that are equal, others are kept than the law says"),
+    ],
+)
+def test_the_words_for_a_change(change, words):
+    finding = Finding(Kind.IMPOSSIBLE, 3, 2, change=change).within(change)
+    assert sentence(finding).startswith(f"{change}: {words}: token 3 was drawn 2 times; ")
+
+
+def test_a_changed_row_is_compared_with_the_plain_one_where_both_are_wrong():
+    result = check_sampler(wrong_samplers.IdsForRanks(), wrong_samplers.ROW, draws=2000, tail=False)
+    found = [f for f in result.findings if f.startswith("permutation: ")]
+    words = r"the law changes with the order of the vocabulary: chi-square [\d,]+ over \d+ bins \(p"
+    assert len(found) == 1 and re.match(f"permutation: {words}", found[0])
+
+
 # --- it sees ------------------------------------------------------------------------------------
 
 
@@ -899,10 +1018,17 @@ def test_few_numbers_are_compared_by_their_own_law():
 def test_two_samples():
     a, b = drawn(LAW, 20_000, 1), drawn(LAW, 10_000, 2)
     assert check_same(a, b).ok is True
-    assert check_same(a, drawn(LAW[::-1], 10_000)).ok is False
+    other = check_same(a, drawn(LAW[::-1], 10_000))
+    assert other.ok is False
+    assert re.fullmatch(
+        r"the counts differ: chi-square [\d,]+ over 5 bins, where 4 is usual \(p = 0\)",
+        other.findings[0],
+    )
     assert check_same(U[0], U[1]).ok is True
     assert check_same(U[0], U[1] ** 1.1).ok is False
-    assert check_same(a[:5], b[:5]).ok is None
+    few = check_same(a[:5], b[:5])
+    assert few.ok is None
+    assert few.findings == ["too few draws for any conclusion: 5, where it takes about 100"]
     assert check_same(U[0, :5], U[1, :5]).ok is None
 
 
@@ -1125,6 +1251,7 @@ def test_a_single_call_is_no_conclusion():
     """A regression: `check_sampler` broke where the draws fit one call, which has no next one."""
     result = check_sampler(Sampler(seed=0), np.zeros(4, np.float32), draws=10, tail=False)
     assert result.ok is None
+    assert result.parts["steps"].findings == ["too few draws for any conclusion: 0 pairs"]
 
 
 def test_streams_from_the_last_seed():
