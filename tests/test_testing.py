@@ -1280,6 +1280,15 @@ def test_pairs_alarm_as_rarely_as_alpha():
     assert 60 < np.sum(pvalues < 0.1) < 256
 
 
+def test_only_its_adapters_know_torch():
+    code = """
+import sys, sampler.testing, sampler.testing._selftest
+sampler.testing.check_sampler(sampler.Sampler(seed=1), [[0.0, 1.0]], draws=2, tail=False)
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("package", ["scipy", "matplotlib", "tqdm"])
 def test_a_missing_package_is_named(package):
     code = f"""

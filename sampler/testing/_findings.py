@@ -72,7 +72,7 @@ class FarTail(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault, or a lack of draws. `Kind` says which fields count, and of what."""
+    """One fault, or a lack of draws. `Kind` says which fields count, and what they hold."""
 
     kind: Kind
     subject: int | float | str | Numbers | FarTail | None = None

@@ -233,10 +233,9 @@ class SamplerCheck:
         )
         if ids is not None:
             tokens = ids[tokens]
-        n_padding = int(np.count_nonzero(tokens == self.vocab)) if law is None else 0
-        outcome = self._judge(
-            tokens[tokens < self.vocab] if law is None else tokens, self.law if law is None else law
-        )
+        possible = tokens[tokens < self.vocab]
+        n_padding = len(tokens) - len(possible)
+        outcome = self._judge(possible, self.law if law is None else law)
         if outcome.ok is False:
             if not plain_is_wrong:
                 findings = [replace(finding, change=name) for finding in outcome.findings[:2]]
