@@ -566,6 +566,7 @@ def test_bad_arguments_are_refused(logits, settings, error, message):
 def test_the_parts_share_alpha():
     result = check_sampler(lambda seed: Sampler(seed=seed), ROW, Sampler(), seeded=True, tail=False)
     parts = list(result.parts.values())
+    assert [part.check for part in parts] == list(result.parts)
     assert [part.alpha for part in parts] == [pytest.approx(1e-6 / len(parts))] * len(parts)
     assert result.pvalue == min(1, len(parts) * min(part.pvalue for part in parts))
 
