@@ -163,7 +163,7 @@ test-asan: $(ASAN)/.built
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s $(NOT_ASAN:%=--deselect=%) $(ASAN_TESTS) $(ARGS)
 
-HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf.py docs/huggingface.md
+HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
 	@PYTHONPATH=$(OLDEST) $(PY) -m pytest $(HF_TESTS) $(ARGS)

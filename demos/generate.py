@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from sampler import Samples
 
 PROMPT = "Write a short story about a lighthouse keeper who finds a message in a bottle."
-STAGE_OF = {stage.setting: stage for stage in STAGES}
 
 
 class Stopwatch:
@@ -95,8 +94,8 @@ def read_order(
     if value is None:
         return None
     names = value.replace("-", "_").replace(" ", "").split(",")
-    if not set(names) <= set(STAGE_OF) or len(set(names)) < len(names):
-        raise click.BadParameter(f"has to name some of {', '.join(STAGE_OF)}, each once")
+    if not set(names) <= STAGES.keys() or len(set(names)) < len(names):
+        raise click.BadParameter(f"has to name some of {', '.join(STAGES)}, each once")
     return names
 
 
@@ -104,7 +103,7 @@ def make_sampler(order: Sequence[str] | None, named: Mapping[str, Any], **others
     """Make a sampler whose stages are those of `order`, then the rest as usual."""
     if order is None:
         return Sampler(**named, **others)
-    chain = [STAGE_OF[name](named[name]) for name in dict.fromkeys([*order, *named])]
+    chain = [STAGES[name](named[name]) for name in dict.fromkeys([*order, *named])]
     return Sampler([stage for stage in chain if not stage.is_off], **others)
 
 

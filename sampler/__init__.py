@@ -10,6 +10,7 @@ except ImportError as error:
         "`pip install -e .` builds it; an installed sampler is found from any other directory."
     ) from error
 
+from sampler import stages as _stages
 from sampler._build import build_info
 from sampler.api import Distribution, Sampler, Samples
 from sampler.softmax import (
@@ -24,7 +25,7 @@ from sampler.softmax import (
     softmax_jvp,
     softmax_vjp,
 )
-from sampler.stages import MinP, Temperature, TopK, TopP
+from sampler.stages import *  # noqa: F403 -- every stage; its __all__ lists them
 
 try:
     __version__ = version("token-sampler")
@@ -33,12 +34,8 @@ except PackageNotFoundError:
 
 __all__ = [
     "Distribution",
-    "MinP",
     "Sampler",
     "Samples",
-    "Temperature",
-    "TopK",
-    "TopP",
     "__version__",
     "build_info",
     "cross_entropy",
@@ -52,3 +49,4 @@ __all__ = [
     "softmax_jvp",
     "softmax_vjp",
 ]
+__all__ += _stages.__all__

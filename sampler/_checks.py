@@ -6,6 +6,7 @@ import math
 import numbers
 import reprlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,40 @@ def check_integer(name: str, value: object, low: int, high: int | None, range_te
     if number < low or (high is not None and number >= high):
         raise ValueError(f"`{name}` has to be {range_text}, but is {number}")
     return number
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be, from `low` to `high` inclusive; None is without an end."""
+
+    kind: type[float | int]
+    low: float
+    high: float | None
+    note: str = ""  # for error messages
+
+    @property
+    def interval(self) -> str:
+        """Its ends, as the documents write them."""
+        return f">= {self.low}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
+
+    def __str__(self) -> str:
+        return f"{'a float' if self.kind is float else 'an integer'} {self.interval}{self.note}"
+
+    def check(self, name: str, value: object) -> float:
+        """`value` as one of these numbers; TypeError or ValueError in one form."""
+        if self.kind is float:
+            assert self.high is not None
+            return check_real(name, value, self.low, self.high, str(self))
+        assert self.high is None
+        return check_integer(name, value, int(self.low), None, str(self))
+
+
+def reals(low: float, high: float) -> Range:
+    return Range(float, low, high)
+
+
+def integers(low: int, *, note: str = "") -> Range:
+    return Range(int, low, None, note)
 
 
 def check_axes(axis: object, ndim: int) -> tuple[int, ...]:

@@ -1,199 +1,33 @@
-"""`Sampler`, and what it tells: `Samples`, `Distribution`."""
+"""`Sampler`: settings, checked, and the calls that take logits."""
 
 from __future__ import annotations
 
-import math
-import os
+import inspect
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
 import numpy as np
-import numpy.typing as npt
 
-from sampler import _core, _inputs
+from sampler import _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
-    array_of,
     check_choice,
     check_integer,
     check_logprobs,
     check_numbers,
     check_tokens,
 )
+from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
-from sampler.stages import STAGES, Stage, show
+from sampler.results import Distribution, Samples, shaped
+from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings, show
 
-_IntArray = npt.NDArray[np.int64]
-_FloatArray = npt.NDArray[np.float64]
-_WordArray = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Samples:
-    """The drawn tokens and what is known of each.
-
-    For a batch of B rows the arrays have shape (B,), or (B, n) under ``n=``; a single row drops
-    B, so that without ``n=`` each is a NumPy scalar. The top lists have shape (B, logprobs), or
-    (logprobs,), and are None unless asked for.
-
-    Attributes
-    ----------
-    tokens : int64
-        Token ids; -1 where the row was invalid under ``on_invalid="flag"``.
-    logprobs : float64
-        Natural log of the token's probability under the law it was sampled from; NaN where
-        invalid.
-    raw_logprobs : float64
-        The same under the model's own softmax: temperature 1, nothing removed.
-    ranks : int64
-        1 + the tokens before it in rank; 0 where invalid.
-    kept : int64
-        How many tokens the stages kept; 0 where invalid.
-    log_mass : float64
-        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
-        log_mass`` is the token's log-probability there. Rounded to a multiple of 2**-32; 0 where
-        nothing is removed, and at temperature 0; NaN where invalid.
-    top_ids, top_logprobs : int64, float64
-        The first tokens in rank under the law, padded with -1 and -inf.
-    raw_top_ids, raw_top_logprobs : int64, float64
-        The same under the model's own softmax.
-    """
-
-    tokens: Any
-    logprobs: Any
-    raw_logprobs: Any
-    ranks: Any
-    kept: Any
-    log_mass: Any
-    top_ids: Any = None
-    top_logprobs: Any = None
-    raw_top_ids: Any = None
-    raw_top_logprobs: Any = None
+__all__ = ["Distribution", "Sampler", "Samples", "engine_of"]
 
 
-class Distribution:
-    """What a sampler makes of one row: the kept tokens and their probabilities.
-
-    Made by `Sampler.distribution`. Arrays are in the order of rank: logit descending, then id
-    ascending. They are sorted when first asked for.
-
-    Attributes
-    ----------
-    ids : int64 of shape (kept,)
-    probs : float64 of shape (kept,)
-        Sum to 1; 0 where a probability underflows.
-    logprobs : float64 of shape (kept,)
-        Natural logs, finite even where `probs` underflow.
-    entropy : float
-        In nats.
-
-    Examples
-    --------
-    >>> from sampler import Sampler
-    >>> d = Sampler(top_k=2, seed=7).distribution([1.0, 3.0, 2.0, 0.0])
-    >>> d.ids
-    array([1, 2])
-    >>> d.probs.round(3)
-    array([0.731, 0.269])
-    """
-
-    def __init__(
-        self,
-        vocab: int,
-        ids: _IntArray,
-        logits: _FloatArray,
-        probs: _FloatArray,
-        logprobs: _FloatArray,
-        cumulative: _FloatArray,
-    ) -> None:
-        # By ascending id, as the draw goes.
-        self._vocab = vocab
-        self._ids = ids
-        self._logits = logits
-        self._probs = probs
-        self._logprobs = logprobs
-        self._cumulative = cumulative
-
-    @cached_property
-    def _by_rank(self) -> _IntArray:
-        return np.argsort(-self._logits, kind="stable")
-
-    @cached_property
-    def ids(self) -> _IntArray:
-        """Kept token ids."""
-        return self._ids[self._by_rank]
-
-    @cached_property
-    def probs(self) -> _FloatArray:
-        """Their probabilities."""
-        return self._probs[self._by_rank]
-
-    @cached_property
-    def logprobs(self) -> _FloatArray:
-        """Natural logs of their probabilities."""
-        return self._logprobs[self._by_rank]
-
-    @cached_property
-    def entropy(self) -> float:
-        """Entropy in nats."""
-        # fsum rounds once, so the figure does not depend on NumPy's order of summation.
-        return -math.fsum(p * q for p, q in zip(self._probs, self._logprobs, strict=True))
-
-    def dense(self) -> _FloatArray:
-        """Return all `vocab` probabilities by token id, 0 where removed.
-
-        Returns
-        -------
-        ndarray of shape (vocab,), float64
-        """
-        probs = np.zeros(self._vocab)
-        probs[self._ids] = self._probs
-        return probs
-
-    def draw(self, u: Any) -> Any:
-        """Return the token at u: the first, ids ascending, whose cumulative probability exceeds u.
-
-        Parameters
-        ----------
-        u : float or array_like of float, in [0, 1)
-
-        Returns
-        -------
-        int, or ndarray of int64 of the shape of u
-
-        Raises
-        ------
-        TypeError
-            If u is not made of real numbers.
-        ValueError
-            If any u is outside [0, 1) or NaN.
-        """
-        values = array_of("u", u)
-        if values.dtype.kind not in "fiu":
-            raise TypeError(f"`u` has to be in [0, 1), but is {u!r}")
-        values = values.astype(np.float64)
-        if not np.all((values >= 0.0) & (values < 1.0)):
-            raise ValueError(f"`u` has to be in [0, 1), but is {u!r}")
-        place = np.searchsorted(self._cumulative, values * self._cumulative[-1], side="right")
-        tokens = self._ids[place]
-        return tokens if values.ndim else int(tokens)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __repr__(self) -> str:
-        top = ", ".join(
-            f"{token}: {p:.3g}"
-            for token, p in zip(self.ids[:4].tolist(), self.probs[:4].tolist(), strict=True)
-        )
-        more = ", ..." if len(self) > 4 else ""
-        return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
-
-
+@lists_settings
 class Sampler:
     """Draw tokens from rows of logits, under stages given by keyword or as an explicit chain.
 
@@ -201,15 +35,8 @@ class Sampler:
     ----------
     stages : sequence of Stage, optional
         An explicit chain, applied in this order. Not together with stage settings by keyword,
-        which apply in the order temperature, top_k, top_p, min_p (Hugging Face's).
-    temperature : float, in [0, inf], off at 1
-        See `Temperature`. 0 is greedy.
-    top_k : int, >= 0, off at 0
-        See `TopK`.
-    top_p : float, in [0, 1], off at 1
-        See `TopP`.
-    min_p : float, in [0, 1], off at 0
-        See `MinP`.
+        which apply in the order in which they stand here (Hugging Face's).
+    {settings}
     min_tokens_to_keep : int, >= 1, off at 1
         A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
     ties : {"id", "all"}
@@ -239,9 +66,9 @@ class Sampler:
 
     Notes
     -----
-    Any setting may be None, which means off. Settings never change; `replace` makes another
-    sampler. The one thing that moves is `step`: each call takes one, atomically, so a sampler may
-    be shared between threads.
+    Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
+    `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
+    atomically, so a sampler may be shared between threads.
 
     A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
     Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
@@ -266,12 +93,10 @@ class Sampler:
 
     __slots__ = (
         "__weakref__",
-        "_chain",
-        "_coins",
-        "_flags_invalid",
+        "_engine",
         "_min_tokens_to_keep",
         "_named",
-        "_seed_is_fresh",
+        "_on_invalid",
         "_stages",
         "_threads",
         "_ties",
@@ -281,10 +106,6 @@ class Sampler:
         self,
         stages: Iterable[Stage] | None = None,
         *,
-        temperature: float | None = 1.0,
-        top_k: int | None = 0,
-        top_p: float | None = 1.0,
-        min_p: float | None = 0.0,
         min_tokens_to_keep: int | None = 1,
         ties: str = "id",
         seed: int | None = None,
@@ -292,28 +113,27 @@ class Sampler:
         step: int = 0,
         on_invalid: str = "raise",
         threads: int | str = 1,
+        **settings: Unpack[Settings],
     ) -> None:
-        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        named = tuple(stage(given[stage.setting]) for stage in STAGES)
+        check_names("Sampler.__init__", settings)
+        named = [one(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
-        self._stages = named if stages is None else _check_chain(stages, named)
+        self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
         self._min_tokens_to_keep = check_integer(
             "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
         )
         self._ties = check_choice("ties", ties, ("id", "all"))
-        self._flags_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag")) == "flag"
+        self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._threads = _check_threads(threads)
-        self._seed_is_fresh = seed is None and rng is None
-        self._coins = _core.Coins(
-            _check_seed(seed, rng),
-            check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
-        )
-        self._chain = _core.Chain(
-            [(stage.code, stage.value) for stage in self._stages if not stage.is_off],
-            self._ties == "all",
-            self._min_tokens_to_keep,
+        self._engine = Engine(
+            make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
+            seed=_check_seed(seed, rng),
+            step=check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
+            seed_is_fresh=seed is None and rng is None,
+            flag_invalid=on_invalid == "flag",
+            threads=self._threads,
         )
 
     @classmethod
@@ -379,7 +199,7 @@ class Sampler:
     @property
     def on_invalid(self) -> str:
         """What an invalid row does."""
-        return "flag" if self._flags_invalid else "raise"
+        return self._on_invalid
 
     @property
     def threads(self) -> int | str:
@@ -389,12 +209,12 @@ class Sampler:
     @property
     def seed(self) -> int:
         """The seed of every draw."""
-        return self._coins.seed
+        return self._engine.seed
 
     @property
     def step(self) -> int:
         """The step that the next call takes."""
-        return self._coins.step
+        return self._engine.step
 
     def __call__(self, logits: Any, *, dtype: str | None = None) -> Any:
         """Draw one token a row, and take a step.
@@ -422,13 +242,8 @@ class Sampler:
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
         if source.array.ndim == 2:
-            return self._draw(source, None, None)
-        # The common case, without an array for the one token.
-        rows = source.rows()
-        found = _core.draw_token(self._chain, rows, self._coins, self._flags_invalid)
-        if isinstance(found, tuple):
-            self._complain(found)
-        return found
+            return self._engine.draw(source)
+        return self._engine.draw_token(source)
 
     def sample(
         self,
@@ -482,8 +297,8 @@ class Sampler:
         top = check_logprobs(logprobs)
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
-        r = self._sample(source, streams, steps, count, top)
-        return _shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
+        r = self._engine.sample(source, count, top, streams=streams, steps=steps)
+        return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
         self,
@@ -529,8 +344,8 @@ class Sampler:
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        r = self._sample(source, None, None, given.shape[1], top, given=given)
-        return _shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
+        r = self._engine.score(source, given, top)
+        return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
     def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
@@ -558,12 +373,7 @@ class Sampler:
         check_integer("stream", stream, 0, U64_END, U64_TEXT)
         if step is not None:
             check_integer("step", step, 0, U64_END, U64_TEXT)
-        rows = source.rows()
-        ids = np.empty(rows.vocab, np.int64)
-        floats = np.empty((4, rows.vocab))
-        kept, complaint = _core.distribution_row(self._chain, rows, ids, *floats)
-        self._complain(complaint, "row")
-        return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+        return self._engine.distribution(source)
 
     def filter(
         self,
@@ -612,7 +422,7 @@ class Sampler:
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
         check_numbers("streams", streams, source.batch)
         check_numbers("step", step, source.batch)
-        narrowed = self._filter(source)
+        narrowed = self._engine.filter(source)
         if target is None:
             return source.wrap(narrowed)
         target[...] = narrowed
@@ -635,12 +445,12 @@ class Sampler:
         """
         settings = self._settings()
         if "stages" in changes:
-            settings = {k: v for k, v in settings.items() if k not in _STAGE_SETTINGS}
+            settings = {k: v for k, v in settings.items() if k not in STAGES}
         new_seed = "seed" in changes or "rng" in changes
         if new_seed:
             del settings["seed"], settings["step"]
         settings.update(changes)
-        return Sampler(**settings) if new_seed else _restore(settings, self._seed_is_fresh)
+        return Sampler(**settings) if new_seed else _restore(settings, self._engine.seed_is_fresh)
 
     def _settings(self) -> dict[str, Any]:
         """Everything that makes an equal sampler."""
@@ -660,7 +470,7 @@ class Sampler:
         return settings
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._settings(), self._seed_is_fresh)
+        return _restore, (self._settings(), self._engine.seed_is_fresh)
 
     def __repr__(self) -> str:
         settings = self._settings()
@@ -674,112 +484,24 @@ class Sampler:
         ]
         return f"Sampler({', '.join(parts)})"
 
-    def _draw(
-        self,
-        source: _inputs.Logits,
-        streams: _WordArray | None,
-        steps: _WordArray | None,
-        name: str = "logits",
-        draw: int = 0,
-    ) -> _IntArray:
-        """One token a row of checked logits; takes a step unless given one for each row."""
-        rows = source.rows()
-        tokens = np.empty((rows.batch, 1), np.int64)
-        complaint = _core.draw_tokens(
-            self._chain, rows, self._coins, tokens, self._flags_invalid, self._workers(),
-            streams, steps, first_draw=draw,
-        )  # fmt: skip
-        self._complain(complaint, name, steps)
-        return tokens[:, 0]
 
-    def _filter(self, source: _inputs.Logits, name: str = "logits") -> npt.NDArray[Any]:
-        """The tempered logits, in the representation of `source`."""
-        rows = source.rows()
-        result = np.empty((rows.batch, rows.vocab), source.result_dtype)
-        complaint = _core.filter_rows(
-            self._chain, rows, result, source.limit, self._flags_invalid, self._workers()
-        )
-        self._complain(complaint, name)
-        return source.narrow(result.reshape(source.array.shape))
-
-    def _sample(
-        self,
-        source: _inputs.Logits,
-        streams: _WordArray | None,
-        steps: _WordArray | None,
-        n: int,
-        top: int,
-        *,
-        given: _IntArray | None = None,
-        name: str = "logits",
-        draw: int = 0,
-    ) -> Samples:
-        """`_draw` n tokens a row, or take those given, and tell of them.
-
-        The arrays have shape (batch, n), the top lists (batch, top).
-        """
-        rows = source.rows()
-        tokens = np.empty((3, rows.batch, n), np.int64)
-        logs = np.empty((3, rows.batch, n))
-        top_ids = np.empty((2, rows.batch, top), np.int64)
-        top_logs = np.empty((2, rows.batch, top))
-        if given is not None:
-            tokens[0] = given
-        complaint = _core.sample_tokens(
-            self._chain, rows, self._coins if given is None else None, tokens, logs, top_ids,
-            top_logs, self._flags_invalid, self._workers(), streams, steps, draw,
-        )  # fmt: skip
-        self._complain(complaint, name, steps)
-        lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
-
-    def _workers(self) -> int:
-        """How many threads a call may use, as a number."""
-        return self._threads if isinstance(self._threads, int) else _processors()
-
-    def _complain(
-        self,
-        complaint: tuple[int, int, float] | None,
-        name: str = "logits",
-        steps: _WordArray | None = None,
-    ) -> None:
-        if complaint is None:
-            return
-        row, token, value = complaint
-        where = f"row {row}" if steps is None else f"row {row} at step {steps[row]}"
-        if name == "row":  # of `distribution`, which takes one
-            raise ValueError(
-                "`row` has to hold a finite value, but is -inf throughout"
-                if token < 0
-                else f"`row` has to be finite or -inf, but has {value} at token {token}"
-            )
-        if token < 0:
-            raise ValueError(
-                f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
-            )
-        raise ValueError(
-            f"`{name}` have to be finite or -inf, but {where} has {value} at token {token}"
-        )
+def engine_of(sampler: Sampler) -> Engine:
+    """Return what a sampler runs on, for the adapters of this package."""
+    return sampler._engine
 
 
-_STAGE_SETTINGS = frozenset(stage.setting for stage in STAGES)
-_DEFAULTS: dict[str, Any] = {
-    **{stage.setting: stage.off for stage in STAGES},
-    "min_tokens_to_keep": 1,
-    "ties": "id",
-    "step": 0,
-    "on_invalid": "raise",
-    "threads": 1,
+_DEFAULTS = {
+    name: parameter.default for name, parameter in inspect.signature(Sampler).parameters.items()
 }
 
 
 def _restore(settings: dict[str, Any], seed_is_fresh: bool) -> Sampler:
     sampler = Sampler(**settings)
-    sampler._seed_is_fresh = seed_is_fresh
+    sampler._engine.seed_is_fresh = seed_is_fresh
     return sampler
 
 
-def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage, ...]:
+def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in named:
         if not stage.is_off:
             raise TypeError(
@@ -794,7 +516,7 @@ def _check_chain(stages: Iterable[Stage], named: Sequence[Stage]) -> tuple[Stage
             shown += f" (temperature={shown}?)"
         raise TypeError(f"`stages` has to be a sequence of stages, but is {shown}") from None
     for stage in chain:
-        if not isinstance(stage, STAGES):
+        if not isinstance(stage, Stage):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
     return chain
 
@@ -803,14 +525,6 @@ def _check_threads(threads: Any) -> int | str:
     if threads == "auto" and isinstance(threads, str):
         return threads
     return check_integer("threads", threads, 1, 2**31, "an integer >= 1 or 'auto'")
-
-
-def _processors() -> int:
-    """How many processors this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        return os.cpu_count() or 1
 
 
 def _check_seed(seed: Any, rng: Any) -> int:
@@ -823,21 +537,3 @@ def _check_seed(seed: Any, rng: Any) -> int:
     if seed is None:
         return secrets.randbits(64)
     return check_integer("seed", seed, 0, U64_END, U64_TEXT)
-
-
-def _shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Samples:
-    """Drop the axes that the caller did not ask for, and the lists."""
-
-    def figures(array: npt.NDArray[Any]) -> Any:
-        array = array[:, 0] if drop_n else array
-        return array[0] if drop_batch else array
-
-    def lists(array: npt.NDArray[Any]) -> Any:
-        if not with_lists:
-            return None
-        return array[0] if drop_batch else array
-
-    return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept, r.log_mass)),
-        *map(lists, (r.top_ids, r.top_logprobs, r.raw_top_ids, r.raw_top_logprobs)),
-    )

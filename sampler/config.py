@@ -9,25 +9,26 @@ from os import PathLike
 from typing import Any
 
 from sampler._inputs import kind_of
+from sampler.stages import STAGES
 
-# What `generate(do_sample=True)` takes for a field that is unset.
-_HF_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": None}
+# What `generate(do_sample=True)` takes for a field that is unset, where that is not off.
+_HF_DEFAULTS = {"top_k": 50}
 
-# Field -> the values that ask for nothing, besides None, False and empty ones. First those that a
-# Sampler has as well: a greedy card that sets them to anything else gets a warning.
-_SETTINGS: dict[str, tuple[Any, ...]] = {
+# Field -> the values that ask for nothing, besides None, False and empty ones. First the stages of
+# a draw, which greedy decoding ignores: a greedy card that sets one of ours to anything else gets a
+# warning.
+_STAGES: dict[str, tuple[Any, ...]] = {
     "temperature": (0.0, 1.0),
     "top_k": (0, 50),
     "top_p": (1.0,),
     "min_p": (0.0,),
-}
-# Stages that a Sampler does not have. Greedy decoding ignores them.
-_UNSUPPORTED_STAGES: dict[str, tuple[Any, ...]] = {
     "typical_p": (1.0,),
     "epsilon_cutoff": (0.0,),
     "eta_cutoff": (0.0,),
     "top_h": (),  # 1.0 too cuts to 100 tokens
 }
+_SETTINGS = [name for name in _STAGES if name in STAGES]
+_UNSUPPORTED_STAGES = [name for name in _STAGES if name not in STAGES]
 # These change the logits before any draw, greedy ones too.
 _PROCESSORS: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1.0,),
@@ -60,8 +61,7 @@ _ALGORITHMS: dict[str, tuple[Any, ...]] = {
 }
 _OF_THE_DRAW = {
     "do_sample": (),
-    **_SETTINGS,
-    **_UNSUPPORTED_STAGES,
+    **_STAGES,
     **_PROCESSORS,
     **_ALGORITHMS,
 }
@@ -154,7 +154,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
         taken = asked.keys() | changes.keys() | ({"do_sample"} if draws is not None else set())
         raise ValueError(_refusal({name: asked[name] for name in refused}, changes, taken))
     if draws:
-        settings = {name: fields[name] for name in _HF_DEFAULTS}
+        settings = {name: fields.get(name) for name in _SETTINGS}
         settings["ties"] = "all"  # Hugging Face's rule
     else:
         if draws is None:

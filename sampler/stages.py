@@ -1,23 +1,52 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
-A stage is a small frozen dataclass of one field, the setting, named as Hugging Face names it. It
-says which value is off, and the number under which the core knows it; `STAGES` lists them in the
-order in which keyword settings apply.
+A stage is a small frozen dataclass. Its one field is the setting, named as Hugging Face names it.
+The field states the range and the value that is off, and all else reads them there: checks, error
+messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    TypedDict,
+    TypeVar,
+    dataclass_transform,
+    get_args,
+    get_type_hints,
+)
 
-from sampler import _core
-from sampler._checks import check_integer, check_real
+from sampler._checks import Range, integers, reals
+
+__all__ = ["MinP", "Temperature", "TopK", "TopP"]
+
+_Class = TypeVar("_Class", bound="type[Stage]")
+_Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 def show(value: object) -> str:
     """`repr`, save that infinity can be typed back."""
     return "float('inf')" if value == math.inf else repr(value)
+
+
+def setting(off: Any, range_: Range) -> Any:
+    """Make the field of a stage: off by default, and checked."""
+    return field(default=off, metadata={"range": range_})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(setting,))
+def stage(cls: _Class) -> _Class:
+    """Make a stage's class a dataclass, and keep what its field states where all can read it."""
+    made: Any = dataclass(frozen=True, slots=True, repr=False)(cls)
+    (own,) = fields(made)
+    made.setting, made.off, made.range = own.name, own.default, own.metadata["range"]
+    return made  # type: ignore[no-any-return]
 
 
 class Stage:
@@ -26,23 +55,25 @@ class Stage:
     __slots__ = ()
     setting: ClassVar[str]
     off: ClassVar[float]
-    code: ClassVar[int]
+    range: ClassVar[Range]
 
     def __init__(self, value: Any = None) -> None:
         raise NotImplementedError("use one of its subclasses, such as TopK(40)")
 
-    @staticmethod
-    def check(value: Any) -> float:
-        """Return the setting's value, checked."""
-        raise NotImplementedError
-
     def __post_init__(self) -> None:
         value = getattr(self, self.setting)
-        checked = self.off if value is None else self.check(value)
+        checked = self.off if value is None else self.range.check(self.setting, value)
         object.__setattr__(self, self.setting, checked)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({show(self.value)})"
+
+    @classmethod
+    def described(cls) -> str:
+        """Say what the setting may be, as the parameter lines of docstrings do."""
+        return (
+            f"{cls.setting} : {cls.range.kind.__name__}, {cls.range.interval}, off at {cls.off:g}"
+        )
 
     @property
     def value(self) -> float:
@@ -56,7 +87,7 @@ class Stage:
         return self.value == self.off
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@stage
 class Temperature(Stage):
     """Keep everything; divide the logits by `temperature`.
 
@@ -85,18 +116,10 @@ class Temperature(Stage):
     Cognitive Science 9, 1985.
     """
 
-    temperature: float | None = 1.0
-    setting: ClassVar[str] = "temperature"
-    off: ClassVar[float] = 1.0
-    code: ClassVar[int] = _core.TEMPERATURE
-
-    @staticmethod
-    def check(value: Any) -> float:
-        """Return the setting's value, checked."""
-        return check_real("temperature", value, 0.0, math.inf, "a float in [0, inf]")
+    temperature: float | None = setting(1.0, reals(0.0, math.inf))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@stage
 class TopK(Stage):
     """Keep the `top_k` tokens of highest rank.
 
@@ -123,18 +146,10 @@ class TopK(Stage):
     A. Fan, M. Lewis, Y. Dauphin, "Hierarchical Neural Story Generation", 2018, arXiv:1805.04833.
     """
 
-    top_k: int | None = 0
-    setting: ClassVar[str] = "top_k"
-    off: ClassVar[float] = 0
-    code: ClassVar[int] = _core.TOP_K
-
-    @staticmethod
-    def check(value: Any) -> int:
-        """Return the setting's value, checked."""
-        return check_integer("top_k", value, 0, None, "an integer >= 0 (0 or None is off)")
+    top_k: int | None = setting(0, integers(0, note=" (0 or None is off)"))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@stage
 class TopP(Stage):
     """Keep the smallest set of tokens whose probability reaches `top_p`.
 
@@ -162,18 +177,10 @@ class TopP(Stage):
     Degeneration", 2019, arXiv:1904.09751.
     """
 
-    top_p: float | None = 1.0
-    setting: ClassVar[str] = "top_p"
-    off: ClassVar[float] = 1.0
-    code: ClassVar[int] = _core.TOP_P
-
-    @staticmethod
-    def check(value: Any) -> float:
-        """Return the setting's value, checked."""
-        return check_real("top_p", value, 0.0, 1.0, "a float in [0, 1]")
+    top_p: float | None = setting(1.0, reals(0.0, 1.0))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@stage
 class MinP(Stage):
     """Keep the tokens at least `min_p` times as likely as the likeliest.
 
@@ -200,16 +207,49 @@ class MinP(Stage):
     Outputs", 2024, arXiv:2407.01082.
     """
 
-    min_p: float | None = 0.0
-    setting: ClassVar[str] = "min_p"
-    off: ClassVar[float] = 0.0
-    code: ClassVar[int] = _core.MIN_P
-
-    @staticmethod
-    def check(value: Any) -> float:
-        """Return the setting's value, checked."""
-        return check_real("min_p", value, 0.0, 1.0, "a float in [0, 1]")
+    min_p: float | None = setting(0.0, reals(0.0, 1.0))
 
 
-# The order of keyword settings: Hugging Face's.
-STAGES: tuple[type[Stage], ...] = (Temperature, TopK, TopP, MinP)
+class Settings(TypedDict, total=False):
+    """Every stage by its keyword, in the order in which keywords apply: Hugging Face's."""
+
+    temperature: Annotated[float | None, Temperature]
+    top_k: Annotated[int | None, TopK]
+    top_p: Annotated[float | None, TopP]
+    min_p: Annotated[float | None, MinP]
+
+
+STAGES: Mapping[str, type[Stage]] = {
+    name: get_args(hint)[1] for name, hint in get_type_hints(Settings, include_extras=True).items()
+}
+
+
+def lists_settings(target: _Target) -> _Target:
+    """Show each of `Settings` in place of ``**settings``: in the signature and in the docstring.
+
+    For a function, or a class by its ``__init__``. In the docstring they go where it has the word
+    ``{settings}``.
+    """
+    function: Any = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    signature, types = inspect.signature(function), get_type_hints(Settings)
+    settings = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=one.off, annotation=types[name]
+        )
+        for name, one in STAGES.items()
+    ]
+    *others, _ = signature.parameters.values()
+    first = [p for p in others if p.kind is not p.KEYWORD_ONLY]
+    parameters = [*first, *settings, *others[len(first) :]]
+    function.__signature__ = signature.replace(parameters=parameters)
+    if target.__doc__:  # python -OO has none
+        lines = [f"{one.described()}\n        See `{one.__name__}`." for one in STAGES.values()]
+        target.__doc__ = target.__doc__.replace("{settings}", "\n    ".join(lines))
+    return target
+
+
+def check_names(function: str, settings: Mapping[str, Any]) -> None:
+    """Refuse what is no setting, in Python's words for a function that lists them."""
+    for name in settings:
+        if name not in STAGES:
+            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")

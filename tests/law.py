@@ -1,4 +1,10 @@
-"""Promise 1, stated as code: does what a sampler kept follow from what it had?"""
+"""Promise 1, stated as code: does what a sampler kept follow from what it had?
+
+`TABLE` has a row for each stage: what the tests that go over all stages need to know of it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,32 +52,79 @@ def check_stage(x, stage, had, kept, temperature, floor, ties):
     """Assert that `stage` may keep `kept` of the first `had` of x, the logits in rank order."""
     if temperature == 0:
         assert kept == had == 1
-        return
-    if isinstance(stage, Temperature):
+    elif isinstance(stage, Temperature):
         assert kept == (1 if stage.value == 0 else had)
-        return
-    assert 1 <= kept <= had
-    floor = min(floor, had)
-    if stage.is_off:
-        assert kept == had
-    elif isinstance(stage, TopK):
-        k = min(stage.value, had)
-        if ties == "all":
-            k = int(np.sum(x[:had] >= x[k - 1]))
-        assert kept == max(k, floor)
-    elif isinstance(stage, TopP):
-        depth = np.zeros(had) if np.isinf(temperature) else (x[:had] - x[0]) / temperature
-        mass = prefix_mass(depth)
-        assert mass[kept - 1] >= stage.value - BAND
-        if kept > floor:
-            assert kept == 1 or mass[kept - 2] < stage.value + BAND
-    elif isinstance(stage, MinP):
-        if np.isinf(temperature):
+    else:
+        assert 1 <= kept <= had
+        if stage.is_off:
             assert kept == had
-            return
-        threshold = x[0] + temperature * np.log(stage.value)
-        slack = BAND * abs(threshold)
-        if kept > floor:
-            assert x[kept - 1] >= threshold - slack
-        if kept < had:
-            assert x[kept] < threshold + slack
+        else:
+            TABLE[type(stage)].judge(x[:had], stage.value, kept, temperature, min(floor, had), ties)
+
+
+def judge_top_k(x, k, kept, temperature, floor, ties):
+    k = min(k, len(x))
+    if ties == "all":
+        k = int(np.sum(x >= x[k - 1]))
+    assert kept == max(k, floor)
+
+
+def judge_top_p(x, p, kept, temperature, floor, ties):
+    depth = np.zeros(len(x)) if np.isinf(temperature) else (x - x[0]) / temperature
+    mass = prefix_mass(depth)
+    assert mass[kept - 1] >= p - BAND
+    if kept > floor:
+        assert kept == 1 or mass[kept - 2] < p + BAND
+
+
+def judge_min_p(x, m, kept, temperature, floor, ties):
+    if np.isinf(temperature):
+        assert kept == len(x)
+        return
+    threshold = x[0] + temperature * np.log(m)
+    slack = BAND * abs(threshold)
+    if kept > floor:
+        assert x[kept - 1] >= threshold - slack
+    if kept < len(x):
+        assert x[kept] < threshold + slack
+
+
+class Case(NamedTuple):
+    """How the tests treat a stage. Everything that goes over all stages reads it."""
+
+    values: tuple  # what it can do: keep one, a few, ties, nearly all; be greedy, or make all equal
+    gentle: tuple  # leave enough for a stage that follows
+    after: float  # what is left to do after another stage
+    edges: tuple  # for random chains, half of the time
+    random: Callable  # of a generator: the other half
+    judge: Callable | None  # of (x, value, kept, temperature, floor, ties); x in rank order
+
+
+def random_stage(rng):
+    stage = rng.choice(list(TABLE))
+    case = TABLE[stage]
+    return stage(rng.choice(case.edges) if rng.random() < 0.5 else case.random(rng))
+
+
+inf = float("inf")
+TABLE = {
+    Temperature: Case(
+        values=(0.0, 0.3, 4.0, inf), gentle=(0.8, inf), after=0.0,
+        edges=(0.0, 1e-30, 0.1, 0.5, 0.8, 1.0, 2.0, 5.0, 100.0, 1e30, inf),
+        random=lambda rng: rng.uniform(0.05, 3), judge=None,
+    ),
+    TopK: Case(
+        values=(1, 3), gentle=(5,), after=4, edges=(1, 2, 5, 50, 100, 500, 1000, 4000),
+        random=lambda rng: rng.integers(1, 4000), judge=judge_top_k,
+    ),
+    TopP: Case(
+        values=(0.0, 0.35, 0.93), gentle=(0.97,), after=0.85,
+        edges=(0.0, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1 - 1e-12, 1 - 2**-53),
+        random=lambda rng: rng.random(), judge=judge_top_p,
+    ),
+    MinP: Case(
+        values=(0.99, 0.2, 1.0), gentle=(0.01,), after=0.5,
+        edges=(1e-300, 1e-10, 0.01, 0.05, 0.5, 1.0), random=lambda rng: rng.random(),
+        judge=judge_min_p,
+    ),
+}  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 import sampler
 from interrupting import interrupted
 from sampler import Distribution, MinP, Sampler, Samples, Temperature, TopK, TopP, _core, reference
+from sampler.api import engine_of
 
 LAST = 2**64 - 1
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
@@ -295,6 +296,23 @@ def test_round_trip_of_an_exhausted_sampler():
     for other in (pickle.loads(pickle.dumps(s)), copy.copy(s), s.replace(top_k=2), read):
         with pytest.raises(ValueError, match="`step`"):
             other(ROW)
+
+
+def test_a_fresh_seed_stays_one():
+    # generate_kwargs takes another seed in its place, and never in place of one that was given.
+    rng = np.random.default_rng(0)
+    for s, fresh in ((Sampler(), True), (Sampler(seed=7), False), (Sampler(rng=rng), False)):
+        others = (
+            s,
+            s.replace(top_k=2),
+            copy.copy(s),
+            copy.deepcopy(s),
+            pickle.loads(pickle.dumps(s)),
+        )
+        assert [engine_of(other).seed_is_fresh for other in others] == [fresh] * 5
+        assert {other.seed for other in others} == {s.seed}
+        assert not engine_of(s.replace(seed=3)).seed_is_fresh
+        assert engine_of(s.replace(seed=None)).seed_is_fresh
 
 
 def test_replace():

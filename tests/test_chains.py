@@ -5,18 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from law import check_chain
+from law import TABLE, check_chain
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
-inf = float("inf")
-# What a stage can do: keep one, a few, ties, nearly all; be greedy, or make all equal.
-SETTINGS = (
-    Temperature(0.0), Temperature(0.3), Temperature(4.0), Temperature(inf), TopK(1), TopK(3),
-    TopP(0.0), TopP(0.35), TopP(0.93), MinP(0.99), MinP(0.2), MinP(1.0),
-)  # fmt: skip
-# What may stand before: one of each kind, that leaves enough to remove.
-BEFORE = (Temperature(0.8), Temperature(inf), TopK(5), TopP(0.97), MinP(0.01))
-AFTER = (Temperature(0.0), TopK(4), TopP(0.85), MinP(0.5))
+SETTINGS = [stage(value) for stage, case in TABLE.items() for value in case.values]
+BEFORE = [stage(value) for stage, case in TABLE.items() for value in case.gentle]
+AFTER = [stage(case.after) for stage, case in TABLE.items()]
 FLOORS, TIES = (1, 2, 3, 70), ("id", "all")
 
 
@@ -66,7 +60,7 @@ def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
         for ties in TIES:
             before = [BEFORE[(number + i) % len(BEFORE)] for i in range(place)]
             for floor in (1, 70):
-                check_chain(row, [*before, stage, AFTER[number]], floor, ties)
+                check_chain(row, [*before, stage, AFTER[number % len(AFTER)]], floor, ties)
 
 
 @pytest.mark.parametrize("n", range(1, 7))

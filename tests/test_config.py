@@ -1,6 +1,7 @@
 """`Sampler.from_generation_config`: what `generate` would do under it, or a refusal."""
 
 import copy
+import inspect
 import json
 import math
 import re
@@ -302,9 +303,11 @@ def test_all_of_them_are_named_in_one_message():
         assert f"{name}=None" in call
     assert evaluate(call, {"do_sample": True, **everything}).stages[1].value == 50
     # These tables forget nothing that the module refuses.
-    assert STAGES.keys() == config._UNSUPPORTED_STAGES.keys()
+    assert STAGES.keys() == set(config._UNSUPPORTED_STAGES)
     assert PROCESSORS.keys() == config._PROCESSORS.keys()
     assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
+    arguments = set(inspect.signature(Sampler).parameters) - {"stages"}
+    assert arguments == {*config._SETTINGS, *config._SAMPLER_ONLY}
 
 
 def test_the_call_to_type_keeps_the_changes():

@@ -18,6 +18,7 @@ import pytest
 
 from interrupting import interrupted
 from sampler import Sampler, Temperature, TopK, TopP, _core, _inputs
+from sampler._engine import make_chain
 from test_law import KINDS, SETTINGS, make_row
 from test_odds import draw
 
@@ -206,7 +207,7 @@ def test_threads_share_a_sampler_and_the_gil_is_free():
     words = np.broadcast_to(rows[0].view(np.uint32), (6000, 50_000))
     big = _core.Rows(words, _core.KINDS["float32"], False)
     worker = threading.Thread(
-        target=_core.draw_tokens, args=(s._chain, big, _core.Coins(0, 0), tokens, False)
+        target=_core.draw_tokens, args=(make_chain(s.stages), big, _core.Coins(0, 0), tokens, False)
     )
     worker.start()
     while (seen := np.count_nonzero(tokens + 7)) == 0:

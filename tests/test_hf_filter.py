@@ -1,5 +1,6 @@
 """Our filters before Hugging Face's draw, against the installed warpers and `generate`."""
 
+import inspect
 import math
 import re
 
@@ -19,11 +20,11 @@ from transformers import (
 
 from law import check_chain, prefix_mass, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP
-from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, filter_kwargs
+from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, _filtering, filter_kwargs
+from sampler.stages import STAGES
 from tiny import VOCAB, Records, prompts
 
 inf, nan = math.inf, math.nan
-STAGES = {"temperature": Temperature, "top_k": TopK, "top_p": TopP, "min_p": MinP}  # in this order
 TINY = float(np.finfo(np.float32).smallest_subnormal)
 
 
@@ -252,6 +253,15 @@ def test_a_floor_above_top_k_is_not_widened_by_ties():
     assert kept(ours).tolist() == [[True, True, False, False]]
 
 
+def test_every_setting_is_shown():
+    for name, stage in STAGES.items():
+        assert f"\n    {name} : {stage.range.kind.__name__}, " in FilterLogitsProcessor.__doc__
+        for make in (FilterLogitsProcessor, filter_kwargs):
+            parameter = inspect.signature(make).parameters[name]
+            assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, stage.off)
+    assert "{settings}" not in FilterLogitsProcessor.__doc__
+
+
 def test_greedy_has_no_warper():
     rows = batch(65)
     out = FilterLogitsProcessor(temperature=0.0, min_tokens_to_keep=3)(None, rows)
@@ -367,6 +377,8 @@ def test_bad_arguments(make):
     for setting in (*FULL.items(), ("min_tokens_to_keep", 2)):
         with pytest.raises(TypeError, match=r"^`sampler` and settings exclude each other"):
             make(Sampler(seed=7), **dict([setting]))
+    with pytest.raises(TypeError, match=rf"{make.__name__}.* unexpected keyword argument 'top_q'$"):
+        make(top_q=0.5)
     for name, value, error, wanted in (
         ("temperature", -0.1, ValueError, r"a float in \[0, inf\]"),
         ("temperature", nan, ValueError, r"a float in \[0, inf\]"),
@@ -576,6 +588,16 @@ def test_another_device():
     assert {w.filter_value for w in (top_k, top_p, min_p)} == {-5.0}
     assert {w.min_tokens_to_keep for w in (top_p, min_p)} == {3}
     assert FilterLogitsProcessor()._warpers(scores.device) == []
+
+
+def test_another_device_has_no_warper(monkeypatch):
+    # As for a stage that Hugging Face lacks; off, it needs none.
+    monkeypatch.delitem(_filtering._WARPERS, TopP)
+    scores = torch.zeros(2, 9, device="meta")
+    found = "`top_p` has to be off on meta, where Hugging Face has no warper for it, but is 0.9"
+    with pytest.raises(ValueError, match=f"^{found}$"):
+        FilterLogitsProcessor(top_k=5, top_p=0.9)(None, scores)
+    assert FilterLogitsProcessor(top_k=5)(None, scores).shape == scores.shape
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import sampler.hf
-from sampler import Sampler
+from sampler import Sampler, Temperature
+from sampler.hf import _filtering, _transformers
 from tiny import CACHE_NAME, NEVER, prompts
 
 
@@ -43,8 +44,8 @@ def test_methods_of_the_loop(method, arguments):
 
 
 def test_what_a_custom_generate_is_given(model):
-    # `generate` tells by `_eos_token_tensor` that model.generate() is calling, and pads with
-    # `_pad_token_tensor`; `_loop` takes all of these by name.
+    # `is_prepared` knows by `_eos_token_tensor` that model.generate() is calling, and `_loop` pads
+    # with `_pad_token_tensor`; `_loop` takes all of these by name.
     seen = {}
 
     def spy(model, input_ids, **kwargs):
@@ -57,7 +58,8 @@ def test_what_a_custom_generate_is_given(model):
     assert callable(seen["stopping_criteria"])
     assert {"use_cache", "attention_mask"} <= seen.keys()
     config = seen["generation_config"]
-    assert hasattr(config, "_eos_token_tensor")
+    assert _transformers.is_prepared(config)
+    assert not _transformers.is_prepared(model.generation_config)
     assert hasattr(config, "_pad_token_tensor")
     assert config.num_beams == 1
     assert config.do_sample is False
@@ -65,7 +67,7 @@ def test_what_a_custom_generate_is_given(model):
 
 def test_the_name_of_the_cache(model):
     # `_loop` returns what it finds under the first of these names.
-    assert CACHE_NAME in sampler.hf._CACHE_NAMES
+    assert CACHE_NAME in _transformers.CACHE_NAMES
     out = model(**prompts(1))
     assert isinstance(out[CACHE_NAME], DynamicCache)
     assert CACHE_NAME in CausalLMOutputWithPast.__dataclass_fields__
@@ -83,18 +85,18 @@ def test_outputs_hold_their_fields(model):
 
 
 class Spy:
-    """A processor that keeps what `_Caller` sees."""
+    """A processor that keeps what `Caller` sees."""
 
     def __init__(self):
         self.seen = []
 
     def __call__(self, input_ids, scores):
-        self.seen.append(sampler.hf._Caller())
+        self.seen.append(_transformers.Caller())
         return scores
 
 
 def test_a_list_of_processors_for_each_generation(model):
-    # `_Text` knows its generation by the list that runs.
+    # `Record` knows its generation by the list that runs.
     spy, lists = Spy(), []
     for _ in range(2):
         spy.seen.clear()
@@ -133,7 +135,7 @@ def test_rows_that_are_finished(model):
     known = []
 
     def spy(input_ids, scores):
-        known.append(sampler.hf._Caller().unfinished().tolist())
+        known.append(_transformers.Caller().unfinished().tolist())
         return scores
 
     inputs = prompts(3)
@@ -166,11 +168,12 @@ def test_callers_processors_run_after_the_configured_ones(model):
 
 
 def test_end_tokens_are_known_by_an_attribute(model):
-    # `_loop` pads where a criterion has `eos_token_id`, as transformers does.
+    # `pads` looks for a criterion that has `eos_token_id`, as transformers does.
     criteria = model._get_stopping_criteria(
         generation_config=prepared(model, eos_token_id=5), stopping_criteria=StoppingCriteriaList()
     )
-    assert [hasattr(criterion, "eos_token_id") for criterion in criteria] == [False, True]
+    assert _transformers.pads(criteria)
+    assert not _transformers.pads(criteria[:1])
 
 
 def prepared(model, **settings):
@@ -180,19 +183,33 @@ def prepared(model, **settings):
 
 
 def test_warpers_of_the_filters():
-    # `FilterLogitsProcessor` composes these on other devices, by these arguments.
-    for warper in ("TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"):
-        arguments = inspect.signature(getattr(sampler.hf, warper)).parameters
+    # `FilterLogitsProcessor` calls these on other devices, with these arguments.
+    for stage, warper in _filtering._WARPERS.items():
+        if stage is Temperature:
+            continue
+        arguments = inspect.signature(warper).parameters
         assert {"filter_value", "min_tokens_to_keep"} <= set(arguments)
 
 
 def test_transformers_repeats_images_by_prompt():
     # Otherwise `_loop` refuses several texts of prompts with images.
     version = tuple(map(int, transformers.__version__.split(".")[:2]))
-    assert (version >= (5, 18)) == sampler.hf._EXPANDS_MEDIA
+    assert (version >= (5, 18)) == _transformers.EXPANDS_MEDIA
 
 
 def test_models_that_place_images_say_so():
     # `score` leaves positions to these, and tests/test_hf_models.py compares its figures.
     assert hasattr(transformers.Qwen2VLModel, "get_rope_index")
     assert not hasattr(transformers.LlamaModel, "get_rope_index")
+
+
+def test_public_names_are_one_word_deep():
+    # Pickles and error messages hold the path of a class: not that of a private file.
+    for name in sampler.hf.__all__:
+        value = getattr(sampler.hf, name)
+        if isinstance(value, type):
+            assert (value.__module__, value.__qualname__) == ("sampler.hf", name)
+    with pytest.raises(TypeError, match=r"but holds a sampler\.hf\.SamplingLogitsProcessor$"):
+        sampler.hf.generate_kwargs(
+            Sampler(seed=7), logits_processor=[sampler.hf.SamplingLogitsProcessor(Sampler(seed=7))]
+        )

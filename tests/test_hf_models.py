@@ -43,6 +43,7 @@ from transformers.models.bark.generation_configuration_bark import (
 import tiny
 from sampler import Sampler, hf
 from sampler.hf import expand_inputs, generate_kwargs
+from sampler.hf._transformers import EXPANDS_MEDIA
 from tiny import prompts
 
 HOT = Sampler(temperature=2.0, seed=7)
@@ -384,7 +385,7 @@ def test_expand_inputs_does_not_mix_images(pictures):
     # What the message says to use.
     more = {"max_new_tokens": 3, "return_dict_in_generate": True, "output_logits": True}
     once = hf.generate(model, **inputs, sampler=HOT, **more)
-    if isinstance(model, LlavaForConditionalGeneration) and not hf._EXPANDS_MEDIA:
+    if isinstance(model, LlavaForConditionalGeneration) and not EXPANDS_MEDIA:
         with pytest.raises(ValueError, match="this transformers would mix them up"):
             hf.generate(model, **inputs, sampler=HOT, num_return_sequences=3, **more)
         return

@@ -1283,7 +1283,7 @@ def test_a_script_that_loses_its_draw_is_told_at_its_end(tmp_path):
              "kwargs = generate_kwargs(Sampler(seed=7))"]  # fmt: skip
     script.write_text("\n".join(lines))
     run = [sys.executable, str(script)]
-    root = Path(hf.__file__).parents[1]
+    root = Path(hf.__file__).parents[2]
     env = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,24 @@ def test_a_broken_core_keeps_its_own_error(tmp_path):
     run = python("import sampler", tmp_path, tmp_path)
     assert run.returncode == 1
     assert "no_such_module_of_the_core" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "found"),
+    [("torch", "None"), ("transformers", "None"), ("transformers", "types.ModuleType('empty')")],
+)
+def test_the_hugging_face_layer_says_what_it_lacks(tmp_path, library, found):
+    # The empty module stands for a release of transformers that lacks a name.
+    code = f"import sys, types\nsys.modules[{library!r}] = {found}\nimport sampler.hf"
+    run = python(code, PACKAGE.parent, tmp_path)
+    last = run.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: sampler.hf needs torch, and transformers 5 or newer (")
+    assert last.endswith('); they come with pip install "token-sampler[hf]"')
+
+
+def test_every_package_is_in_the_wheel():
+    # They are listed by name, and an editable install finds one that the list lacks.
+    with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as file:
+        listed = tomllib.load(file)["tool"]["setuptools"]["packages"]
+    folders = [path.parent.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("__init__.py")]
+    assert sorted(listed) == sorted(".".join(folder.parts) for folder in folders)

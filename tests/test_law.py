@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from law import check_chain, prefix_mass, rank
+from law import check_chain, prefix_mass, random_stage, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 # ------------------------------------------------------------------- tables: logs of probabilities
@@ -170,30 +170,11 @@ def make_row(rng, kind, size, dtype):
     return x
 
 
-def make_stages(rng):
-    stages = []
-    for _ in range(rng.integers(0, 5)):
-        kind = rng.integers(0, 5)
-        if kind < 2:
-            t = rng.choice([0, 1e-30, 0.1, 0.5, 0.8, 1.0, 2.0, 5.0, 100.0, 1e30, np.inf, -1],
-                           p=[.02, .02, .1, .1, .2, .1, .1, .1, .05, .03, .08, .1])  # fmt: skip
-            stages.append(Temperature(float(t) if t >= 0 else float(rng.uniform(0.05, 3))))
-        elif kind == 2:
-            stages.append(TopK(int(rng.choice([1, 2, 5, 50, 100, 500, 1000, 4000]))))
-        elif kind == 3:
-            p = rng.choice([0, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 1 - 1e-12, 1 - 2**-53, -1])
-            stages.append(TopP(float(p) if p >= 0 else float(rng.random())))
-        else:
-            m = rng.choice([1e-300, 1e-10, 0.01, 0.05, 0.5, 1.0, -1])
-            stages.append(MinP(float(m) if m >= 0 else float(rng.random())))
-    return stages
-
-
 def check_pair(rng, size):
     """One random row, one random chain: promise 1, and the probabilities against the twin."""
     dtype = rng.choice([np.float16, np.float32, np.float64])
     row = make_row(rng, rng.choice(KINDS), size, dtype)
-    stages = make_stages(rng)
+    stages = [random_stage(rng) for _ in range(rng.integers(0, 5))]
     floor, ties = int(rng.choice([1, 1, 1, 3, 70])), str(rng.choice(["id", "all"]))
     d = check_chain(row, stages, floor, ties)
     state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)

@@ -5,11 +5,12 @@ import pytest
 from scipy import stats
 
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
+from sampler._engine import make_chain
 
 
 def draw(stages, rows, u, tier=_core.UNKNOWN, threads=1):
     """Tokens at uniforms of shape (batch, n), from the core itself."""
-    chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
+    chain = make_chain(stages, tier=tier)
     tokens = np.empty(u.shape, np.int64)
     source = _inputs.read(rows).rows()
     assert _core.draw_tokens(chain, source, None, tokens, False, threads, u=u) is None

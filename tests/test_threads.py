@@ -15,6 +15,7 @@ import pytest
 
 from interrupting import interrupted
 from sampler import Sampler, Samples, _core
+from sampler._engine import make_chain
 from test_odds import draw
 
 SETTINGS = (
@@ -189,8 +190,10 @@ FORKS = """
 import os, signal, sys, threading, time
 import numpy as np
 from sampler import Sampler, _core
+from sampler._engine import make_chain
 
 s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads={threads})
+chain = make_chain(s.stages)
 few = np.random.default_rng(0).normal(0, 3, (8, 100_000)).astype(np.float32)
 expected = s.sample(few, step=0).tokens
 words = np.broadcast_to(few[:1].view(np.uint32), ({rows}, 100_000))
@@ -210,7 +213,7 @@ def fork(*_):
     done = np.count_nonzero(tokens + 7)
 
 def draw():
-    _core.draw_tokens(s._chain, rows, _core.Coins(0, 0), tokens, False, {threads})
+    _core.draw_tokens(chain, rows, _core.Coins(0, 0), tokens, False, {threads})
 
 def watch():
     while tokens[0, 0] == -7:
@@ -264,7 +267,7 @@ def test_signals_stop_all_threads():
     s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads=3)
     tokens = np.full((60_000, 1), -7)
     with interrupted(tokens):
-        _core.draw_tokens(s._chain, rows, _core.Coins(0, 0), tokens, False, 3)
+        _core.draw_tokens(make_chain(s.stages), rows, _core.Coins(0, 0), tokens, False, 3)
     # Nobody is still at work, and the pool serves the next call.
     done = np.count_nonzero(tokens + 7)
     time.sleep(0.2)
@@ -329,3 +332,17 @@ def test_the_setting():
 def test_a_bad_setting(threads, error):
     with pytest.raises(error, match="`threads` has to be an integer >= 1 or 'auto', but is"):
         Sampler(threads=threads)
+
+
+def test_auto_takes_the_processors_of_this_process(monkeypatch):
+    taken = []
+    draw_tokens = _core.draw_tokens
+    monkeypatch.setattr(
+        _core,
+        "draw_tokens",
+        lambda *args, **kwargs: taken.append(args[5]) or draw_tokens(*args, **kwargs),
+    )
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    for threads in ("auto", 2):
+        Sampler(seed=1, threads=threads)(batch(2, 8))
+    assert taken == [3, 2]

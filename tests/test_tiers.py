@@ -11,6 +11,7 @@ import pytest
 
 from law import check_chain, prefix_mass, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs
+from sampler._engine import make_chain
 from test_odds import draw
 
 TIERS = (_core.FAST, _core.FINE, _core.EXACT)
@@ -18,7 +19,7 @@ TIERS = (_core.FAST, _core.FINE, _core.EXACT)
 
 def kept(row, stages, tier=_core.UNKNOWN):
     """The ids that the core keeps, ascending, asking a tier first."""
-    chain = _core.Chain([(s.code, s.value) for s in stages if not s.is_off], tier=tier)
+    chain = make_chain(stages, tier=tier)
     rows = _inputs.read(row).rows()
     ids, floats = np.empty(rows.vocab, np.int64), np.empty((4, rows.vocab))
     count, complaint = _core.distribution_row(chain, rows, ids, *floats)

@@ -1,0 +1,235 @@
+"""The one door from Python to the core's draw: `Sampler` and every adapter go through an `Engine`.
+
+An engine holds a chain in the core's form and the key of its uniforms. It takes logits that
+`_inputs.read` has read and `_inputs.check_rows` has checked, and numbers that are checked. Results
+have the axes of the core: the caller drops those that its user did not ask for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler import _core
+from sampler._inputs import Logits
+from sampler.results import Distribution, Samples
+from sampler.stages import Stage
+
+_IntArray = npt.NDArray[np.int64]
+_WordArray = npt.NDArray[np.uint64]
+
+_CODES = {
+    "temperature": _core.TEMPERATURE,
+    "top_k": _core.TOP_K,
+    "top_p": _core.TOP_P,
+    "min_p": _core.MIN_P,
+}
+
+
+class InvalidLogit(NamedTuple):
+    """The first thing in a call's rows that no law is defined for."""
+
+    row: int
+    token: int  # -1 where the whole row is -inf
+    value: float
+
+    def error(self, name: str, steps: _WordArray | None = None) -> ValueError:
+        """Say where it is among rows, which the caller knows as `name`."""
+        where = f"row {self.row}" if steps is None else f"row {self.row} at step {steps[self.row]}"
+        if self.token < 0:
+            return ValueError(
+                f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
+            )
+        return ValueError(
+            f"`{name}` have to be finite or -inf, but {where} has {self.value} at token "
+            f"{self.token}"
+        )
+
+    def error_of_one_row(self, name: str) -> ValueError:
+        """Say where it is in the only row."""
+        if self.token < 0:
+            return ValueError(f"`{name}` has to hold a finite value, but is -inf throughout")
+        return ValueError(
+            f"`{name}` has to be finite or -inf, but has {self.value} at token {self.token}"
+        )
+
+
+def make_chain(
+    stages: Iterable[Stage],
+    *,
+    ties: str = "id",
+    min_tokens_to_keep: int = 1,
+    tier: int = _core.UNKNOWN,
+) -> _core.Chain:
+    """Put the stages that are on into the core's form; `tier` is the first to ask, for tests."""
+    return _core.Chain(
+        [(_CODES[stage.setting], stage.value) for stage in stages if not stage.is_off],
+        ties == "all",
+        min_tokens_to_keep,
+        tier,
+    )
+
+
+class Engine:
+    """What a `Sampler` runs on.
+
+    Attributes
+    ----------
+    seed_is_fresh : bool
+        Whether the operating system gave the seed, so that nobody counts on it.
+    """
+
+    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "seed_is_fresh")
+
+    def __init__(
+        self,
+        chain: _core.Chain,
+        *,
+        seed: int,
+        step: int,
+        seed_is_fresh: bool,
+        flag_invalid: bool,
+        threads: int | str,
+    ) -> None:
+        self._chain = chain
+        self._keys = _core.Coins(seed, step)
+        self._flag_invalid = flag_invalid
+        self._threads = threads
+        self.seed_is_fresh = seed_is_fresh
+
+    @property
+    def seed(self) -> int:
+        """The seed of every draw."""
+        return self._keys.seed
+
+    @property
+    def step(self) -> int:
+        """The step that the next draw without `steps` takes."""
+        return self._keys.step
+
+    def draw_token(self, source: Logits) -> int:
+        """Draw the token of the only row, and take a step: `draw` without an array for it."""
+        found = _core.draw_token(self._chain, source.rows(), self._keys, self._flag_invalid)
+        if isinstance(found, tuple):
+            raise InvalidLogit(*found).error("logits")
+        return found
+
+    def draw(
+        self,
+        source: Logits,
+        *,
+        streams: _WordArray | None = None,
+        steps: _WordArray | None = None,
+        first_draw: int = 0,
+        name: str = "logits",
+    ) -> _IntArray:
+        """Draw one token per row, shape (batch,); take a step unless `steps` are given.
+
+        `first_draw` is the draw index, and `name` what error messages call the logits.
+        """
+        rows = source.rows()
+        tokens = np.empty((rows.batch, 1), np.int64)
+        invalid = _core.draw_tokens(
+            self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
+            streams, steps, first_draw=first_draw,
+        )  # fmt: skip
+        if invalid is not None:
+            raise InvalidLogit(*invalid).error(name, steps)
+        return tokens[:, 0]
+
+    def sample(
+        self,
+        source: Logits,
+        n: int,
+        top: int,
+        *,
+        streams: _WordArray | None = None,
+        steps: _WordArray | None = None,
+        first_draw: int = 0,
+        name: str = "logits",
+    ) -> Samples:
+        """Draw `n` tokens per row, from draw index `first_draw` on; list the `top` first ones.
+
+        The arrays have shape (batch, n), the top lists (batch, top).
+        """
+        tokens = np.empty((3, source.batch, n), np.int64)
+        return self._report(source, self._keys, tokens, top, streams, steps, first_draw, name)
+
+    def score(
+        self,
+        source: Logits,
+        tokens: _IntArray,
+        top: int,
+        *,
+        steps: _WordArray | None = None,
+        name: str = "logits",
+    ) -> Samples:
+        """Return what `sample` does, of given tokens: (batch, n), each in [0, vocab).
+
+        `steps` are for error messages alone.
+        """
+        figures = np.empty((3, *tokens.shape), np.int64)
+        figures[0] = tokens
+        return self._report(source, None, figures, top, None, steps, 0, name)
+
+    def _report(
+        self,
+        source: Logits,
+        keys: _core.Coins | None,
+        tokens: _IntArray,
+        top: int,
+        streams: _WordArray | None,
+        steps: _WordArray | None,
+        first_draw: int,
+        name: str,
+    ) -> Samples:
+        """Fill `tokens`, (3, batch, n), and the rest; without keys `tokens[0]` is given."""
+        rows = source.rows()
+        logs = np.empty(tokens.shape)
+        top_ids = np.empty((2, rows.batch, top), np.int64)
+        top_logs = np.empty((2, rows.batch, top))
+        invalid = _core.sample_tokens(
+            self._chain, rows, keys, tokens, logs, top_ids, top_logs, self._flag_invalid,
+            self._workers(), streams, steps, first_draw,
+        )  # fmt: skip
+        if invalid is not None:
+            raise InvalidLogit(*invalid).error(name, steps)
+        lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
+        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
+
+    def filter(self, source: Logits, *, name: str = "logits") -> npt.NDArray[Any]:
+        """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
+        rows = source.rows()
+        result = np.empty((rows.batch, rows.vocab), source.result_dtype)
+        invalid = _core.filter_rows(
+            self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
+        )
+        if invalid is not None:
+            raise InvalidLogit(*invalid).error(name)
+        return source.narrow(result.reshape(source.array.shape))
+
+    def distribution(self, source: Logits, *, name: str = "row") -> Distribution:
+        """Return what the chain makes of the only row; an invalid one raises in any case."""
+        rows = source.rows()
+        ids = np.empty(rows.vocab, np.int64)
+        floats = np.empty((4, rows.vocab))
+        kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        if invalid is not None:
+            raise InvalidLogit(*invalid).error_of_one_row(name)
+        return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+
+    def _workers(self) -> int:
+        """How many threads a call may use, as a number."""
+        return self._threads if isinstance(self._threads, int) else _processors()
+
+
+def _processors() -> int:
+    """How many processors this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        return os.cpu_count() or 1

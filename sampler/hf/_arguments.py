@@ -1,0 +1,37 @@
+"""Checks of the arguments that several files share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler import _inputs
+from sampler._checks import check_integer
+from sampler.api import Sampler
+
+
+def check_sampler(sampler: Any) -> None:
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` has to be a Sampler, but is a {_inputs.kind_of(sampler)}")
+
+
+def check_model(model: Any, *wanted: str) -> None:
+    if not all(hasattr(model, name) for name in wanted):
+        raise TypeError(
+            "`model` has to be a transformers model that generates text, but is a "
+            f"{_inputs.kind_of(model)}"
+        )
+
+
+def check_eos_ids(eos_token_id: Any) -> npt.NDArray[np.int64]:
+    if eos_token_id is None:
+        return np.empty(0, np.int64)
+    values = eos_token_id.tolist() if hasattr(eos_token_id, "tolist") else eos_token_id
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        values = [values]
+    text = "an integer >= 0, or a sequence of them"
+    checked = [check_integer("eos_token_id", value, 0, 2**63, text) for value in values]
+    return np.array(checked, np.int64)

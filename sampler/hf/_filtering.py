@@ -1,0 +1,235 @@
+"""Our temperature and filters before Hugging Face's own draw."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from sampler import _inputs
+from sampler._checks import check_real
+from sampler.api import Sampler, engine_of
+from sampler.hf._arguments import check_sampler
+from sampler.hf._sampling import check_processors
+from sampler.hf._transformers import NEUTRAL
+from sampler.hf._use import Use
+from sampler.stages import (
+    MinP,
+    Settings,
+    Stage,
+    Temperature,
+    TopK,
+    TopP,
+    check_names,
+    lists_settings,
+)
+
+# Hugging Face's own, for scores on another device.
+_WARPERS: dict[type[Stage], Callable[..., Any]] = {
+    Temperature: lambda value, **_: TemperatureLogitsWarper(value),
+    TopK: TopKLogitsWarper,
+    TopP: TopPLogitsWarper,
+    MinP: MinPLogitsWarper,
+}
+_FILTER_TEXT = "a float, finite in float32, or -inf"
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+@lists_settings
+class FilterLogitsProcessor(LogitsProcessor):
+    """Temper the scores and remove tokens, as Hugging Face's warpers do, for its own draw.
+
+    In place of `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper` and
+    `MinPLogitsWarper` in this order: the same kept tokens, without sorting the vocabulary.
+
+    Parameters
+    ----------
+    sampler : Sampler, optional
+        Its stages and their order; its seed has no part. Not together with settings.
+    {settings}
+    filter_value : float, below inf
+        What a token gets that the stages remove, one that was -inf before included.
+    min_tokens_to_keep : int, >= 1, off at 1
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is not a Sampler, settings are given as well, or one has the wrong type.
+    ValueError
+        If a setting is out of its range.
+
+    Notes
+    -----
+    The setting `top_k` keeps everything equal to the k-th, as Hugging Face does.
+
+    Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
+    float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
+    on another device never leave it: Hugging Face's own warpers compute the same chain there; they
+    take neither ``temperature=0`` or inf nor, with `top_k`, a sampler of ``ties="id"``.
+
+    One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
+    search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
+    """
+
+    supports_continuous_batching = True
+
+    def __init__(
+        self,
+        sampler: Sampler | None = None,
+        *,
+        filter_value: float = -math.inf,
+        min_tokens_to_keep: int | None = 1,
+        **settings: Unpack[Settings],
+    ) -> None:
+        check_names("FilterLogitsProcessor.__init__", settings)
+        made = Sampler(**settings, min_tokens_to_keep=min_tokens_to_keep, ties="all", seed=0)
+        if sampler is not None:
+            check_sampler(sampler)
+            if not all(stage.is_off for stage in made.stages) or made.min_tokens_to_keep != 1:
+                raise TypeError(
+                    f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
+                    f"and {made!r}"
+                )
+            made = sampler
+        # An invalid row cannot be flagged in the middle of a text.
+        self.sampler = made.replace(on_invalid="raise")
+        if filter_value != -math.inf:
+            check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
+        self.filter_value = float(filter_value)
+        self._use = Use()
+        self._removes = any(
+            not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
+            for stage in made.stages
+        )
+
+    def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
+        """Return the tempered scores, `filter_value` where a token is not kept.
+
+        Parameters
+        ----------
+        input_ids : tensor of shape (batch, length), int64, or None
+            Not looked at.
+        scores : tensor of shape (batch, vocab), float32
+            Never written to.
+
+        Returns
+        -------
+        tensor of shape (batch, vocab)
+
+        Raises
+        ------
+        ValueError
+            If a row on the CPU is invalid, another device cannot follow the sampler, or the dtype
+            cannot hold `filter_value`.
+        """
+        self._use.called = True
+        if not (
+            self.filter_value == -math.inf
+            or abs(self.filter_value) <= torch.finfo(scores.dtype).max
+        ):
+            raise ValueError(
+                f"`filter_value` has to be a finite {scores.dtype} or -inf, but is "
+                f"{self.filter_value}"
+            )
+        if scores.device.type != "cpu":
+            warped = scores.clone()
+            for warper in self._warpers(scores.device):
+                warped = warper(input_ids, warped)
+            return warped
+        source = _inputs.read(scores, name="scores")
+        _inputs.check_rows(source, "scores", (2,))
+        filtered: torch.Tensor = source.wrap(engine_of(self.sampler).filter(source, name="scores"))
+        if self._removes and self.filter_value != -math.inf:
+            filtered.masked_fill_(filtered == -math.inf, self.filter_value)
+        return filtered
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sampler!r}, filter_value={self.filter_value})"
+
+    def _warpers(self, device: torch.device) -> list[Any]:
+        """The same chain of Hugging Face's own."""
+        limits = {
+            "filter_value": self.filter_value,
+            "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
+        }
+        warpers = []
+        for stage in self.sampler.stages:
+            if stage.is_off:
+                continue
+            name, value = stage.setting, stage.value
+            if type(stage) not in _WARPERS:
+                raise ValueError(
+                    f"`{name}` has to be off on {device}, where Hugging Face has no warper for it, "
+                    f"but is {value}"
+                )
+            if name == "temperature" and not 0.0 < value < math.inf:
+                raise ValueError(f"`temperature` has to be in (0, inf) on {device}, but is {value}")
+            if name == "top_k" and self.sampler.ties != "all":
+                ties = self.sampler.ties
+                raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
+            warpers.append(_WARPERS[type(stage)](value, **limits))
+        return warpers
+
+
+@lists_settings
+def filter_kwargs(
+    sampler: Sampler | None = None,
+    *,
+    filter_value: float = -math.inf,
+    min_tokens_to_keep: int | None = 1,
+    logits_processor: Iterable[Any] = (),
+    **settings: Unpack[Settings],
+) -> dict[str, Any]:
+    """Return the keyword arguments that put our filters in place of Hugging Face's.
+
+    Hugging Face draws, from its global random state: ``torch.manual_seed``. Its own filters are
+    off, the hidden ``top_k=50`` included, so that giving one of them again is a TypeError
+    ("multiple values").
+
+    Parameters
+    ----------
+    sampler, filter_value, min_tokens_to_keep, **settings
+        As for `FilterLogitsProcessor`.
+    logits_processor : iterable of LogitsProcessor, optional
+        Yours, to run before the filters.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FilterLogitsProcessor`; and if `logits_processor` is not an iterable of processors.
+
+    Warns
+    -----
+    RuntimeWarning
+        As `generate_kwargs`.
+
+    Examples
+    --------
+    >>> from sampler.hf import filter_kwargs
+    >>> kwargs = filter_kwargs(temperature=0.8, top_p=0.9)
+    >>> kwargs["do_sample"], kwargs["top_k"], kwargs["top_p"]
+    (True, None, 1.0)
+    """
+    check_names("filter_kwargs", settings)
+    processor = FilterLogitsProcessor(
+        sampler, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep, **settings
+    )
+    before = check_processors(logits_processor)
+    processor._use.warn_unless_called(processor, "so nothing was filtered")
+    processors = LogitsProcessorList([*before, processor])
+    return {"logits_processor": processors, "do_sample": True, **NEUTRAL}

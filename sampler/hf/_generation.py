@@ -1,0 +1,351 @@
+"""A loop of our own that writes text."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from transformers import LogitsProcessorList, StoppingCriteriaList, StopStringCriteria
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from sampler import _inputs
+from sampler._checks import check_integer
+from sampler.api import Sampler, Samples
+from sampler.hf._arguments import check_model, check_sampler
+from sampler.hf._expansion import check_rows_are_prompts
+from sampler.hf._record import aligned
+from sampler.hf._sampling import SamplingLogitsProcessor
+from sampler.hf._transformers import (
+    CACHE_FIELD,
+    CACHE_NAMES,
+    EXPANDS_MEDIA,
+    OUR_DRAW,
+    OUR_LOOPS,
+    TAKES_LENGTH,
+    UNSUPPORTED,
+    is_prepared,
+    overrides,
+    pads,
+)
+
+
+@dataclass
+class GenerateOutput(GenerateDecoderOnlyOutput):
+    """What `generate` returns under ``return_dict_in_generate=True``.
+
+    Attributes
+    ----------
+    sequences : tensor of shape (batch, length), int64
+        Prompts and new tokens.
+    scores : tuple of tensor of shape (batch, vocab), float32
+        Under ``output_scores=True``: what each token was drawn from, penalties and the like
+        applied, the sampler's own stages not.
+    logits : tuple of tensor of shape (batch, vocab), float32
+        Under ``output_logits=True``: as the model gave them.
+    cache : Cache
+        To go on from; also as `past_key_values`, its name before transformers 5.24.
+    samples : Samples
+        What was drawn, arrays of shape (batch, new).
+    seed : int
+        That of the draws.
+    """
+
+    # Not fields: models that put several generations together split every field by row.
+    samples: ClassVar[Samples | None] = None
+    seed: ClassVar[int | None] = None
+
+
+if CACHE_FIELD != "cache":
+    GenerateOutput.cache = property(lambda self: self.past_key_values)  # type: ignore[assignment]
+
+
+def generate(
+    model: Any,
+    inputs: torch.Tensor | None = None,
+    *,
+    sampler: Sampler,
+    streams: Any = None,
+    logprobs: int = 0,
+    num_return_sequences: int = 1,
+    streamer: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Write text in a plain loop: one forward pass, one draw a token.
+
+    The same texts as ``model.generate(**inputs, **generate_kwargs(sampler, ...))``, which also
+    knows assisted decoding and whatever else Hugging Face adds; this one can be read, or copied
+    and changed. Hugging Face still prepares the inputs, the cache, the processors that run before
+    the draw and the stopping criteria, so padding, encoder-decoder models and every length or stop
+    setting are as there.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On the CPU.
+    inputs : tensor, optional
+        As ``model.generate`` takes them; or by keyword, such as ``input_ids=``.
+    sampler : Sampler
+        As for `generate_kwargs`.
+    streams : sequence of int of shape (batch * num_return_sequences,), optional
+        The random stream of each text.
+    logprobs : int, >= 0
+        How many top tokens the `samples` of a `GenerateOutput` list.
+    num_return_sequences : int, >= 1
+        How many texts of each prompt, in neighbouring rows.
+    streamer : BaseStreamer, optional
+        Given the prompt and each token, as ``model.generate`` does, and ended once, after an error
+        too.
+    **kwargs
+        Everything else that ``model.generate`` takes, save settings of its own sampling.
+
+    Returns
+    -------
+    tensor of shape (batch * num_return_sequences, length), int64, or GenerateOutput
+        The latter under ``return_dict_in_generate=True``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SamplingLogitsProcessor`; for a model that cannot generate, a setting of Hugging Face's
+        own sampling, an argument that ``model.generate`` refuses, and what this loop does without:
+        assisted decoding, token healing, paged caches, `output_attentions`,
+        `output_hidden_states`, `penalty_alpha`, `dola_layers`, `force_words_ids`, `constraints`.
+    RuntimeError
+        If the model's own ``generate`` does not run this loop, as that of models whose tokens are
+        not drawn one after another.
+
+    Notes
+    -----
+    Also a callable for ``model.generate(..., custom_generate=sampler.hf.generate, sampler=s)``.
+    Hugging Face does not hand a streamer or tokenizer to such a callable, and filters before it
+    under ``do_sample=True``, which is therefore refused.
+
+    A model whose ``generate`` runs the loop several times, as Whisper's does for long audio, draws
+    the k-th text with draw index k - 1, and returns its own output, without `samples`: those are in
+    `SamplingLogitsProcessor.generations`, under `generate_kwargs`.
+
+    Examples
+    --------
+    ::
+
+        output = sampler.hf.generate(model, **inputs, sampler=s, max_new_tokens=50)
+    """
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"`streamer` has to be a streamer, but is a {_inputs.kind_of(streamer)}")
+    try:
+        check_sampler(sampler)
+        check_model(model, "config", "generate")
+        check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
+        copies = check_integer(
+            "num_return_sequences", num_return_sequences, 1, None, "an integer >= 1"
+        )
+        _check_loop(kwargs)
+        loop = partial(
+            _loop, sampler=sampler, streams=streams, logprobs=logprobs, copies=copies,
+            streamer=streamer, draw_indices=itertools.count(),
+        )  # fmt: skip
+        return _run(model, inputs, loop, kwargs)
+    finally:
+        if streamer is not None:
+            streamer.end()  # or its reader would wait for ever
+
+
+def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) -> Any:
+    """Let the model's generate prepare everything and call the loop."""
+    if inputs is not None and not (isinstance(inputs, torch.Tensor) and inputs.ndim > 1):
+        found = f"has shape {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else (
+            f"is a {_inputs.kind_of(inputs)}"
+        )  # fmt: skip
+        raise TypeError(
+            f"`inputs` has to be a tensor with a row for each text, but {found}: what a tokenizer "
+            "returns goes in as generate(model, **inputs, sampler=s)"
+        )
+    given = () if inputs is None else (inputs,)  # the first parameter has different names
+    if is_prepared(kwargs.get("generation_config")):
+        # Prepared: model.generate() is calling, perhaps once for each of several texts.
+        if overrides(model, "generate"):
+            raise ValueError(
+                f"{type(model).__name__}.generate() cannot have this loop as `custom_generate`: "
+                "call sampler.hf.generate(model, ...) instead"
+            )
+        return loop(model, *given, **kwargs)
+    tokenizer, strings = kwargs.pop("tokenizer", None), kwargs.pop("stop_strings", None)
+    if strings is not None:
+        # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
+        if tokenizer is None:
+            raise ValueError("`tokenizer` has to be given with `stop_strings`, but is not")
+        stop = StopStringCriteria(tokenizer, strings)
+        kwargs["stopping_criteria"] = StoppingCriteriaList(
+            [*(kwargs.get("stopping_criteria") or ()), stop]
+        )
+    # Whisper has its own temperature, and samples if it is given one.
+    named = signature(model.generate).parameters
+    if loop.keywords["copies"] > 1 and "return_timestamps" in named:
+        raise ValueError(
+            f"`num_return_sequences` has to be 1 for {type(model).__name__}, which puts its texts "
+            "together by row: repeat its inputs with expand_inputs"
+        )
+    draw = {name: value for name, value in OUR_DRAW.items() if name not in named}
+    not_run = RuntimeError(
+        f"{type(model).__name__}.generate() does not run this loop, so the sampler cannot draw in "
+        "it: use model.generate(**inputs, **generate_kwargs(sampler)), or pass the part of the "
+        "model that writes text, such as model.language_model"
+    )
+    try:
+        result = model.generate(*given, custom_generate=loop, **draw, **kwargs)
+    except (TypeError, ValueError) as error:
+        if "custom_generate" in str(error):
+            raise not_run from error
+        raise
+    if next(loop.keywords["draw_indices"]) == 0:
+        raise not_run
+    return result
+
+
+def _loop(
+    model: Any,
+    input_ids: Any,
+    *,
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: Any,
+    sampler: Sampler,
+    streams: Any,
+    logprobs: int,
+    copies: int,
+    streamer: Any,
+    draw_indices: Iterator[int],
+    **model_kwargs: Any,
+) -> Any:
+    config = generation_config
+    if input_ids.ndim != 2:
+        raise ValueError(
+            f"this loop draws one token per row, but the rows have shape {tuple(input_ids.shape)}"
+        )
+    if config.do_sample or config.num_beams != 1:
+        raise ValueError(
+            "`do_sample` has to be False and `num_beams` 1, since the sampler draws, but they are "
+            f"{config.do_sample} and {config.num_beams}"
+        )
+    for name in (
+        *("prompt_lookup_num_tokens", "assistant_early_exit"),
+        *("output_attentions", "output_hidden_states"),
+    ):
+        if getattr(config, name, None):
+            raise _not_in_this_loop(name)
+    for name in UNSUPPORTED:
+        if getattr(config, name, None):
+            raise _not_with_a_sampler(name)
+    encoder_decoder = model.config.is_encoder_decoder
+    if copies > 1 and not EXPANDS_MEDIA and not overrides(model, "_expand_inputs_for_generation"):
+        check_rows_are_prompts(
+            {"input_ids": input_ids, **model_kwargs},
+            "this transformers would mix them up, and 5.18 does not",
+        )
+    input_ids, model_kwargs = model._expand_inputs_for_generation(
+        input_ids=input_ids,
+        expand_size=copies,
+        is_encoder_decoder=encoder_decoder,
+        **model_kwargs,
+    )
+    mask = None if encoder_decoder else model_kwargs.get("attention_mask")
+    if mask is not None and mask.shape != input_ids.shape:
+        mask = None  # that of inputs_embeds; the rows are then the new tokens alone
+    returns_dict = config.return_dict_in_generate
+    processor = SamplingLogitsProcessor(
+        sampler, streams=streams, attention_mask=mask, logprobs=logprobs if returns_dict else None
+    )
+    processor._draw_index += next(draw_indices)
+    if streamer is not None:
+        streamer.put(input_ids.cpu())
+
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    # Rows that stop for another reason than an end token go on with the others, as there.
+    padded = pads(stopping_criteria)
+    drawn, real = [], []
+    scores: tuple[torch.Tensor, ...] = ()
+    logits: tuple[torch.Tensor, ...] = ()
+    last_only = {"next_sequence_length": 1} if model_kwargs["use_cache"] and TAKES_LENGTH else {}
+    outputs = model._prefill(input_ids, config, model_kwargs)
+    while True:
+        model_kwargs = model._update_model_kwargs_for_generation(
+            outputs, model_kwargs, is_encoder_decoder=encoder_decoder
+        )
+        # A copy, or the view would keep the logits of the whole prompt alive.
+        next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        next_scores = logits_processor(input_ids, next_logits)
+        r = processor._draw(input_ids, next_scores)
+        if returns_dict:
+            drawn.append(r)
+            real.append(unfinished.numpy() if padded else np.ones(len(unfinished), bool))
+        if config.output_scores:
+            scores += (next_scores,)
+        if config.output_logits:
+            logits += (next_logits,)
+
+        tokens = torch.from_numpy(r.tokens)[:, 0]
+        if padded and not unfinished.all():
+            tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
+        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+        if streamer is not None:
+            streamer.put(tokens)
+        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
+        if not unfinished.any():
+            break
+        model_inputs = model.prepare_inputs_for_generation(input_ids, **last_only, **model_kwargs)
+        outputs = model(**model_inputs, return_dict=True)
+    if not returns_dict:
+        return input_ids
+    cache = next((model_kwargs[name] for name in CACHE_NAMES if name in model_kwargs), None)
+    fields: dict[str, Any] = {
+        "scores": scores if config.output_scores else None,
+        "logits": logits if config.output_logits else None,
+        CACHE_FIELD: cache,
+    }
+    output = GenerateOutput(sequences=input_ids, **fields)
+    # Of this instance, not of the class.
+    vars(output).update(samples=aligned(drawn, np.stack(real, axis=1)), seed=processor.seed)
+    return output
+
+
+OUR_LOOPS.add(_loop.__code__)
+
+
+def _check_loop(kwargs: Mapping[str, Any]) -> None:
+    for name in ("assistant_model", "assistant_tokenizer", "token_healing"):
+        if kwargs.get(name):
+            raise _not_in_this_loop(name)
+    for name in UNSUPPORTED:
+        if kwargs.get(name):
+            raise _not_with_a_sampler(name)
+    if kwargs.get("cache_implementation") == "paged":
+        raise ValueError(
+            "`cache_implementation='paged'` is not supported: transformers' continuous batching "
+            "ignores the caller's processors, so no sampler can draw in it"
+        )
+    if "generation_config" in kwargs:  # perhaps that of a model.generate() that is calling
+        return
+    for name in OUR_DRAW:
+        if name in kwargs and name != "num_return_sequences":
+            instead = "for beams, see filter_kwargs" if "beams" in name else "set it on the Sampler"
+            raise TypeError(f"`{name}` has to be left out, because the sampler draws: {instead}")
+
+
+def _not_in_this_loop(name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` is not supported by sampler.hf.generate: use "
+        f"model.generate(**inputs, **generate_kwargs(s), {name}=...)"
+    )
+
+
+def _not_with_a_sampler(name: str) -> ValueError:
+    return ValueError(
+        f"`{name}` is not supported: it chooses tokens in another way than by a draw from logits, "
+        "and would have no effect"
+    )

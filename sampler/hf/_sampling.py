@@ -1,0 +1,352 @@
+"""Our draw inside ``model.generate()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from sampler import _inputs
+from sampler._checks import check_batch, check_logprobs, check_numbers
+from sampler.api import Sampler, Samples, engine_of
+from sampler.hf._arguments import check_eos_ids, check_sampler
+from sampler.hf._masks import RowLengths
+from sampler.hf._record import Record
+from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
+from sampler.hf._use import Use
+
+
+class SamplingLogitsProcessor(LogitsProcessor):
+    """Draw each row's token with a `Sampler`; leave it a score far above all others.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        Its settings and seed. A sampler made without a seed gives each processor a fresh one. Its
+        own step counter does not move.
+    streams : sequence of int of shape (batch,), in [0, 2**64), optional
+        The random stream of each row; 0 ... batch - 1 by default.
+    attention_mask : tensor or array of shape (batch, length), optional
+        The prompt's mask, from which each row's left padding is learnt. Without it, padding counts
+        as part of the row. Not for encoder-decoder models or ``inputs_embeds``, whose mask is not
+        that of the rows.
+    logprobs : int, >= 0, or None
+        How many of the first tokens in rank `samples` lists at each place. None records nothing,
+        which saves one exact pass over each row.
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row, for `samples` to know padding by.
+
+    Attributes
+    ----------
+    sampler : Sampler
+        The sampler that draws: a copy of the one given.
+    seed : int
+        Its seed.
+    samples : Samples
+        What was drawn in its one generation.
+    generations : tuple of Samples
+        What was drawn in each generation, in order.
+
+    Raises
+    ------
+    TypeError
+        If `sampler` is not a Sampler, or streams, `logprobs` or `eos_token_id` are not integers.
+    ValueError
+        If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
+        right.
+
+    Notes
+    -----
+    The step of a draw is the row's true length, its tokens without left padding; the stream is the
+    row's place in the batch, or the one given. So the same seed, stream and prompt draw alike,
+    whatever the rest of the batch and the padding. Two rows of one prompt differ by their stream.
+
+    A processor is made for one generation. In another one, such as each 30-second segment of
+    Whisper's long form, it draws with the next draw index (docs/law.md). With `streams`, that one
+    has to have as many rows; with an `attention_mask`, the same prompts.
+
+    It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
+    to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
+    replaced last token is not seen. What the model's own configuration or the caller asks of
+    Hugging Face besides sampling (penalties, forced or suppressed tokens, minimum lengths) runs
+    before it, on the logits it then draws from. A row with NaN, +inf or no finite score always
+    raises.
+
+    Beam search has no use for it: `generate_kwargs` refuses beams, and so does a processor made by
+    hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from a
+    row, and row i of the prompts is drawn with stream i * num_beams.
+    """
+
+    # Continuous batching reorders rows between steps, which streams could not follow. Hugging Face
+    # then drops the processor with a warning, or, under cache_implementation="paged", without one.
+    supports_continuous_batching = False
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        *,
+        streams: Any = None,
+        attention_mask: Any = None,
+        logprobs: int | None = 0,
+        eos_token_id: Any = None,
+    ) -> None:
+        check_sampler(sampler)
+        # A copy of its own: the caller's step counter is the caller's. An invalid row cannot be
+        # flagged in the middle of a text.
+        fresh = {"seed": None} if engine_of(sampler).seed_is_fresh else {}
+        self.sampler = sampler.replace(on_invalid="raise", **fresh)
+        self._streams = check_numbers("streams", streams, None)
+        self._lengths = RowLengths(attention_mask)
+        self._top = None if logprobs is None else check_logprobs(logprobs)
+        self._eos_ids = check_eos_ids(eos_token_id)
+        self._draw_index = -1  # of the last generation
+        self._records: list[Record] = []  # in order
+        self._running: dict[int, Record] = {}  # by `Caller.key`
+        self._use = Use()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sampler!r})"
+
+    @property
+    def seed(self) -> int:
+        """The seed of every draw."""
+        return self.sampler.seed
+
+    @property
+    def samples(self) -> Samples:
+        """What was drawn, a column a new token: those that `generate` returns.
+
+        Arrays have shape (batch, new), top lists (batch, new, logprobs). After the end of a row
+        they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
+
+        Without `eos_token_id`, the draws of assisted decoding may go on after the end of the text.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing was drawn, nothing recorded (``logprobs=None``), or there was more than one
+            generation.
+        """
+        every = self.generations
+        if len(every) > 1:
+            raise RuntimeError(
+                f"this processor has drawn {len(every)} generations: read `generations`, one "
+                "Samples for each, or call generate_kwargs for every prompt"
+            )
+        return every[0]
+
+    @property
+    def generations(self) -> tuple[Samples, ...]:
+        """What was drawn in each generation, in order: `samples` for each.
+
+        Raises
+        ------
+        RuntimeError
+            As `samples`, except for the number of generations.
+        """
+        if self._top is None:
+            raise RuntimeError("nothing was recorded, because `logprobs` is None")
+        if not self._records:
+            if self._use.handed_out and not self._use.called:
+                raise RuntimeError(
+                    "generate() never called this processor, so the sampler drew nothing: "
+                    "generate_batch and cache_implementation='paged' ignore the caller's processors"
+                )
+            raise RuntimeError("nothing has been drawn yet")
+        return tuple(record.samples(self._eos_ids) for record in self._records)
+
+    def __call__(self, input_ids: torch.LongTensor | None, scores: Any) -> torch.Tensor:
+        """Return scores that leave each row's drawn token, at 0, no rival.
+
+        The others get half the lowest finite number of the dtype, or -inf where they had that.
+
+        Parameters
+        ----------
+        input_ids : tensor of shape (batch, length), int64, or None
+            The rows so far. None draws without them, at the next step of its own sampler, and
+            records nothing.
+        scores : tensor of shape (batch, vocab), float32, on the CPU
+            Never written to. They may require grad: a token has no gradient.
+
+        Returns
+        -------
+        tensor of shape (batch, vocab)
+
+        Raises
+        ------
+        TypeError
+            If the scores are no tensor on the CPU.
+        ValueError
+            If a row is invalid, the batch is not that of the streams or the mask, or the mask not
+            that of the prompt.
+        RuntimeError
+            If a token of the rows is neither the one drawn nor padding after the end of its row.
+        """
+        self._use.called = True
+        if not isinstance(scores, torch.Tensor):
+            kind = _inputs.kind_of(scores)
+            raise TypeError(f"`scores` have to be a torch tensor, but are a {kind}")
+        tokens = self._draw(input_ids, scores).tokens
+        # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
+        # takes -inf, or the lowest finite score, for that. -inf stays -inf.
+        drawn: torch.Tensor = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
+        drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
+        return drawn
+
+    def _draw(self, input_ids: Any, scores: torch.Tensor) -> Samples:
+        """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""
+        source = _inputs.read(scores, name="scores", draws=True)
+        _inputs.check_rows(source, "scores", (2,))
+        batch = source.batch
+        if input_ids is None:
+            if self._streams is not None:
+                check_batch("streams", len(self._streams), batch)
+            tokens = engine_of(self.sampler).draw(source, streams=self._streams, name="scores")
+            return Samples(tokens[:, None], None, None, None, None, None)
+        if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
+            kind = _inputs.kind_of(input_ids)
+            raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
+        caller = Caller()
+        if caller.processors is not None and batch == 2 * len(input_ids) > 0:
+            raise ValueError(
+                f"`scores` have {batch} rows for {batch // 2} texts, because classifier-free "
+                "guidance runs after this processor: switch it off with guidance_scale=1, or draw "
+                "from the guided scores in a loop of your own"
+            )
+        check_batch("input_ids", len(input_ids), batch)
+        steps = self._lengths.of(input_ids, proposed=caller.proposes)
+        if self._streams is not None:
+            if len(self._streams) != batch and self._draw_index >= 0:
+                raise ValueError(
+                    f"`streams` are for {len(self._streams)} rows, but another generation of the "
+                    f"same processor has {batch}: leave them out where generate() writes several "
+                    "texts, one after another"
+                )
+            check_batch("streams", len(self._streams), batch)
+        record = self._running.get(caller.key)
+        # What is proposed is not of the text until it is verified.
+        if record is not None and not record.continues(input_ids, caller):
+            record = None
+        engine = engine_of(self.sampler)
+        first_draw = self._draw_index + 1 if record is None else record.draw_index
+        if self._top is None or caller.proposes:
+            tokens = engine.draw(
+                source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
+            )
+            r = Samples(tokens[:, None], None, None, None, None, None)
+        else:
+            r = engine.sample(
+                source, 1, self._top, streams=self._streams, steps=steps, first_draw=first_draw,
+                name="scores",
+            )  # fmt: skip
+        if not caller.proposes:
+            record = record or self._begin(input_ids, caller)
+            record.add(input_ids, r, caller)
+        return r
+
+    def _begin(self, rows: torch.Tensor, caller: Caller) -> Record:
+        """Count and keep another generation."""
+        self._draw_index += 1
+        record = Record(rows, caller, self._draw_index)
+        self._running = {key: other for key, other in self._running.items() if not other.is_over()}
+        self._running[caller.key] = record
+        if self._top is not None:
+            self._records.append(record)
+        return record
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_running": {}}  # no generation goes on in another process
+
+
+def generate_kwargs(
+    sampler: Sampler,
+    *,
+    attention_mask: Any = None,
+    streams: Any = None,
+    logprobs: int | None = 0,
+    eos_token_id: Any = None,
+    logits_processor: Iterable[Any] = (),
+) -> dict[str, Any]:
+    """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
+
+    Every setting of Hugging Face's own sampling is among them at a value that does nothing, so
+    that giving one of them twice is a TypeError ("multiple values") and not a second filter; beams,
+    watermarks, `penalty_alpha` and `dola_layers` too, which a draw of our own leaves without
+    effect.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        A sampler made without a seed takes a fresh one at each call of this function; read it from
+        ``kwargs["logits_processor"][-1].seed``.
+    attention_mask : tensor of shape (batch, length), optional
+        The prompt's mask. Give it whenever prompts are padded. It still has to reach the model
+        through its inputs.
+    streams : sequence of int of shape (batch,), optional
+        The random stream of each row.
+    logprobs : int, >= 0, or None
+        How many top tokens ``kwargs["logits_processor"][-1].samples`` lists; None records nothing.
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row, for generation and for `samples` alike.
+    logits_processor : iterable of LogitsProcessor, optional
+        Yours, to run before the draw.
+
+    Returns
+    -------
+    dict
+        For one generation: its processor records what that drew.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `SamplingLogitsProcessor`; and if `logits_processor` is not an iterable of processors.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the processor goes without having been called: ``generate_batch`` and
+        ``cache_implementation="paged"`` ignore it.
+
+    Examples
+    --------
+    >>> from sampler import Sampler
+    >>> from sampler.hf import generate_kwargs
+    >>> kwargs = generate_kwargs(Sampler(temperature=0.8, top_p=0.9, seed=7))
+    >>> kwargs["do_sample"], kwargs["logits_processor"][-1].seed
+    (False, 7)
+    """
+    processor = SamplingLogitsProcessor(
+        sampler,
+        streams=streams,
+        attention_mask=attention_mask,
+        logprobs=logprobs,
+        eos_token_id=eos_token_id,
+    )
+    before = check_processors(logits_processor)
+    processor._use.warn_unless_called(processor, "so the sampler drew nothing")
+    eos = {} if eos_token_id is None else {"eos_token_id": eos_token_id}
+    return {
+        "logits_processor": LogitsProcessorList([*before, processor]),
+        **OUR_DRAW,
+        **OTHER_ALGORITHMS,
+        "watermarking_config": None,  # it would run after the draw, and change nothing
+        **eos,
+    }
+
+
+def check_processors(processors: Any) -> list[Any]:
+    wanted = "an iterable of logits processors"
+    if not isinstance(processors, Iterable):
+        kind = _inputs.kind_of(processors)
+        raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
+    before = list(processors)
+    for processor in before:
+        if not callable(processor) or isinstance(processor, SamplingLogitsProcessor):
+            kind = _inputs.kind_of(processor)
+            raise TypeError(
+                f"`logits_processor` has to hold processors that run before the draw, but holds a "
+                f"{kind}"
+            )
+    return before

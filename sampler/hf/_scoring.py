@@ -1,0 +1,194 @@
+"""The log-probabilities and ranks of a text that exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import LogitsProcessorList
+
+from sampler import _inputs
+from sampler._checks import check_batch, check_integer, check_logprobs
+from sampler.api import Sampler, Samples, engine_of
+from sampler.hf._arguments import (
+    check_eos_ids,
+    check_model,
+    check_sampler,
+)
+from sampler.hf._masks import check_mask, left_padding
+from sampler.hf._record import aligned
+from sampler.hf._sampling import check_processors
+from sampler.hf._transformers import has_own_positions
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    sequences: torch.Tensor,
+    sampler: Sampler,
+    *,
+    prompt_length: int = 1,
+    attention_mask: Any = None,
+    logprobs: int = 0,
+    eos_token_id: Any = None,
+    logits_processor: Iterable[Any] | None = None,
+    **model_kwargs: Any,
+) -> Samples:
+    """Tell of an existing text what `SamplingLogitsProcessor.samples` tells of a drawn one.
+
+    One forward pass over the whole text. Log-probabilities agree with those of the draws up to the
+    model's own rounding, which is another in one pass than token by token.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal or encoder-decoder language model on the CPU.
+    sequences : tensor of shape (batch, length), int64
+        Prompts and their continuations, as ``generate()`` returns them.
+    sampler : Sampler
+        Its settings; its seed has no part.
+    prompt_length : int, in [1, length)
+        How many tokens of each row, padding included, are there before the first that is scored.
+    attention_mask : tensor of shape (batch, any length up to length), optional
+        As ``generate()`` takes it, for the prompt or for the whole text. What it does not reach
+        is text; what it masks is padding. For an encoder-decoder model: that of the encoder.
+    logprobs : int, >= 0
+        How many of the first tokens in rank to list at each place.
+    eos_token_id : int or sequence of int, optional
+        The ids that end a row: what follows the first one in the part scored is padding.
+    logits_processor : iterable of LogitsProcessor, optional
+        What ran before the draw, such as a penalty.
+    **model_kwargs
+        Further arguments of the model's forward pass; for an encoder-decoder model, `input_ids`
+        of the encoder.
+
+    Returns
+    -------
+    Samples
+        Arrays of shape (batch, length - prompt_length). A token that the sampler would have
+        removed has log-probability -inf; padding has what an invalid row has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as above, or the model gives NaN or +inf: row, step (the row's true
+        length) and token are named.
+
+    Examples
+    --------
+    RIGHT, for what ``generate()`` has returned::
+
+        score(
+            model,
+            output,
+            s,
+            prompt_length=inputs["input_ids"].shape[1],
+            attention_mask=inputs["attention_mask"],
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    """
+    check_sampler(sampler)
+    check_model(model, "config", "forward")
+    sampler = sampler.replace(on_invalid="raise")
+    if getattr(sequences, "dtype", None) is not torch.int64:
+        kind = getattr(sequences, "dtype", _inputs.kind_of(sequences))
+        raise TypeError(f"`sequences` have to be a tensor of int64, but are {kind}")
+    if sequences.ndim != 2:
+        raise ValueError(f"`sequences` have to be 2-D, but have shape {tuple(sequences.shape)}")
+    batch, length = sequences.shape
+    if batch == 0:
+        raise ValueError("`sequences` have to hold at least one row, but have none")
+    tokens = sequences.numpy()
+    _check_width(tokens, 0, model.config.get_text_config().vocab_size)
+    first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
+    top = check_logprobs(logprobs)
+    eos_ids = check_eos_ids(eos_token_id)
+    processors = LogitsProcessorList(check_processors(logits_processor or ()))
+    accepts = signature(_unwrapped(model).forward).parameters
+    for name in model_kwargs:
+        if name not in accepts:
+            raise TypeError(
+                f"`{name}` has to be an argument of `score` or of the model, but is not"
+            )
+    mask = np.ones((batch, length), bool)
+    if model.config.is_encoder_decoder:
+        model_kwargs.update(decoder_input_ids=sequences)
+        if attention_mask is not None:
+            model_kwargs.update(attention_mask=attention_mask)
+    else:
+        model_kwargs.update(input_ids=sequences)
+        if attention_mask is not None:
+            mask = _whole_mask(attention_mask, batch, length)
+            known = torch.from_numpy(mask).long()
+            model_kwargs.update(attention_mask=known)
+            if "position_ids" in accepts and not has_own_positions(model):
+                model_kwargs.update(position_ids=(known.cumsum(-1) - 1).clamp(min=0))
+        _extend_token_types(model_kwargs, length)
+    if "logits_to_keep" in accepts:
+        model_kwargs.update(logits_to_keep=length - first + 1)
+    logits = model(**model_kwargs, use_cache=False, return_dict=True).logits
+    logits = logits[:, -(length - first + 1) : -1]
+    _check_width(tokens, first, logits.shape[-1])
+
+    engine, scored, padding = engine_of(sampler), [], left_padding(mask)
+    for place in range(first, length):
+        rows: Any = sequences[:, :place]
+        scores = processors(rows, logits[:, place - first].float())
+        source = _inputs.read(scores, name="scores")
+        given = tokens[:, place : place + 1]
+        steps = np.maximum(place - padding, 0).astype(np.uint64)
+        scored.append(engine.score(source, given, top, steps=steps, name="scores"))
+    real = mask[:, first:].copy()
+    ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
+    real[:, 1:] &= ~ended[:, :-1]
+    return aligned(scored, real)
+
+
+def _whole_mask(attention_mask: Any, batch: int, length: int) -> npt.NDArray[np.bool_]:
+    """The mask of the whole text, of which `attention_mask` may be that of the prompt."""
+    known = check_mask(attention_mask)
+    check_batch("attention_mask", len(known), batch)
+    if known.shape[1] > length:
+        raise ValueError(
+            f"`attention_mask` has to be for at most {length} tokens, but is for {known.shape[1]}"
+        )
+    return np.pad(known, ((0, 0), (0, length - known.shape[1])), constant_values=True)
+
+
+def _extend_token_types(model_kwargs: dict[str, Any], length: int) -> None:
+    """Extend the token types of a prompt to the text, as generate() does."""
+    for name, value in model_kwargs.items():
+        # A kind of text goes on, an image does not.
+        if name.endswith("token_type_ids") and value is not None and value.shape[1] < length:
+            text = value[:, -1:].expand(-1, length - value.shape[1])
+            if name.endswith("mm_token_type_ids"):
+                text = torch.zeros_like(text)
+            model_kwargs[name] = torch.cat([value, text], dim=1)
+
+
+def _check_width(tokens: npt.NDArray[np.int64], first: int, width: int) -> None:
+    """Refuse ids from a place on for which the model has no logit."""
+    outside = (tokens < 0) | (tokens >= width)
+    outside[:, :first] = False
+    if outside.any():
+        row, place = np.argwhere(outside)[0].tolist()
+        raise ValueError(
+            f"`sequences` have to hold ids in [0, {width}), the width of the model's logits, but "
+            f"row {row} has {tokens[row, place]} at place {place}"
+        )
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model whose forward names its arguments, which wrappers hide."""
+    model = getattr(model, "_orig_mod", model)  # torch.compile
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
+    if "input_ids" not in signature(model.forward).parameters:
+        raise TypeError(
+            f"`model` has to name the arguments of its forward, but is a {_inputs.kind_of(model)} "
+            "that does not: give the model inside"
+        )
+    return model

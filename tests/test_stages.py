@@ -1,0 +1,172 @@
+"""What a stage states once, and who reads it: checks, messages, signatures, documents, the core.
+
+A new stage is a dataclass and a line of `Settings` in stages.py, a function in core/stages.pxd, its
+twin in reference.py, a row of the tests' table in law.py, and a row in docs/law.md.
+"""
+
+import ast
+import inspect
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sampler
+from law import TABLE
+from sampler import Sampler, reference, stages
+from sampler.stages import STAGES, Stage
+
+PACKAGE = Path(sampler.__file__).parent
+ROOT = PACKAGE.parent
+EVERY = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+ROW = np.array([1.0, 3.0, 2.0, 2.0, -np.inf, 0.0])
+
+
+def inside(stage):
+    if stage.range.kind is int:
+        return st.integers(min_value=stage.range.low)
+    return st.floats(stage.range.low, stage.range.high)
+
+
+def outside(stage):
+    low, high = stage.range.low, stage.range.high
+    if stage.range.kind is int:
+        return st.integers(max_value=low - 1)
+    above = [] if high == math.inf else [st.floats(min_value=high, exclude_min=True)]
+    return st.one_of(st.just(math.nan), st.floats(max_value=low, exclude_max=True), *above)
+
+
+# ------------------------------------------------------------------------------- the range, once
+
+
+@EVERY
+@given(data=st.data())
+def test_values_in_the_range_are_kept(stage, data):
+    value = data.draw(inside(stage))
+    assert stage(value).value == value
+    s = Sampler(**{stage.setting: value}, seed=7)
+    assert stage(value) in s.stages
+    assert eval(repr(s), vars(sampler)).stages == s.stages
+    assert len(s.distribution(ROW)) == len(reference.kept(ROW, s.stages).ids) >= 1
+
+
+@EVERY
+@given(data=st.data())
+def test_values_outside_are_refused_in_one_sentence(stage, data):
+    value = data.draw(outside(stage))
+    messages = []
+    for make in (stage, lambda value: Sampler(**{stage.setting: value})):
+        with pytest.raises(ValueError, match="has to be") as caught:
+            make(value)
+        messages.append(str(caught.value))
+    assert set(messages) == {f"`{stage.setting}` has to be {stage.range}, but is {value}"}
+
+
+@EVERY
+def test_off_changes_nothing(stage):
+    plain = Sampler(seed=7)
+    for value in (stage.off, None):
+        assert stage(value).is_off
+        s = Sampler(**{stage.setting: value}, seed=7)
+        assert np.array_equal(s.filter(ROW), ROW)
+        assert repr(s) == repr(plain)
+    assert stage() == stage(stage.off)
+
+
+def test_signatures_list_the_settings():
+    parameters = inspect.signature(Sampler).parameters
+    shown = [(name, p.default, p.annotation) for name, p in parameters.items() if name in STAGES]
+    kinds = {float: float | None, int: int | None}
+    assert shown == [(name, one.off, kinds[one.range.kind]) for name, one in STAGES.items()]
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
+    assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]
+    with pytest.raises(
+        TypeError, match=r"^Sampler.__init__\(\) got an unexpected keyword argument 'top_q'$"
+    ):
+        Sampler(top_q=0.9)
+
+
+# -------------------------------------------------------------------------------------- documents
+
+
+@EVERY
+def test_docstrings_state_range_and_off_value(stage):
+    kind, interval = stage.range.kind.__name__, stage.range.interval
+    line = f"{stage.setting} : {kind}, {interval}, off at {stage.off:g}"
+    assert f"\n    {line} or None\n" in stage.__doc__
+    assert f"\n    {line}\n        See `{stage.__name__}`.\n" in Sampler.__doc__
+    assert "{settings}" not in Sampler.__doc__
+    for part in ("Raises", "Notes", "References"):
+        assert f"\n    {part}\n" in stage.__doc__
+
+
+@EVERY
+def test_documents_state_range_and_off_value(stage):
+    law = (ROOT / "docs" / "law.md").read_text()
+    name, interval = re.escape(stage.__name__), re.escape(stage.range.interval)
+    assert re.search(
+        rf"^\| `{name}\((\w)\)`, \1 {interval} \| {stage.off:g} \| ", law, re.MULTILINE
+    )
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert [off for name, off in rows if name == stage.setting] in ([], [f"{stage.off:g}"])
+
+
+# ------------------------------------------------------------------------ where a stage is named
+
+# The places that a new stage touches in the package.
+PLACES = {"stages.py", "core/stages.pxd", "reference.py", "_engine.py", "_core.pyx"}
+# Of Hugging Face's settings, and its own versions of these stages: no new stage has to be there.
+THEIRS = {
+    "config.py", "hf/_filtering.py", "hf/_transformers.py", "selftest.py", "testing",
+}  # fmt: skip
+
+
+def words_of(path):
+    """The names and strings in a file's code, docstrings and comments left out."""
+    if path.suffix != ".py":
+        text = re.sub(
+            r'""".*?"""|#[^\n]*|//[^\n]*|/\*.*?\*/', "", path.read_text(), flags=re.DOTALL
+        )
+        return set(re.findall(r"\w+", text))
+    tree = ast.parse(path.read_text())
+    words = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words.add(node.value)
+        words |= {getattr(node, name, None) for name in ("id", "attr", "arg", "name", "asname")}
+    return words
+
+
+def test_a_stage_is_named_in_five_places():
+    # The fourth is law.TABLE, the fifth docs/law.md, which other tests hold to STAGES.
+    found = {}
+    for path in sorted(PACKAGE.rglob("*")):
+        place = path.relative_to(PACKAGE)
+        if (
+            path.suffix in (".py", ".pyx", ".pxd", ".h", ".pyi")
+            and not {place.parts[0], place.as_posix()} & THEIRS
+        ):
+            words = words_of(path)
+            names = {
+                w for one in STAGES.values() for w in (one.setting, one.__name__) if w in words
+            }
+            names -= {"temperature", "Temperature"}  # of the softmax family too
+            if names:
+                found[place.as_posix()] = names
+    assert set(found) <= PLACES, found
+
+
+def test_every_stage_has_its_rows():
+    assert (
+        list(TABLE)
+        == list(STAGES.values())
+        == list(map(STAGES.get, stages.Settings.__annotations__))
+    )
+    assert {name: one.setting for name, one in STAGES.items()} == {name: name for name in STAGES}
+    public = {name for name in sampler.__all__ if issubclass(type(getattr(sampler, name)), type)
+              and issubclass(getattr(sampler, name), Stage)}  # fmt: skip
+    assert public == {one.__name__ for one in STAGES.values()} == set(stages.__all__)
