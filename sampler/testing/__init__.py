@@ -14,10 +14,10 @@ has ``ok=None``, which no test takes for a pass.
     pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm; click and rich
 """
 
-# Which room: a public `check_...` checks its arguments (_arguments), has a `judge_...` come to an
-# `Outcome` of `Finding`s (_outcome, _findings), and reports it as a `Result`. All counts end in
-# `judge_counts` (_draws), on _statistics. `check_sampler` is in _sampler, its parts in _parts, with
-# the sampler (_source), changed rows (_rows), laws (_laws) and pairs of tokens (_pairs).
+# Where things are. A public `check_...` checks its arguments (_arguments), calls a `judge_...` that
+# returns an `Outcome` with its `Finding`s (_outcome, _findings), and reports it as a `Result`. All
+# counts end in `judge_counts` (_draws), on _statistics. The parts of `check_sampler` are in _parts;
+# they use the sampler (_source), changed rows (_rows), laws (_laws) and pairs of tokens (_pairs).
 
 try:
     import scipy  # noqa: F401  (said here once, whichever module would miss it first)
