@@ -135,7 +135,7 @@ test-slow: $(VENV)/.has-test $(VENV)/.built
 	@$(PYTEST) -m slow $(ARGS)
 
 # What these test is not the core.
-OTHER_LAYERS := $(patsubst %,tests/test_%.py,torch temperature testing selftest) sampler/testing
+OTHER_LAYERS := $(patsubst %,tests/test_%.py,torch temperature selftest) $(wildcard tests/test_testing*.py) sampler/testing
 test-isa: $(VENV)/.has-test $(VENV)/.built
 	@set -e; for isa in $$($(PY) -c 'import sampler; print(*sampler.build_info()["isas"][:-1])'); do \
 	  printf '\n== Running the tests on %s\n' $$isa; \

@@ -270,20 +270,21 @@ def examine(peer: Peer, bar: tqdm[Any]) -> dict[str, Result]:
         tokens = collect(peer.plain_make(2), row, draws, bar)
         law = peer.plain_law(row)
         result = check_draws(tokens, law, alpha=level, seeds={"seed": 2})
-        strays = int(np.count_nonzero(law[tokens] == 0))
-        if strays:  # one sentence for all of them
-            told = f"{strays:,} of {tokens.size:,} draws are of tokens of probability 0"
-            others = [f for f in result.findings if "of probability 0" not in f]
-            others = [f for f in others if "its probability is 0" not in f]
-            result = replace(result, findings=[told, *others])
+        possible = tokens[law[tokens] > 0]
+        impossible = tokens.size - possible.size
+        if impossible:  # one sentence for all of them, and what the others show
+            summary = f"{impossible:,} of {tokens.size:,} draws are of tokens of probability 0"
+            others = check_draws(possible, law, alpha=level) if possible.size else None
+            faults = others.findings if others and others.ok is False else []
+            result = replace(result, findings=[summary, *faults])
         parts[name] = result
         bar.update()
     return parts
 
 
 def words(parts: dict[str, Result]) -> str:
-    told = [f"{name}: {finding}" for name, part in parts.items() for finding in part.findings[:2]]
-    return "; ".join(told) or "nothing"
+    found = [f"{name}: {finding}" for name, part in parts.items() for finding in part.findings[:2]]
+    return "; ".join(found) or "nothing"
 
 
 def record(peer: Peer, parts: dict[str, Result], seconds: float) -> dict[str, Any]:
@@ -321,17 +322,17 @@ def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
         part.plot(ax=ax)
         ax.set_title(name, loc="left", fontweight="bold", fontsize=11)
         ax.label_outer()
-        told = f"{part.draws:,} draws, p = {part.pvalue:.2g}"
+        text = f"{part.draws:,} draws, p = {part.pvalue:.2g}"
         others = [
             f"{other}: {result.findings[0]}"
             for other, result in found[name].items()
             if other != "short row" and result.ok is False
         ]
         if others:
-            told = "\n".join([f"short row: {told}", *others])
+            text = "\n".join([f"short row: {text}", *others])
         color = "#D55E00" if others else "black"
         ax.text(
-            0.98, 0.95, told, transform=ax.transAxes, ha="right", va="top", fontsize=9, color=color
+            0.98, 0.95, text, transform=ax.transAxes, ha="right", va="top", fontsize=9, color=color
         )
     for ax in axes[len(names) :]:
         ax.set_axis_off()

@@ -60,7 +60,7 @@ def selftest(deep: bool, as_json: bool, draws: int | None, seed: int) -> None:
             _missing(package, error)
     from rich.console import Console
 
-    from sampler import selftest as tests
+    from sampler.testing import _selftest as tests
 
     build = {
         "sampler": sampler.__version__,
@@ -82,8 +82,8 @@ def selftest(deep: bool, as_json: bool, draws: int | None, seed: int) -> None:
     seconds = time.monotonic() - start
     sentence = _sentence(result, build["isas"], seconds)
     if as_json:
-        told = {"ok": result.ok, "sentence": sentence, "seconds": round(seconds, 1), "build": build}
-        click.echo(json.dumps({**told, **_fields(result)}, indent=2, allow_nan=False))
+        head = {"ok": result.ok, "sentence": sentence, "seconds": round(seconds, 1), "build": build}
+        click.echo(json.dumps({**head, **_fields(result)}, indent=2, allow_nan=False))
     else:
         _print(console, result, tests.SETTINGS, tests.DTYPES)
         console.print(sentence, markup=False)

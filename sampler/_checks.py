@@ -133,9 +133,6 @@ def as_array(name: str, value: Any) -> npt.NDArray[Any]:
         return np.empty(0, object)
 
 
-array_of = as_array  # as `sampler.hf` and `sampler.testing` call it
-
-
 def check_batch(name: str, given: int, batch: int) -> None:
     """Refuse what is not for as many rows as there are."""
     if given != batch:

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import sampler
-from sampler import Sampler, Temperature, _core, selftest
+from sampler import Sampler, Temperature, _core
 from sampler.__main__ import main
+from sampler.testing import _selftest
 
 FEW = ["selftest", "--draws", "2000"]
 ISAS = sampler.build_info()["isas"]
@@ -18,9 +19,9 @@ ISAS = sampler.build_info()["isas"]
 @pytest.fixture
 def short(monkeypatch):
     """Two settings, two dtypes: a second."""
-    settings = {name: selftest.SETTINGS[name] for name in ("softmax", "top-k")}
-    monkeypatch.setattr(selftest, "SETTINGS", settings)
-    monkeypatch.setattr(selftest, "DTYPES", ("float32", "bfloat16"))
+    settings = {name: _selftest.SETTINGS[name] for name in ("softmax", "top-k")}
+    monkeypatch.setattr(_selftest, "SETTINGS", settings)
+    monkeypatch.setattr(_selftest, "DTYPES", ("float32", "bfloat16"))
 
 
 def invoke(*arguments):
@@ -52,19 +53,19 @@ def test_a_right_build():
 def test_json():
     result = invoke(*FEW, "--json", "--seed", str(2**64 - 1))
     assert result.exit_code == 0
-    told = json.loads(result.output)
-    assert told["ok"] is True and told["findings"] == []
-    assert told["build"]["isas"] == list(ISAS)
-    assert list(told["parts"]) == [*ISAS, "uniforms", "independence"]
-    names = list(told["parts"][ISAS[0]]["parts"])
+    output = json.loads(result.output)
+    assert output["ok"] is True and output["findings"] == []
+    assert output["build"]["isas"] == list(ISAS)
+    assert list(output["parts"]) == [*ISAS, "uniforms", "independence"]
+    names = list(output["parts"][ISAS[0]]["parts"])
     assert names[:2] == ["softmax, float32, one by one", "softmax, float32"]
-    assert told["draws"] == sum(part["draws"] for part in told["parts"].values())
-    assert 0 < told["detectable_bias"] < 1
+    assert output["draws"] == sum(part["draws"] for part in output["parts"].values())
+    assert 0 < output["detectable_bias"] < 1
 
 
 @pytest.mark.usefixtures("short")
 def test_a_wrong_temperature(monkeypatch):
-    monkeypatch.setattr(selftest, "Sampler", warmer)
+    monkeypatch.setattr(_selftest, "Sampler", warmer)
     result = invoke("selftest", "--draws", "10000")
     assert result.exit_code == 1
     assert "Your build does NOT sample correctly" in result.output
@@ -88,8 +89,8 @@ def test_one_instruction_set_is_wrong(monkeypatch):
         return (warmer if chosen[-1] == ISAS[0] else Sampler)(stages, **settings)
 
     monkeypatch.setattr(_core, "choose_isa", choose)
-    monkeypatch.setattr(selftest, "Sampler", one_wrong)
-    result = selftest.selftest(draws=2000)
+    monkeypatch.setattr(_selftest, "Sampler", one_wrong)
+    result = _selftest.selftest(draws=2000)
     wrong = [name for name, part in result.parts.items() if part.ok is False]
     # With one level only, the independence part draws on the wrong one as well.
     assert wrong == ([ISAS[0]] if len(ISAS) > 1 else [ISAS[0], "independence"])
@@ -98,8 +99,8 @@ def test_one_instruction_set_is_wrong(monkeypatch):
 
 @pytest.mark.usefixtures("short")
 def test_wrong_uniforms(monkeypatch):
-    monkeypatch.setattr(selftest, "_uniform", lambda seed=0, stream=0, step=0, lane=0: 0.5)
-    result = selftest.selftest(draws=2000)
+    monkeypatch.setattr(_selftest, "_uniform", lambda seed=0, stream=0, step=0, lane=0: 0.5)
+    result = _selftest.selftest(draws=2000)
     assert [name for name, part in result.parts.items() if part.ok is False] == ["uniforms"]
     assert "1,000 of 1,000 uniforms differ from those of NumPy's Philox" in result.findings[0]
 
@@ -120,7 +121,7 @@ def test_wrong_usage(arguments):
 
 def test_the_range_of_draws():
     with pytest.raises(ValueError, match="`draws` has to be an integer >= 1, but is 0"):
-        selftest.selftest(draws=0)
+        _selftest.selftest(draws=0)
 
 
 def run(*arguments, without=None):

@@ -119,19 +119,16 @@ def test_documents_state_range_and_off_value(stage):
 
 # The places that a new stage touches in the package.
 PLACES = {"stages.py", "core/stages.pxd", "reference.py"}
-# Of Hugging Face's settings, and its own versions of these stages: no new stage has to be there.
-THEIRS = {
-    "config.py", "hf/_filtering.py", "hf/_transformers.py", "selftest.py", "testing",
-}  # fmt: skip
+# Where some are named and a new one need not be: Hugging Face's settings and its versions of our
+# stages, and what the self-test chooses to draw with.
+EXCEPT = {"config.py", "hf/_filtering.py", "hf/_transformers.py", "testing/_selftest.py"}
 
 
 def words_of(path):
     """The names and strings in a file's code, docstrings and comments left out."""
     if path.suffix != ".py":
-        text = re.sub(
-            r'""".*?"""|#[^\n]*|//[^\n]*|/\*.*?\*/', "", path.read_text(), flags=re.DOTALL
-        )
-        return set(re.findall(r"\w+", text))
+        comments = r"/\*.*?\*/|//[^\n]*" if path.suffix == ".h" else r'""".*?"""|#[^\n]*'
+        return set(re.findall(r"\w+", re.sub(comments, "", path.read_text(), flags=re.DOTALL)))
     tree = ast.parse(path.read_text())
     words = set()
     for node in ast.walk(tree):
@@ -143,31 +140,20 @@ def words_of(path):
 
 def test_a_stage_is_named_in_five_places():
     # The fourth is law.TABLE, the fifth docs/law.md, which other tests hold to STAGES.
+    names = {one.setting for one in STAGES.values()} | {one.__name__ for one in STAGES.values()}
+    names -= {"temperature", "Temperature"}  # of the softmax family too
     found = {}
-    for path in sorted(PACKAGE.rglob("*")):
-        place = path.relative_to(PACKAGE)
-        if (
-            path.suffix in (".py", ".pyx", ".pxd", ".h", ".pyi")
-            and not {place.parts[0], place.as_posix()} & THEIRS
-        ):
-            words = words_of(path)
-            names = {
-                w for one in STAGES.values() for w in (one.setting, one.__name__) if w in words
-            }
-            names -= {"temperature", "Temperature"}  # of the softmax family too
-            if place.name == "_core.pyx":
-                names -= {"top_p"}  # a question that `counts` counts
-            if names:
-                found[place.as_posix()] = names
-    assert set(found) <= PLACES, found
+    for path in PACKAGE.rglob("*"):
+        place = path.relative_to(PACKAGE).as_posix()
+        if path.suffix in (".py", ".pyx", ".pxd", ".h", ".pyi") and place not in EXCEPT:
+            found[place] = names & words_of(path)
+    found["_core.pyx"] -= {"top_p"}  # a question that `counts` counts
+    assert {place for place, words in found.items() if words} == PLACES, found
 
 
 def test_every_stage_has_its_rows():
-    assert (
-        list(TABLE)
-        == list(STAGES.values())
-        == list(map(STAGES.get, stages.Settings.__annotations__))
-    )
+    assert list(TABLE) == list(STAGES.values())
+    assert list(STAGES) == list(stages.Settings.__annotations__)
     assert {name: one.setting for name, one in STAGES.items()} == {name: name for name in STAGES}
     public = {name for name in sampler.__all__ if issubclass(type(getattr(sampler, name)), type)
               and issubclass(getattr(sampler, name), Stage)}  # fmt: skip

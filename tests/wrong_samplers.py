@@ -422,8 +422,8 @@ def main() -> None:
         result = examine(case)
         seconds = time.perf_counter() - start
         part = result.parts["draws"].draws if result.parts else result.draws
-        said = next((f for f in result.findings if re.search(case.says, f)), "NOT NAMED")
-        print(f"{case.wrong.__name__:22} {result.draws:10,} {part:9,} {seconds:5.1f}  {said}")
+        words = next((f for f in result.findings if re.search(case.says, f)), "NOT NAMED")
+        print(f"{case.wrong.__name__:22} {result.draws:10,} {part:9,} {seconds:5.1f}  {words}")
 
 
 if __name__ == "__main__":

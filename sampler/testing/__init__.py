@@ -14,6 +14,11 @@ has ``ok=None``, which no test takes for a pass.
     pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm; click and rich
 """
 
+# Where things are. A public `check_...` checks its arguments (_arguments), calls a `judge_...` that
+# returns an `Outcome` with its `Finding`s (_outcome, _findings), and reports it as a `Result`. All
+# counts end in `judge_counts` (_draws), on _statistics. The parts of `check_sampler` are in _parts;
+# they use the sampler (_source), changed rows (_rows), laws (_laws) and pairs of tokens (_pairs).
+
 try:
     import scipy  # noqa: F401  (said here once, whichever module would miss it first)
 except ImportError as error:
@@ -23,10 +28,13 @@ except ImportError as error:
 
 from sampler.testing._adapters import from_generate, from_processors
 from sampler.testing._asserts import assert_draws, assert_sampler
-from sampler.testing._draws import check_draws, check_sequentially, required_draws
+from sampler.testing._draws import check_draws, required_draws
 from sampler.testing._result import Result
+from sampler.testing._same import check_same
 from sampler.testing._sampler import check_sampler
-from sampler.testing._streams import check_independent, check_same, check_streams, check_uniform
+from sampler.testing._sequential import check_sequentially
+from sampler.testing._streams import check_streams
+from sampler.testing._uniforms import check_independent, check_uniform
 
 __all__ = [
     "Result",

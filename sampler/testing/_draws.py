@@ -1,21 +1,21 @@
-"""Recorded draws against their probabilities: `check_draws`, `required_draws`, and step by step."""
+"""Recorded draws against their probabilities: `check_draws`, and how many it takes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from sampler._checks import array_of, check_ids, check_integer, check_real
-from sampler.api import Distribution
-from sampler.testing._result import Result, TokenCount, show_count, show_share
+from sampler._checks import check_integer, check_real
+from sampler.testing._arguments import check_probs, check_rates, count_tokens
+from sampler.testing._findings import Finding, Kind
+from sampler.testing._outcome import Outcome, report
+from sampler.testing._result import Result, TokenCount
 from sampler.testing._statistics import (
-    LEAST,
-    MOST_DRAWS,
+    MIN_EXPECTED,
     TAIL_SHARE,
     TOKEN_SHARE,
     Floats,
@@ -31,7 +31,7 @@ from sampler.testing._statistics import (
     token_pvalues,
 )
 
-_NAMED = 3  # tokens that a sentence each is spent on
+_NAMED = 3  # tokens that have a finding each
 
 
 def check_draws(
@@ -108,57 +108,48 @@ def check_draws(
     alpha, power = check_rates(alpha, power)
     law = check_probs("probs", probs)
     counts = count_tokens("tokens", tokens, len(law))
-    return judge("check_draws", law, counts, alpha, power, seeds)
+    return report("check_draws", judge_counts(law, counts, alpha, power), seeds)
 
 
-def judge(
-    check: str,
-    law: Floats,
-    counts: Ints,
-    alpha: float,
-    power: float,
-    seeds: Mapping[str, Any] | None = None,
-) -> Result:
+def judge_counts(law: Floats, counts: Ints, alpha: float, power: float) -> Outcome:
     """`check_draws` of checked counts."""
     draws = int(counts.sum())
-    findings = impossible(law, counts)
+    findings = impossible_tokens(law, counts)
     possible = np.where(law > 0, counts, 0)
+    n_possible = int(np.count_nonzero(law))
     bins = bins_of(law, possible)
-    statistic, of_fit, number, least_fit = fit(law, possible, bins)
-    alone = token_pvalues(law, possible)
-    several = tails(law, possible)
-    least_token = float(alone.min()) * int(np.count_nonzero(law))
-    least_tail = min((tail.pvalue for tail in several), default=1.0) * len(several)
+    statistic, fit_pvalue, n_bins, corrected = fit(law, possible, bins)
+    pvalues = token_pvalues(law, possible)
+    groups = tails(law, possible)
+    token_pvalue = float(pvalues.min()) * n_possible
+    tail_pvalue = min((tail.pvalue for tail in groups), default=1.0) * len(groups)
     pvalue = min(
-        1.0, least_fit, least_token / TOKEN_SHARE,
-        least_tail / TAIL_SHARE if several else 1.0,
-    )  # fmt: skip
+        1.0, corrected, token_pvalue / TOKEN_SHARE, tail_pvalue / TAIL_SHARE if groups else 1.0
+    )
     expected = law * int(possible.sum())
     # Of equal p-values, which may all be 0, the one that is furthest off.
     worst = [
-        TokenCount(i, float(law[i]), float(expected[i]), int(counts[i]), float(alone[i]))
-        for i in np.lexsort((-np.abs(possible - expected), alone))[:10].tolist()
+        TokenCount(i, float(law[i]), float(expected[i]), int(counts[i]), float(pvalues[i]))
+        for i in np.lexsort((-np.abs(possible - expected), pvalues))[:10].tolist()
         if law[i] > 0
     ]
     if pvalue < alpha:
-        findings += _misfits(worst, several, alpha, int(np.count_nonzero(law)))
-        if least_fit < alpha:
+        findings += _misfits(worst, TOKEN_SHARE * alpha / n_possible)
+        findings += _group_misfits(groups, TAIL_SHARE * alpha / max(len(groups), 1))
+        if corrected < alpha:
             findings.append(
-                f"the counts do not fit the probabilities: chi-square {statistic:,.0f} over "
-                f"{number:,} bins, where {number - 1:,} is usual (p = {of_fit:.2g})"
-            )
+                Finding(
+                    Kind.FIT, observed=statistic, expected=n_bins - 1, size=n_bins,
+                    pvalue=fit_pvalue,
+                )
+            )  # fmt: skip
     bias = detectable_bias(law, draws, alpha, power)
     ok: bool | None = not findings
     if ok and bias > 1:
         ok = None
         needed = draws_for_bias(law, 1.0, alpha, power, above=draws)
-        told = f"{needed:,}" if needed < MOST_DRAWS else "more than 2**40"
-        findings.append(
-            f"too few draws for any conclusion: {draws:,}, where it takes {told} to see even "
-            "a bin that is never drawn, or drawn twice as often"
-        )
-    return Result(
-        check=check,
+        findings.append(Finding(Kind.FEW_DRAWS, observed=draws, expected=needed))
+    return Outcome(
         ok=ok,
         pvalue=0.0 if np.any(counts[law == 0]) else pvalue,
         detectable_bias=bias,
@@ -166,57 +157,48 @@ def judge(
         findings=findings,
         alpha=alpha,
         power=power,
-        seeds=check_seeds(seeds),
         tokens=worst,
-        tails=several,
+        tails=groups,
         bins=bins,
     )
 
 
-def impossible(law: Floats, counts: Ints) -> list[str]:
-    """Name the tokens of probability 0 that were drawn."""
-    strays = np.flatnonzero((law == 0) & (counts > 0))
-    strays = strays[np.argsort(-counts[strays], kind="stable")]
-    found = [
-        f"token {i} was drawn {times(int(counts[i]))}; its probability is 0"
-        for i in strays[:_NAMED].tolist()
+def impossible_tokens(law: Floats, counts: Ints) -> list[Finding]:
+    """Find the tokens of probability 0 that were drawn."""
+    drawn = np.flatnonzero((law == 0) & (counts > 0))
+    drawn = drawn[np.argsort(-counts[drawn], kind="stable")]
+    findings = [
+        Finding(Kind.IMPOSSIBLE, token, observed=int(counts[token]))
+        for token in drawn[:_NAMED].tolist()
     ]
-    if len(strays) > _NAMED:
-        more = len(strays) - _NAMED
-        found.append(
-            f"{more:,} more {'token' if more == 1 else 'tokens'} of probability 0 were drawn, "
-            f"{times(int(counts[strays[_NAMED:]].sum()))} in all"
-        )
-    return found
+    more = drawn[_NAMED:]
+    if len(more):
+        total = int(counts[more].sum())
+        findings.append(Finding(Kind.MORE_IMPOSSIBLE, observed=total, size=len(more)))
+    return findings
 
 
-def _misfits(worst: list[TokenCount], several: list[Tail], alpha: float, kept: int) -> list[str]:
-    found = []
-    level = TOKEN_SHARE * alpha / kept
-    for token, p, expected, observed, pvalue in worst[:_NAMED]:
-        if pvalue < level:
-            often = f"drawn {times(observed)}" if observed else "never drawn"
-            found.append(
-                f"token {token} was {often}; of probability {p:.4g}, it is expected "
-                f"{show_count(expected)} times"
-            )
-    level = TAIL_SHARE * alpha / max(len(several), 1)
-    for name in dict.fromkeys(tail.name for tail in several):
-        tail = min((t for t in several if t.name == name), key=lambda t: (t.pvalue, -t.tokens))
+def _misfits(worst: list[TokenCount], level: float) -> list[Finding]:
+    return [
+        Finding(Kind.COUNT, token, observed, expected, probability=p, pvalue=pvalue)
+        for token, p, expected, observed, pvalue in worst[:_NAMED]
+        if pvalue < level
+    ]
+
+
+def _group_misfits(groups: list[Tail], level: float) -> list[Finding]:
+    """The least likely size of each tail, if it is too unlikely."""
+    findings = []
+    for name in dict.fromkeys(tail.name for tail in groups):
+        tail = min((t for t in groups if t.name == name), key=lambda t: (t.pvalue, -t.tokens))
         if tail.pvalue < level:
-            often = f"drawn {times(tail.observed)}" if tail.observed else "never drawn"
-            which = (
-                f"the {tail.tokens:,} {name}, {show_share(tail.probability)} together, were"
-                if tail.tokens > 1
-                else f"the {name[:-1]}, of {show_share(tail.probability)}, was"
-            )
-            found.append(f"{which} {often}, where {show_count(tail.expected)} times are expected")
-    return found
-
-
-def times(count: int) -> str:
-    """Write how often."""
-    return f"{count:,} {'time' if count == 1 else 'times'}"
+            findings.append(
+                Finding(
+                    Kind.GROUP, name, tail.observed, tail.expected, size=tail.tokens,
+                    probability=tail.probability, pvalue=tail.pvalue,
+                )
+            )  # fmt: skip
+    return findings
 
 
 def required_draws(effect: float, bins: int, *, alpha: float = 1e-6, power: float = 0.999) -> int:
@@ -255,200 +237,4 @@ def required_draws(effect: float, bins: int, *, alpha: float = 1e-6, power: floa
     alpha, power = check_rates(alpha, power)
     value = noncentrality(bins - 1, chi_square_share(bins) * alpha, power)
     # Exact, since the square of a small float is 0.
-    return max(math.ceil(Fraction(value) / Fraction(effect) ** 2), math.ceil(LEAST * bins))
-
-
-def check_rates(alpha: Any, power: Any) -> tuple[float, float]:
-    """Floats in (0, 1), alpha the smaller: a test that always alarms by chance has its power."""
-    text = "a float in (0, 1)"
-    checked = []
-    for name, value in (("alpha", alpha), ("power", power)):
-        number = check_real(name, value, 0.0, 1.0, text)
-        if not 0.0 < number < 1.0:
-            raise ValueError(f"`{name}` has to be {text}, but is {value}")
-        checked.append(number)
-    if checked[0] < _LEAST_ALPHA:
-        raise ValueError(f"`alpha` has to be at least {_LEAST_ALPHA:g}, but is {alpha}")
-    if not checked[0] < checked[1]:
-        raise ValueError(f"`power` has to be more than alpha, {alpha}, but is {power}")
-    return checked[0], checked[1]
-
-
-_LEAST_ALPHA = 1e-200  # scores end at 1e-300, and there are shares to be taken
-
-
-def check_seeds(seeds: Any) -> dict[str, Any]:
-    """What the report repeats."""
-    if seeds is None:
-        return {}
-    if not isinstance(seeds, Mapping):
-        raise TypeError(f"`seeds` has to be a mapping of names to values, but is {seeds!r}")
-    return dict(seeds)
-
-
-def check_probs(name: str, probs: Any, vocab: int | None = None) -> Floats:
-    """Probabilities by token id, float64, made to sum to 1 exactly as far as float64 goes."""
-    if isinstance(probs, Distribution):
-        probs = probs.dense()
-    array = array_of(name, probs)
-    wanted = f"probabilities of shape ({'vocab' if vocab is None else vocab},)"
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"`{name}` have to be {wanted}, but are {probs!r}")
-    if array.ndim != 1 or not array.size or (vocab is not None and len(array) != vocab):
-        raise ValueError(f"`{name}` have to be {wanted}, but have shape {array.shape}")
-    law = array.astype(np.float64)
-    wrong = ~((law >= 0.0) & (law <= 1.0 + 1e-5))
-    if wrong.any():
-        token = int(np.argmax(wrong))
-        raise ValueError(
-            f"`{name}` have to be in [0, 1], but that of token {token} is {law[token]}"
-        )
-    total = math.fsum(law.tolist())
-    if not abs(total - 1.0) <= 1e-5:
-        raise ValueError(f"`{name}` have to sum to 1, but sum to {total:.9g}")
-    return law / total
-
-
-def count_tokens(name: str, tokens: Any, vocab: int) -> Ints:
-    """How often each id of the vocabulary was drawn."""
-    check_any(name, tokens)
-    return counted(check_ids(name, tokens, vocab, f"integers in [0, {vocab})"), vocab)
-
-
-def check_any(name: str, tokens: Any) -> None:
-    """Refuse no draws at all."""
-    array = array_of(name, tokens)
-    if not array.size and array.dtype != object:  # which is a ragged list
-        raise ValueError(f"`{name}` have to be at least one draw, but are none")
-
-
-def counted(ids: Ints, vocab: int) -> Ints:
-    """How often there is each id below vocab."""
-    return np.bincount(ids.ravel(), minlength=vocab).astype(np.int64)
-
-
-def check_drawn(name: str, tokens: Any, count: int, vocab: int) -> Ints:
-    """What a function of that name returned: one id a row, or one a draw."""
-    array = array_of(name, tokens)
-    wanted = f"integers in [0, {vocab}), of shape ({count},)"
-    if array.shape != (count,):
-        raise ValueError(f"`{name}` has to return {wanted}, but returned shape {array.shape}")
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"`{name}` has to return {wanted}, but returned {array.dtype}")
-    outside = (array < 0) | (array >= vocab)
-    if outside.any():
-        raise ValueError(f"`{name}` has to return {wanted}, but returned {array[outside][0]}")
-    return array.astype(np.int64)
-
-
-def check_sequentially(
-    draw: Callable[[int], Any],
-    probs: Any,
-    *,
-    bias: float = 0.05,
-    alpha: float = 1e-6,
-    power: float = 0.999,
-    progress: bool | None = None,
-) -> Result:
-    """Draw until a fault shows, or until a bias as small as `bias` would have.
-
-    Parameters
-    ----------
-    draw : callable
-        ``draw(n)`` gives the next n tokens, in an array of shape (n,); n is at most 2**20.
-    probs : array_like of shape (vocab,), or Distribution
-        The law.
-    bias : float, in (0, 1]
-        The relative bias of the likeliest bin at which to stop looking.
-    alpha, power : float, in (0, 1)
-        The two error rates of the whole, however many looks there are.
-    progress : bool, optional
-        Show a bar; by default only on a terminal.
-
-    Returns
-    -------
-    Result
-        Of all draws up to where it stopped.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `check_draws`; if `draw` returns anything else; or if it would take more than 2**40
-        draws.
-
-    Notes
-    -----
-    It looks after 1/32, 1/16 ... of the planned draws and after all of them. The early looks share
-    half of alpha equally, the last has the other half: by Bonferroni's bound a correct sampler
-    fails at any of them with probability at most alpha. A gross fault shows in 1/32 of the time.
-
-    Examples
-    --------
-    >>> from sampler import Sampler
-    >>> from sampler.testing import check_sequentially
-    >>> s = Sampler(seed=7)
-    >>> logits = [1.0, 3.0, 2.0, 0.0]
-    >>> check_sequentially(lambda n: s.sample(logits, n=n).tokens, s.distribution(logits)).ok
-    True
-    >>> wrong = check_sequentially(lambda n: s.sample(logits, n=n).tokens, [0.25] * 4, bias=0.01)
-    >>> wrong.ok, wrong.draws
-    (False, 70016)
-    """
-    alpha, power = check_rates(alpha, power)
-    bias = check_real("bias", bias, 0.0, 1.0, "a float in (0, 1]")
-    if not bias:
-        raise ValueError("`bias` has to be a float in (0, 1], but is 0")
-    law = check_probs("probs", probs)
-    planned = draws_for_bias(law, bias, alpha / 2, power)
-    if planned >= MOST_DRAWS:
-        raise ValueError(
-            f"`bias` has to be one that 2**40 draws show, but is {bias}, where the likeliest token "
-            f"has probability {float(law.max())}"
-        )
-    looks = sorted({-(-planned // 2**i) for i in range(_EARLY_LOOKS, -1, -1)})
-    counts = np.zeros(len(law), np.int64)
-    with bar(planned, "draws", progress) as shown:
-        for look in looks:
-            while wanted := min(look - int(counts.sum()), _AT_ONCE):
-                counts += counted(check_drawn("draw", draw(wanted), wanted, len(law)), len(law))
-                shown.update(wanted)
-            last = look == planned
-            spent = alpha / 2 if last else alpha / 2 / max(len(looks) - 1, 1)
-            result = judge("check_sequentially", law, counts, spent, power)
-            if result.ok is False or last:
-                break
-    scaled = min(1.0, result.pvalue * alpha / spent)
-    return replace(result, alpha=alpha, pvalue=scaled)
-
-
-_EARLY_LOOKS = 5
-_AT_ONCE = 2**20
-
-
-def bar(total: int, name: str, progress: bool | None) -> Any:
-    """Show a tqdm bar; without `progress=True` only on a terminal, and only if tqdm is there."""
-    try:
-        from tqdm import tqdm
-    except ImportError as error:
-        if progress:
-            raise ImportError(
-                f"`progress` needs tqdm ({error}); it comes with "
-                'pip install "token-sampler[testing]"'
-            ) from error
-        return _NoBar()
-    disable = None if progress is None else not progress
-    return tqdm(total=total, desc=name, unit_scale=True, leave=False, disable=disable)
-
-
-class _NoBar:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, n: int) -> None:
-        pass
-
-    def set_description(self, text: str) -> None:
-        pass
+    return max(math.ceil(Fraction(value) / Fraction(effect) ** 2), math.ceil(MIN_EXPECTED * bins))

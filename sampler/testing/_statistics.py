@@ -14,11 +14,11 @@ from scipy import optimize, special, stats
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-LEAST = 25.0  # expected draws of a bin
+MIN_EXPECTED = 25.0  # expected draws of a bin
 MOST_DRAWS = 2**40  # that anything is planned for
 WIDE = 64  # bins of the second chi-square, where the first has more
 INTERVALS = 16  # of ordered values
-LEAST_BINS = 8  # where the likeliest token makes no bin of its own
+MIN_BINS = 8  # where the likeliest token makes no bin of its own
 # Shares of alpha: the chi-square sees many small faults, the others one large fault.
 CHI_SQUARE_SHARE, TOKEN_SHARE, TAIL_SHARE = 0.5, 0.25, 0.25
 
@@ -42,7 +42,7 @@ class Bins(NamedTuple):
     sizes: Ints  # tokens in each
 
 
-def pool(probs: Floats, draws: int, least: float = LEAST) -> tuple[Ints, Ints]:
+def pool(probs: Floats, draws: int, least: float = MIN_EXPECTED) -> tuple[Ints, Ints]:
     """Order the tokens by probability and cut them into bins of at least `least` expected draws.
 
     The bins depend on the law alone, never on the counts. Returns the order, and where in it each
@@ -74,6 +74,11 @@ def _bins(probs: Floats, counts: Ints, order: Ints, starts: Ints) -> Bins:
     return Bins(
         np.add.reduceat(probs[order], starts), np.add.reduceat(counts[order], starts), sizes
     )
+
+
+def count_ids(ids: Ints, vocab: int) -> Ints:
+    """How often there is each id below vocab."""
+    return np.bincount(ids.ravel(), minlength=vocab).astype(np.int64)
 
 
 def chi_square(bins: Bins) -> tuple[float, float]:
@@ -192,7 +197,7 @@ def two_samples(a: Ints, b: Ints, ordered: bool = False) -> tuple[float, float, 
     """Chi-square of homogeneity of two vectors of counts: statistic, p-value, the table of bins.
 
     Tokens are pooled by frequency, or, if the counts are of ordered values, with their neighbours,
-    until the smaller sample expects `LEAST`.
+    until the smaller sample expects `MIN_EXPECTED`.
     """
     total = a + b
     smaller = int(min(a.sum(), b.sum()))
@@ -200,7 +205,7 @@ def two_samples(a: Ints, b: Ints, ordered: bool = False) -> tuple[float, float, 
         middle = (np.cumsum(total) - 0.5 * total) / total.sum()
         starts = np.flatnonzero(np.diff((middle * INTERVALS).astype(np.int64), prepend=-1))
         table = np.array([np.add.reduceat(v, starts) for v in (a, b)])
-        table = _joined(table.T, LEAST * int(total.sum()) / smaller).T
+        table = _joined(table.T, MIN_EXPECTED * int(total.sum()) / smaller).T
     else:
         order, starts = pool(total / total.sum(), smaller)
         table = np.array([np.add.reduceat(v[order], starts) for v in (a, b)])
@@ -210,17 +215,17 @@ def two_samples(a: Ints, b: Ints, ordered: bool = False) -> tuple[float, float, 
 def contingency(table: Ints) -> tuple[float, float, int]:
     """Chi-square of independence of a two-way table of counts: statistic, p-value, freedom.
 
-    Neighbouring columns, then rows, are joined until each cell expects `LEAST`; by the margins
-    alone, which tell nothing of dependence. If that leaves one row or column, the likeliest and all
-    others remain, however little the rarest cell expects. Freedom 0: all counts are of one row, or
-    of one column.
+    Neighbouring columns, then rows, are joined until each cell expects `MIN_EXPECTED`; by the
+    margins alone, which say nothing of dependence. If that leaves one row or column, the likeliest
+    and all others remain, however little the rarest cell expects. Freedom 0: all counts are of one
+    row, or of one column.
     """
     total = int(table.sum())
     if not total:
         return 0.0, 1.0, 0
     given = table
-    table = _joined(table.T, math.sqrt(LEAST * total)).T
-    table = _joined(table, LEAST * total / int(table.sum(0).min()))
+    table = _joined(table.T, math.sqrt(MIN_EXPECTED * total)).T
+    table = _joined(table, MIN_EXPECTED * total / int(table.sum(0).min()))
     if min(table.shape) < 2:
         row, column = int(given.sum(1).argmax()), int(given.sum(0).argmax())
         both = int(given[row, column])
@@ -301,8 +306,8 @@ def detectable_bias(probs: Floats, draws: int, alpha: float, power: float) -> fl
     order, starts = wide(probs, draws, len(starts)) or (order, starts)
     p = min(float(probs.max()), 1.0)
     bins = np.add.reduceat(probs[order], starts)
-    several = len(starts) > 1 and starts[1] > 1
-    if len(starts) < (LEAST_BINS if several else 2) and p < 1.0:
+    shared = len(starts) > 1 and starts[1] > 1
+    if len(starts) < (MIN_BINS if shared else 2) and p < 1.0:
         return math.inf
     # The likeliest bin shows the least, but where it has no room to gain: then the next.
     likeliest = tuple(np.sort(bins)[::-1][:3].tolist())

@@ -22,11 +22,15 @@ from sampler._build import build_info
 from sampler._checks import U64_END, U64_TEXT, check_integer
 from sampler.api import Sampler
 from sampler.stages import MinP, Stage, Temperature, TopK, TopP
-from sampler.testing import Result, check_draws, check_sampler, check_streams
-from sampler.testing._draws import bar
-from sampler.testing._result import combined
-
-_Floats = npt.NDArray[np.float64]
+from sampler.testing._arguments import check_probs, count_tokens
+from sampler.testing._draws import judge_counts
+from sampler.testing._findings import Finding, Kind
+from sampler.testing._outcome import Outcome, combined, exact, report
+from sampler.testing._parts import SamplerCheck
+from sampler.testing._progress import bar
+from sampler.testing._result import Result
+from sampler.testing._statistics import Floats
+from sampler.testing._streams import judge_streams
 
 ALPHA, POWER = 1e-6, 0.999  # of the whole
 DRAWS, DEEP_DRAWS = 200_000, 3_000_000  # of each setting, dtype and instruction set
@@ -94,7 +98,7 @@ def selftest(
         name: reference.probabilities(reference.kept(row, stages), len(row))
         for name, stages in SETTINGS.items()
     }
-    parts: dict[str, Result] = {}
+    parts: dict[str, Outcome] = {}
     with bar((len(isas) + 1) * len(SETTINGS) + 1, "parts", progress) as shown:
         for place, isa in enumerate(isas):
             with _running_on(isa):
@@ -105,13 +109,10 @@ def selftest(
         parts["uniforms"] = _uniforms(seed, level, calls)
         shown.update(1)
         parts["independence"] = _independence(seed, level, calls, deep, shown)
-    named = {name: replace(part, check=name) for name, part in parts.items()}
-    told = [f"{name}: {finding}" for name, part in named.items() for finding in part.findings]
-    result = combined(
-        "selftest", named, alpha=ALPHA, power=POWER, findings=told, seeds={"seed": seed}
-    )
+    outcome = combined(parts, alpha=ALPHA, power=POWER, seeds={"seed": seed})
     # Of the least sharp of all settings on all instruction sets.
-    return replace(result, detectable_bias=max(parts[isa].detectable_bias for isa in isas))
+    bias = max(parts[isa].detectable_bias for isa in isas)
+    return report("selftest", replace(outcome, detectable_bias=bias))
 
 
 def _logits() -> npt.NDArray[np.float32]:
@@ -145,13 +146,13 @@ def _running_on(isa: str) -> Iterator[None]:
 
 def _instruction_set(
     row: npt.NDArray[np.float32],
-    laws: dict[str, _Floats],
+    laws: dict[str, Floats],
     draws: int,
     seed: int,
     level: float,
     shown: Any,
-) -> Result:
-    parts: dict[str, Result] = {}
+) -> Outcome:
+    parts: dict[str, Outcome] = {}
     alpha = level / (2 * len(SETTINGS) * len(DTYPES))
     batch = np.tile(row, (_BATCH, 1))
     n = -(-draws // (_BATCH * _STEPS))
@@ -163,18 +164,17 @@ def _instruction_set(
             what = f"{name}, {dtype}"
             s = Sampler(stages, seed=seed)
             got = np.array([s(**logits) for _ in range(_STEPS)])
-            parts[f"{what}, one by one"] = _same(
-                got, wanted, "tokens differ from the reference's", alpha
-            )
+            parts[f"{what}, one by one"] = _one_by_one(Kind.TOKENS, got, wanted, alpha)
             # Another seed for each dtype: else all of them would draw the same tokens.
             s = Sampler(stages, seed=(seed + (1 + i) * 2**32) % U64_END)
             tokens = np.array([s.sample(**logits, n=n).tokens for _ in range(_STEPS)])
-            parts[what] = check_draws(tokens, laws[name], alpha=alpha, power=POWER)
+            counts = count_tokens("tokens", tokens, len(row))
+            parts[what] = judge_counts(check_probs("law", laws[name]), counts, alpha, POWER)
         shown.update(1)
     return _joined(parts, level)
 
 
-def _expected(law: _Floats, seed: int) -> npt.NDArray[np.int64]:
+def _expected(law: Floats, seed: int) -> npt.NDArray[np.int64]:
     """The tokens that the law gives at the reference's uniforms."""
     sums = np.cumsum(law)
     u = [
@@ -185,29 +185,27 @@ def _expected(law: _Floats, seed: int) -> npt.NDArray[np.int64]:
     return tokens
 
 
-def _same(got: Any, wanted: Any, lead: str, alpha: float) -> Result:
+def _one_by_one(kind: Kind, got: Any, wanted: Any, alpha: float) -> Outcome:
     """All equal, or a fault: no odds."""
     wrong = int(np.count_nonzero(got != wanted))
-    return Result(
-        check="", ok=not wrong, pvalue=0.0 if wrong else 1.0, detectable_bias=0.0, draws=got.size,
-        findings=[f"{wrong:,} of {got.size:,} {lead}"] if wrong else [], alpha=alpha, power=POWER,
-    )  # fmt: skip
+    findings = [Finding(kind, observed=wrong, size=got.size)] if wrong else []
+    return exact(got.size, findings, alpha, POWER)
 
 
-def _uniforms(seed: int, level: float, draws: int) -> Result:
+def _uniforms(seed: int, level: float, draws: int) -> Outcome:
     """NumPy's, bit for bit; uniform along each part of the key; neighbours independent."""
     rng = np.random.default_rng(seed)
     keys = rng.integers(0, U64_END, (_UNIFORMS, 4), np.uint64, endpoint=False).tolist()
     parts = {
-        "uniforms, one by one": _same(
+        "uniforms, one by one": _one_by_one(
+            Kind.UNIFORMS,
             np.array([_uniform(*key) for key in keys]),
             np.array([reference.uniform(a, b, c, lane=lane) for a, b, c, lane in keys]),
-            "uniforms differ from those of NumPy's Philox",
             level / 2,
         ),
-        "streams": check_streams(
+        "streams": judge_streams(
             _uniform, alpha=level / 2, power=POWER, draws=draws,
-            axes=("seed", "stream", "step", "lane"), seed=seed, progress=False,
+            axes=("seed", "stream", "step", "lane"), seed=seed, bits=53, progress=False,
         ),
     }  # fmt: skip
     return _joined(parts, level)
@@ -219,7 +217,7 @@ def _uniform(seed: int = 0, stream: int = 0, step: int = 0, lane: int = 0) -> fl
     return float(out[0, 0])
 
 
-def _independence(seed: int, level: float, draws: int, deep: bool, shown: Any) -> Result:
+def _independence(seed: int, level: float, draws: int, deep: bool, shown: Any) -> Outcome:
     """Rows, steps and seeds beside each other; shifted, padded, permuted, strided logits."""
     row = _logits()
     row = row[np.argsort(-row, kind="stable")[:_SHORT]]
@@ -227,18 +225,11 @@ def _independence(seed: int, level: float, draws: int, deep: bool, shown: Any) -
     parts = {}
     for name, stages in SETTINGS.items():
         shown.set_description(name)
-        parts[name] = check_sampler(
-            partial(_seeded, stages),
-            row,
-            _law_of(stages),
-            alpha=level / len(SETTINGS),
-            power=POWER,
-            draws=draws,
-            seeded=True,
-            seed=seed,
-            tail=deep and name == "softmax",
-            progress=False,
-        )
+        parts[name] = SamplerCheck(
+            partial(_seeded, stages), row[None], _law_of(stages), alpha=level / len(SETTINGS),
+            power=POWER, draws=draws, batch=None, seeded=True, seed=seed, ties=True,
+            relations=True, tail=deep and name == "softmax",
+        ).run(progress=False)  # fmt: skip
         shown.update(1)
     return _joined(parts, level)
 
@@ -247,12 +238,10 @@ def _seeded(stages: tuple[Stage, ...], seed: int) -> Sampler:
     return Sampler(stages, seed=seed)
 
 
-def _law_of(stages: tuple[Stage, ...]) -> Callable[[Any], _Floats]:
+def _law_of(stages: tuple[Stage, ...]) -> Callable[[Any], Floats]:
     return lambda row: reference.probabilities(reference.kept(row, stages), len(row))
 
 
-def _joined(parts: dict[str, Result], level: float) -> Result:
-    findings = [f"{name}: {told}" for name, part in parts.items() for told in part.findings]
-    named = {name: replace(part, check=name) for name, part in parts.items()}
-    result = combined("", named, alpha=level, power=POWER, findings=findings)
-    return replace(result, detectable_bias=max(part.detectable_bias for part in parts.values()))
+def _joined(parts: dict[str, Outcome], level: float) -> Outcome:
+    outcome = combined(parts, alpha=level, power=POWER)
+    return replace(outcome, detectable_bias=max(part.detectable_bias for part in parts.values()))

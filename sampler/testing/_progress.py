@@ -1,0 +1,34 @@
+"""A progress bar: tqdm's, or none."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+
+def bar(total: int, name: str, progress: bool | None) -> Any:
+    """Show a tqdm bar; without `progress=True` only on a terminal, and only if tqdm is there."""
+    try:
+        from tqdm import tqdm
+    except ImportError as error:
+        if progress:
+            raise ImportError(
+                f"`progress` needs tqdm ({error}); it comes with "
+                'pip install "token-sampler[testing]"'
+            ) from error
+        return _NoBar()
+    disable = None if progress is None else not progress
+    return tqdm(total=total, desc=name, unit_scale=True, leave=False, disable=disable)
+
+
+class _NoBar:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, n: int) -> None:
+        pass
+
+    def set_description(self, text: str) -> None:
+        pass
