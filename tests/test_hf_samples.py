@@ -45,16 +45,19 @@ from tiny import (
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
-    "tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0,
-    "log_mass": math.nan,
-    "top_ids": -1, "top_logprobs": math.nan, "raw_top_ids": -1, "raw_top_logprobs": math.nan,
+    "tokens": -1, "logprobs": math.nan, "ranks": 0, "kept": 0,
+    "top_ids": -1, "top_logprobs": math.nan,
+    "raw_logprobs": math.nan, "raw_ranks": 0, "log_mass": math.nan,
+    "raw_top_ids": -1, "raw_top_logprobs": math.nan,
 }  # fmt: skip
 
 
 def run(model, inputs, s, *, ends=None, logprobs=2, **more):
     """All that `model.generate` returns, and the processor."""
     mask = None if model.config.is_encoder_decoder else inputs["attention_mask"]
-    kwargs = generate_kwargs(s, attention_mask=mask, logprobs=logprobs, eos_token_id=ends)
+    kwargs = generate_kwargs(
+        s, attention_mask=mask, logprobs=logprobs, raw=True, eos_token_id=ends
+    )
     out = model.generate(
         **inputs, **kwargs, **{"max_new_tokens": NEW, **more},
         return_dict_in_generate=True, output_scores=True, output_logits=True,

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from law import random_stage
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
+from sampler._engine import make_chain
 from test_law import KINDS, make_row
 
 inf = math.inf
@@ -63,18 +64,23 @@ def test_table(probabilities, stages, more, share, repeats):
     with np.errstate(divide="ignore"):
         row = np.log(probabilities)
     row = np.concatenate([row, np.full(4 * repeats - 4, -inf)])
-    r = Sampler(stages, seed=0, **more).sample(row, n=3)
-    assert r.log_mass.tolist() == [on_grid(math.log(share))] * 3
-    assert not np.any(np.signbit(r.log_mass)) or share < 1
-    assert reference.log_mass(row, stages, **more) == on_grid(math.log(share))
+    found = Sampler(stages, seed=0, **more).sample(row, n=3, raw=True).log_mass.tolist()
+    assert found == [reference.log_mass(row, stages, **more)] * 3
+    assert found[0] == on_grid(found[0])
+    assert abs(found[0] - math.log(share)) <= GRID
+    assert not np.any(np.signbit(found)) or share < 1
 
 
 def exact(row, ids, temperature):
-    """The log of the share of the mass, to 100 bits."""
+    """The log of the mass of some tokens, to 100 bits; their weights are at most 1."""
     with mpmath.workprec(100):
         z = [(mpmath.mpf(x) - mpmath.mpf(float(row.max()))) / temperature for x in row.tolist()]
-        weights = [mpmath.exp(v) if math.isfinite(v) else mpmath.mpf(0) for v in z]
-        return mpmath.log(mpmath.fsum(weights[i] for i in ids) / mpmath.fsum(weights))
+        return mpmath.log(mpmath.fsum(mpmath.exp(z[i]) for i in ids if math.isfinite(z[i])))
+
+
+def is_rounded(found, log):
+    """Whether `found` is the multiple of the grid nearest to `log`, or, near a tie, a neighbour."""
+    return found == on_grid(found) and abs(found - log) <= GRID / 2 + 1e-12
 
 
 @settings(max_examples=150)
@@ -86,18 +92,24 @@ def test_half_a_step_from_the_exact_value(seed, size):
     stages = [random_stage(rng) for _ in range(rng.integers(0, 5))]
     more = {"min_tokens_to_keep": int(rng.choice([1, 3])), "ties": str(rng.choice(["id", "all"]))}
     s = Sampler(stages, seed=0, **more)
-    found = float(s.sample(row).log_mass)
-    assert found <= 0.0 and found / GRID == round(found / GRID)
+    first = int(np.argmax(row))
+    r = s.score(row, first, raw=True)  # minus the logs of the masses: the first in rank weighs 1
+    every = np.flatnonzero(row > -inf).tolist()
+    assert is_rounded(float(-r.raw_logprobs), exact(row, every, 1.0))
     ids = s.distribution(row).ids.tolist()
     temperature = 0.0 if any(t == Temperature(0.0) for t in stages) else product(stages)
     if temperature == 0.0:
-        assert found == 0.0
-    elif temperature == inf:
-        assert found == on_grid(math.log(len(ids) / np.sum(row > -inf)))
+        assert r.log_mass == r.logprobs == 0.0
     else:
-        assert abs(found - exact(row, ids, temperature)) <= GRID / 2 + 1e-12
+        kept, whole = (
+            math.log(len(i)) if temperature == inf else exact(row, i, temperature)
+            for i in (ids, every)
+        )
+        assert is_rounded(float(-r.logprobs), kept)
+        assert is_rounded(float(-r.logprobs - r.log_mass), whole)
+        assert r.log_mass <= 0.0
     if len(ids) == len(reference.kept(row, stages, **more).ids):
-        assert abs(found - reference.log_mass(row, stages, **more)) <= GRID
+        assert abs(r.log_mass - reference.log_mass(row, stages, **more)) <= GRID
 
 
 CHAINS = [
@@ -117,11 +129,12 @@ CHAINS = [
 def test_it_completes_the_logprobs(stages, size, real_logits):
     row = np.resize(real_logits[3], size).astype(np.float32)
     s, alone = (Sampler(chain, seed=5) for chain in (stages, [Temperature(product(stages))]))
-    r = s.sample(row, n=20)
-    want = alone.score(row, r.tokens)
+    r = s.sample(row, n=20, raw=True)
+    want = alone.score(row, r.tokens, raw=True)
     assert np.all(want.log_mass == 0.0)
-    assert np.allclose(r.logprobs + r.log_mass, want.logprobs, rtol=0, atol=GRID)
-    assert s.score(row, r.tokens).log_mass.tobytes() == r.log_mass.tobytes()
+    # Both are the tempered logit less one log of a mass on the grid.
+    assert np.allclose(r.logprobs + r.log_mass, want.logprobs, rtol=1e-15, atol=2e-15)
+    assert s.score(row, r.tokens, raw=True).log_mass.tobytes() == r.log_mass.tobytes()
 
 
 # ------------------------------------------------------------------------------- proven or exact
@@ -131,79 +144,113 @@ def mass_of(row, temperature):
     return _core.masses(_inputs.read(row).rows(), temperature)[_core.TIERS["exact"]][0]
 
 
-def rounded_exact(row, s):
-    """What the exact masses of what is kept and of the row say."""
-    temperature = product(s.stages)
-    kept = row[np.sort(s.distribution(row).ids)]
-    log = [_core.canonical("log", mass_of(x, temperature)) for x in (kept, row)]
-    return on_grid(log[0] - log[1])
+def rounded_log(row, temperature):
+    """The log of a mass on the grid, from the exact mass."""
+    return on_grid(_core.canonical("log", mass_of(row, temperature)))
 
 
-@pytest.mark.parametrize("stages", CHAINS, ids=str)
+def check_exact(row, s):
+    """Assert that the three logs of masses are those that the exact masses give."""
+    t = product(s.stages)
+    first, kept = int(np.argmax(row)), row[np.sort(s.distribution(row).ids)]
+    log, whole = rounded_log(kept, t), rounded_log(row, t)
+    for tier in _core.TIERS.values():
+        found = report(row, s.stages, tier, first)
+        assert found == (0.0 - log, 0.0 - rounded_log(row, 1.0), log - whole), tier
+    assert -log == s.distribution(row).logprobs[0] == s.score(row, first).logprobs
+
+
+def report(row, stages, tier, token):
+    """logprobs, raw_logprobs and log_mass of a token, `tier` the first to be asked."""
+    figures, logs = np.full((4, 1, 1), token), np.empty((3, 1, 1))
+    lists = np.empty((2, 1, 0), np.int64), np.empty((2, 1, 0))
+    rows = _inputs.read(row).rows()
+    _core.sample_tokens(make_chain(stages, tier=tier), rows, None, figures, logs, *lists, False)
+    return tuple(logs[:, 0, 0].tolist())
+
+
+@pytest.mark.parametrize("stages", [*CHAINS, [], [Temperature(0.8)], [Temperature(5.0)]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fine_mass_changes_no_bit(kind, stages):
     rng = np.random.default_rng(5)
     s = Sampler(stages, seed=0)
     for size in (513, 4000, 9000):
         for dtype in (np.float32, np.float64):
-            row = make_row(rng, kind, size, dtype)
-            assert s.sample(row).log_mass == rounded_exact(row, s)
+            check_exact(make_row(rng, kind, size, dtype), s)
 
 
-def test_both_ways_are_taken(real_logits):
-    s = Sampler(temperature=0.8, top_k=50, seed=0)
+@pytest.mark.parametrize(
+    ("stages", "raw", "masses"),
+    # What is kept at 0.8; the whole row at 0.8; the whole row at 1.
+    [([TopK(50)], True, 2), ([TopK(50)], False, 0), ([], True, 2), ([], False, 1)],
+)
+def test_the_exact_mass_is_rarely_asked(stages, raw, masses, real_logits):
+    s = Sampler([Temperature(0.8), *stages], seed=0)
     before = _core.counts()["log_mass"]
     rng = np.random.default_rng(0)
     for row in real_logits:
         for _ in range(12):
             x = (row + rng.normal(0.0, 1e-3, len(row))).astype(np.float32)
-            s.sample(x)
+            s.sample(x, raw=raw)
     after = _core.counts()["log_mass"]
-    fine, by_exact = (after[way] - before[way] for way in ("fine", "exact"))
-    # 4e-12 of the grid's 2.3e-10 are open: one or two rows in a hundred.
-    assert fine + by_exact == 12 * len(real_logits) and 0 < by_exact < 0.06 * fine
+    by = {way: after[way] - before[way] for way in after}
+    rows = 12 * len(real_logits)
+    assert by["candidates"] == (rows if stages else 0)
+    # 3e-12 of the grid's 2.3e-10 are open: one or two rows in a hundred.
+    assert by["fine"] + by["exact"] == masses * rows
+    assert by["exact"] < 0.04 * rows * masses or masses == 0
+    assert by["exact"] > 0 or masses < 2
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-14, 1e-13, 1e-12, 4e-12, 1e-11])
-@pytest.mark.parametrize("stages", CHAINS[:2], ids=str)
-def test_rows_whose_mass_lies_between_two_multiples(stages, gap):
-    s = Sampler(stages, seed=0)
+@pytest.mark.parametrize("temperature", [0.8, 1.0, 5.0])
+def test_rows_whose_mass_lies_between_two_multiples(temperature, gap):
+    s = Sampler([Temperature(temperature)], seed=0)
+    some = Sampler([Temperature(temperature), TopK(50)], seed=0)
     rng = np.random.default_rng(1)
-    temperature = product(stages)
     for sign in (-1, 1):
         for _ in range(20):
-            # All other kept: then a tail token is moved until the log is where it is wanted.
+            # A tail token is moved until the log is where it is wanted.
             row = rng.normal(0.0, 2.0, 3000)
             row[100] = -1.0
             for _ in range(6):
-                ids = np.sort(s.distribution(row).ids)
-                assert 100 not in ids
-                kept, whole = mass_of(row[ids], temperature), mass_of(row, temperature)
-                log = math.log(kept) - math.log(whole)
+                whole = mass_of(row, temperature)
+                log = math.log(whole)
                 want = (math.floor(log / GRID) + 0.5) * GRID + sign * gap
                 weight = math.exp((row[100] - row.max()) / temperature)
-                more = whole * math.expm1(log - want)
-                row[100] += temperature * math.log1p(more / weight)
+                row[100] += temperature * math.log1p(whole * math.expm1(want - log) / weight)
             assert abs((log / GRID) % 1 - 0.5) < 0.06
-            assert s.sample(row).log_mass == rounded_exact(row, s)
+            check_exact(row, s)
+            check_exact(row, some)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("temperature", [0.02, 0.8, 1.25, 5.0, 1e4])
+@pytest.mark.parametrize("temperature", [0.02, 0.8, 1.0, 1.25, 5.0, 1e4])
 def test_both_masses_of_one_pass(kind, temperature, dtype):
     rng = np.random.default_rng(7)
     for size in (512, 4096, 5000, 60_000):
         row = make_row(rng, kind, size, dtype)
-        log_raw, fine, error = _core.whole_masses(_inputs.read(row).rows(), temperature)
-        assert log_raw == _core.canonical("log", mass_of(row, 1.0))
-        whole = mass_of(row, temperature)
-        assert abs(fine - whole) <= error <= 1e-11 * whole
+        found = _core.whole_masses(_inputs.read(row).rows(), temperature)
+        for (fine, error), t in zip(found, (1.0, temperature), strict=True):
+            whole = mass_of(row, t)
+            assert abs(fine - whole) <= error <= 2e-12 * whole
 
 
 def test_rows_without_a_fine_mass():
     for row, t in ((np.zeros(511), 0.8), (np.full(600, 1e308), 0.8), (np.zeros(600), 1e31)):
-        assert _core.whole_masses(_inputs.read(row).rows(), t)[2] == inf
-        assert Sampler(temperature=t, top_k=2).sample(row).log_mass == on_grid(
-            math.log(2 / len(row))
-        )
+        assert _core.whole_masses(_inputs.read(row).rows(), t)[1][1] == inf
+        r = Sampler(temperature=t, top_k=2).sample(row, raw=True)
+        assert r.log_mass == on_grid(math.log(2)) - on_grid(math.log(len(row)))
+        assert r.raw_logprobs == -on_grid(math.log(len(row)))
+
+
+def test_a_chain_whose_cut_keeps_all_after_another_temperature():
+    # The masses of the blocks were those of top-p, at temperature 1.
+    rng = np.random.default_rng(3)
+    row = rng.normal(0.0, 2.0, 4000).astype(np.float32)
+    s = Sampler([TopP(0.5), Temperature(0.5)], min_tokens_to_keep=4000, seed=0)
+    d = s.distribution(row)
+    for step in range(50):
+        token = s.sample(row, step=step, raw=True).tokens
+        assert token == d.draw(reference.uniform(0, 0, step, 0))
