@@ -97,10 +97,9 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return value
 
 
-def check_flag(name: str, value: object) -> bool:
+def check_flag(name: str, value: object) -> None:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` has to be True or False, but is {value!r}")
-    return bool(value)
 
 
 def check_logprobs(value: int | None) -> int:

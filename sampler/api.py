@@ -302,9 +302,8 @@ class Sampler:
         top = check_logprobs(logprobs)
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
-        r = self._engine.sample(
-            source, count, top, raw=check_flag("raw", raw), streams=streams, steps=steps
-        )
+        check_flag("raw", raw)
+        r = self._engine.sample(source, count, top, raw=raw, streams=streams, steps=steps)
         return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
@@ -355,7 +354,8 @@ class Sampler:
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        r = self._engine.score(source, given, top, raw=check_flag("raw", raw))
+        check_flag("raw", raw)
+        r = self._engine.score(source, given, top, raw=raw)
         return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
     def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:

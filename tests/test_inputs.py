@@ -52,8 +52,8 @@ def assert_same(given, plain, **options):
         s = Sampler(**settings, seed=3)
         assert np.array_equal(Sampler(**settings, seed=3)(given, **options), s(plain))
         for n in (None, 4):
-            a = s.sample(given, step=5, n=n, logprobs=6, **options)
-            b = s.sample(plain, step=5, n=n, logprobs=6)
+            a = s.sample(given, step=5, n=n, logprobs=6, raw=True, **options)
+            b = s.sample(plain, step=5, n=n, logprobs=6, raw=True)
             for field in fields(a):
                 left, right = (np.asarray(getattr(r, field.name)) for r in (a, b))
                 assert left.dtype == right.dtype

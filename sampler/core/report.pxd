@@ -12,8 +12,8 @@ from libc.stdlib cimport qsort
 from sampler.core.draw cimport add_on, draw_all
 from sampler.core.job cimport Job, is_interrupted, row_of
 from sampler.core.kernels cimport (
-    BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Cut, Mass, Tempering, block_start, blocks_in,
-    keeps, log_canonical, make_tempering, mass_value, nearest, tempered
+    BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Candidates, Cut, Mass, Tempering, block_start,
+    blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
 )
 from sampler.core.row cimport (
     EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState,
@@ -297,12 +297,8 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
     cdef Cut cut
     if n == 1 and items[0].value > -INFINITY:
         cut = Cut(items[0].value, items[0].id)
-        if among_candidates:
-            for i in range(s.candidates.n):
-                before += keeps(cut, s.candidates.values[i], s.candidates.ids[i])
-        else:
-            before = s.row.kernels.count(&s.row, cut)
-        ranks[0] = before
+        ranks[0] = (rank_among_candidates(&s.candidates, cut) if among_candidates
+                    else s.row.kernels.count(&s.row, cut))
         return
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
@@ -323,6 +319,21 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
         # An item counts itself; equal draws of one token share the first one's count.
         before += ranks[items[i].place]
         ranks[items[i].place] = before
+
+
+cdef inline int64_t rank_among_candidates(const Candidates *candidates, Cut cut) noexcept nogil:
+    """How many candidates a cut keeps: by values alone, which compilers vectorise, where none is
+    tied with the last."""
+    cdef int64_t i, above = 0, ties = 0
+    for i in range(candidates.n):
+        above += candidates.values[i] > cut.value
+    for i in range(candidates.n):
+        ties += candidates.values[i] == cut.value
+    if ties == 1:
+        return above + 1
+    for i in range(candidates.n):
+        above += candidates.values[i] == cut.value and candidates.ids[i] <= cut.last
+    return above
 
 
 cdef inline void rank_after(double value, int64_t id, const Item *items, int64_t n,

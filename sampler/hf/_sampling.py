@@ -109,7 +109,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._streams = check_numbers("streams", streams, None)
         self._lengths = RowLengths(attention_mask)
         self._top = None if logprobs is None else check_logprobs(logprobs)
-        self._raw = check_flag("raw", raw)
+        check_flag("raw", raw)
+        self._raw = raw
         self._eos_ids = check_eos_ids(eos_token_id)
         self._draw_index = -1  # of the last generation
         self._records: list[Record] = []  # in order
