@@ -5,15 +5,25 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from law import random_stage
-from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, reference
+from sampler import (
+    MinP,
+    Sampler,
+    Temperature,
+    TopK,
+    TopP,
+    _core,
+    _inputs,
+    build_info,
+    reference,
+)
 from sampler._engine import make_chain
 from test_law import KINDS, make_row
 
-inf = math.inf
+inf, INFO = math.inf, build_info()
 GRID = 2.0**-32
 P = [0.1, 0.2, 0.3, 0.4]
 TABLE = [
@@ -179,6 +189,67 @@ def test_the_fine_mass_changes_no_bit(kind, stages):
             check_exact(make_row(rng, kind, size, dtype), s)
 
 
+def everything(row, stages, tier, raw, given, threads=1):
+    """All that is reported of a row as the last of three, as bytes; of the tokens given, or drawn."""
+    batch = np.stack([np.zeros_like(row), row[::-1], row])
+    figures, logs = np.zeros((3 + raw, 3, 1), np.int64), np.empty((1 + 2 * raw, 3, 1))
+    lists = np.empty((1 + raw, 3, 5), np.int64), np.empty((1 + raw, 3, 5))
+    figures[0] = 0 if given is None else given
+    keys = _core.KeyedUniforms(7, 0) if given is None else None
+    chain, rows = make_chain(stages, tier=tier), _inputs.read(batch).rows()
+    _core.sample_tokens(chain, rows, keys, figures, logs, *lists, False, threads)
+    # Without raw, only the first of each.
+    return [found[: 3 if found is figures else 1, 2].tobytes() for found in (figures, logs, *lists)], [
+        found[:, 2].tobytes() for found in (figures, logs, *lists)
+    ]
+
+
+@pytest.fixture
+def restored():
+    yield
+    _core.choose_isa(INFO["isa"])
+
+
+@pytest.mark.usefixtures("restored")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.sampled_from([300, 513, 3000, 20_000]),
+    gap=st.sampled_from([None, 0.0, 1e-13, 1e-12, -2e-12]),
+)
+def test_the_same_bits_by_every_way(seed, size, gap):
+    # Tiers, instruction sets, threads, raw or not; drawn or given; near a tie of the grid or not.
+    rng = np.random.default_rng(seed)
+    dtype = rng.choice([np.float32, np.float64])
+    row = make_row(rng, rng.choice(KINDS), size, dtype)
+    stages = [random_stage(rng) for _ in range(rng.integers(0, 4))]
+    temperature = product(stages)
+    if gap is not None and dtype == np.float64 and 0.1 < temperature < 10:
+        put_near_a_tie(row, int(np.argsort(row)[size // 2]), temperature, gap)
+    want, every = everything(row, stages, _core.TIERS["exact"], True, None)
+    token = np.frombuffer(want[0], np.int64)[0]
+    for isa in INFO["isas"]:
+        _core.choose_isa(isa)
+        for tier in _core.TIERS.values():
+            for given_token, threads in ((None, 1), (None, 3), (token, 1)):
+                how = (isa, tier, given_token, threads)
+                assert everything(row, stages, tier, True, given_token, threads)[1] == every, how
+                assert everything(row, stages, tier, False, given_token, threads)[0] == want, how
+
+
+def put_near_a_tie(row, token, temperature, gap):
+    """Move a logit so that the log of the row's mass is `gap` above the middle of two multiples."""
+    for _ in range(6):
+        whole = mass_of(row, temperature)
+        log = math.log(whole)
+        want = (math.floor(log / GRID) + 0.5) * GRID + gap
+        weight = math.exp((row[token] - row.max()) / temperature)
+        more = whole * math.expm1(want - log)
+        if not weight > 4.0 * abs(more):
+            return
+        row[token] += temperature * math.log1p(more / weight)
+
+
 @pytest.mark.parametrize(
     ("stages", "raw", "masses"),
     # What is kept at 0.8; the whole row at 0.8; the whole row at 1.
@@ -210,15 +281,10 @@ def test_rows_whose_mass_lies_between_two_multiples(temperature, gap):
     rng = np.random.default_rng(1)
     for sign in (-1, 1):
         for _ in range(20):
-            # A tail token is moved until the log is where it is wanted.
             row = rng.normal(0.0, 2.0, 3000)
             row[100] = -1.0
-            for _ in range(6):
-                whole = mass_of(row, temperature)
-                log = math.log(whole)
-                want = (math.floor(log / GRID) + 0.5) * GRID + sign * gap
-                weight = math.exp((row[100] - row.max()) / temperature)
-                row[100] += temperature * math.log1p(whole * math.expm1(want - log) / weight)
+            put_near_a_tie(row, 100, temperature, sign * gap)
+            log = math.log(mass_of(row, temperature))
             assert abs((log / GRID) % 1 - 0.5) < 0.06
             check_exact(row, s)
             check_exact(row, some)
