@@ -88,8 +88,8 @@ from sampler.core.report cimport filter_row, find_whole_masses, read_distributio
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
     LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
-    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for, rounding,
-    scan_row, set_temperature
+    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for,
+    rounding, scan_row, set_temperature
 )
 from sampler.core.search cimport PICKED
 from sampler.core.stages cimport N_STAGES, apply_stages, complete_chain, stage_names

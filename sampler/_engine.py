@@ -183,8 +183,10 @@ class Engine:
         first_draw: int,
         name: str,
     ) -> Samples:
-        """Fill `figures`, (3, batch, n), or 4 for the raw ones too; without keys `figures[0]` is
-        given."""
+        """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
+
+        Without keys `figures[0]` is given.
+        """
         rows = source.rows()
         raw = len(figures) == 4
         logs = np.empty((3 if raw else 1, *figures.shape[1:]))

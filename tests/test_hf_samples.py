@@ -55,9 +55,7 @@ BLANK = {
 def run(model, inputs, s, *, ends=None, logprobs=2, **more):
     """All that `model.generate` returns, and the processor."""
     mask = None if model.config.is_encoder_decoder else inputs["attention_mask"]
-    kwargs = generate_kwargs(
-        s, attention_mask=mask, logprobs=logprobs, raw=True, eos_token_id=ends
-    )
+    kwargs = generate_kwargs(s, attention_mask=mask, logprobs=logprobs, raw=True, eos_token_id=ends)
     out = model.generate(
         **inputs, **kwargs, **{"max_new_tokens": NEW, **more},
         return_dict_in_generate=True, output_scores=True, output_logits=True,
@@ -668,7 +666,12 @@ def test_samples_are_of_what_was_drawn_from(model, monkeypatch):
     logits = [penalty(out.sequences[:, : 9 + t], rows) for t, rows in enumerate(out.logits)]
     assert not torch.equal(logits[-1], out.logits[-1])
     check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, logits=logits))
-    known = {"prompt_length": 9, "attention_mask": inputs["attention_mask"], "logprobs": 2, "raw": True}
+    known = {
+        "prompt_length": 9,
+        "attention_mask": inputs["attention_mask"],
+        "logprobs": 2,
+        "raw": True,
+    }
     r = score(model, out.sequences, HOT, **known, logits_processor=[penalty])
     same_samples(r, processor.samples)
     r = score(model, out.sequences, HOT, **known)

@@ -83,7 +83,9 @@ def test_table(probabilities, stages, settings, kept, dtype):
 def test_probabilities_in_the_table():
     d = Sampler([TopK(3), Temperature(0.5)], seed=0).distribution(np.log(P))
     np.testing.assert_allclose(d.probs, np.array([16, 9, 4]) / 29, rtol=1e-14)
-    np.testing.assert_allclose(d.logprobs, np.log(np.array([16, 9, 4]) / 29), atol=2.0**-33, rtol=1e-14)
+    np.testing.assert_allclose(
+        d.logprobs, np.log(np.array([16, 9, 4]) / 29), atol=2.0**-33, rtol=1e-14
+    )
 
 
 def test_minus_zero_equals_zero():
@@ -327,9 +329,19 @@ def test_minus_infinities_only_relabel(stages):
 def test_dtypes_of_equal_value_agree_to_the_bit(real_logits, stages):
     s = Sampler(stages, seed=3)
     batch = real_logits[:6]
-    answers = [s.sample(batch.astype(t), step=5, n=4, raw=True) for t in ("f2", "f4", "f8", ">f4", ">f2")]
+    answers = [
+        s.sample(batch.astype(t), step=5, n=4, raw=True) for t in ("f2", "f4", "f8", ">f4", ">f2")
+    ]
     for other in answers[1:]:
-        for field in ("tokens", "logprobs", "ranks", "kept", "raw_logprobs", "raw_ranks", "log_mass"):
+        for field in (
+            "tokens",
+            "logprobs",
+            "ranks",
+            "kept",
+            "raw_logprobs",
+            "raw_ranks",
+            "log_mass",
+        ):
             assert np.array_equal(getattr(answers[0], field), getattr(other, field))
 
 

@@ -190,7 +190,10 @@ def test_the_fine_mass_changes_no_bit(kind, stages):
 
 
 def everything(row, stages, tier, raw, given, threads=1):
-    """All that is reported of a row as the last of three, as bytes; of the tokens given, or drawn."""
+    """What is reported of a row as the last of three, as bytes: without the raw figures, and all.
+
+    Of the tokens given, or drawn.
+    """
     batch = np.stack([np.zeros_like(row), row[::-1], row])
     figures, logs = np.zeros((3 + raw, 3, 1), np.int64), np.empty((1 + 2 * raw, 3, 1))
     lists = np.empty((1 + raw, 3, 5), np.int64), np.empty((1 + raw, 3, 5))
@@ -198,10 +201,10 @@ def everything(row, stages, tier, raw, given, threads=1):
     keys = _core.KeyedUniforms(7, 0) if given is None else None
     chain, rows = make_chain(stages, tier=tier), _inputs.read(batch).rows()
     _core.sample_tokens(chain, rows, keys, figures, logs, *lists, False, threads)
-    # Without raw, only the first of each.
-    return [found[: 3 if found is figures else 1, 2].tobytes() for found in (figures, logs, *lists)], [
-        found[:, 2].tobytes() for found in (figures, logs, *lists)
-    ]
+    found = [figures[:, 2], logs[:, 2], *(array[:, 2] for array in lists)]
+    counts = (3, 1, 1, 1)
+    bare = [array[:n].tobytes() for array, n in zip(found, counts, strict=True)]
+    return bare, [array.tobytes() for array in found]
 
 
 @pytest.fixture

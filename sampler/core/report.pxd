@@ -228,7 +228,7 @@ cdef inline double log_of_raw_mass(RowState *s, const Tempering *raw,
 
 cdef inline double log_of_kept_mass(RowState *s, double log_mass,
                                     double raw_log_mass) noexcept nogil:
-    """The log of the share of the row's mass that the chain kept, at its temperature: the difference
+    """The log of the share of the row's mass that the chain kept, at its temperature: a difference
     of two logs on the grid."""
     if s.greedy or s.cut.value == -INFINITY:
         return 0.0

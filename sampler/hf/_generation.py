@@ -264,8 +264,11 @@ def _loop(
         mask = None  # that of inputs_embeds; the rows are then the new tokens alone
     returns_dict = config.return_dict_in_generate
     processor = SamplingLogitsProcessor(
-        sampler, streams=streams, attention_mask=mask,
-        logprobs=logprobs if returns_dict else None, raw=raw,
+        sampler,
+        streams=streams,
+        attention_mask=mask,
+        logprobs=logprobs if returns_dict else None,
+        raw=raw,
     )
     processor._draw_index += next(draw_indices)
     if streamer is not None:
