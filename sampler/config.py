@@ -66,7 +66,10 @@ _OF_THE_DRAW = {
     **_ALGORITHMS,
 }
 # Arguments of Sampler that are not fields of a configuration.
-_SAMPLER_ONLY = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads")
+_SAMPLER_ONLY = (
+    *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads"),
+    *(name for name in STAGES if name not in _STAGES),
+)
 # Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author
 # wanted an effect.
 _OF_OTHERS: dict[str, tuple[Any, ...]] = {
