@@ -94,7 +94,7 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         raise (ValueError if isinstance(value, str) else TypeError)(
             f"`{name}` has to be {wanted}, but is {value!r}"
         )
-    return value
+    return str(value)  # a subclass of str has a repr of its own
 
 
 def check_flag(name: str, value: object) -> None:

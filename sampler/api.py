@@ -527,7 +527,7 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
             shown += f" (temperature={shown}?)"
         raise TypeError(f"`stages` has to be a sequence of stages, but is {shown}") from None
     for stage in chain:
-        if not isinstance(stage, Stage):
+        if not isinstance(stage, tuple(STAGES.values())):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
     return chain
 

@@ -35,9 +35,9 @@ def show(value: object) -> str:
     return "float('inf')" if value == math.inf else repr(value)
 
 
-def setting(off: Any, range_: Range) -> Any:
+def setting(*, default: Any, range_: Range) -> Any:
     """Make the field of a stage: off by default, and checked."""
-    return field(default=off, metadata={"range": range_})
+    return field(default=default, metadata={"range": range_})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
@@ -116,7 +116,7 @@ class Temperature(Stage):
     Cognitive Science 9, 1985.
     """
 
-    temperature: float | None = setting(1.0, reals(0.0, math.inf))
+    temperature: float | None = setting(default=1.0, range_=reals(0.0, math.inf))
 
 
 @stage
@@ -146,7 +146,7 @@ class TopK(Stage):
     A. Fan, M. Lewis, Y. Dauphin, "Hierarchical Neural Story Generation", 2018, arXiv:1805.04833.
     """
 
-    top_k: int | None = setting(0, integers(0, note=" (0 or None is off)"))
+    top_k: int | None = setting(default=0, range_=integers(0, note=" (0 or None is off)"))
 
 
 @stage
@@ -177,7 +177,7 @@ class TopP(Stage):
     Degeneration", 2019, arXiv:1904.09751.
     """
 
-    top_p: float | None = setting(1.0, reals(0.0, 1.0))
+    top_p: float | None = setting(default=1.0, range_=reals(0.0, 1.0))
 
 
 @stage
@@ -207,7 +207,7 @@ class MinP(Stage):
     Outputs", 2024, arXiv:2407.01082.
     """
 
-    min_p: float | None = setting(0.0, reals(0.0, 1.0))
+    min_p: float | None = setting(default=0.0, range_=reals(0.0, 1.0))
 
 
 class Settings(TypedDict, total=False):

@@ -316,6 +316,11 @@ def test_a_fresh_seed_stays_one():
         assert engine_of(s.replace(seed=None)).seed_is_fresh
 
 
+def test_choices_are_plain_strings():
+    s = Sampler(ties=np.str_("all"), on_invalid=np.str_("flag"), seed=7)
+    assert repr(s) == "Sampler(ties='all', seed=7, on_invalid='flag')"
+
+
 def test_replace():
     s = Sampler(temperature=0.8, top_k=4, ties="all", seed=7)
     s(ROW), s(ROW)

@@ -569,6 +569,17 @@ def test_what_filter_kwargs_gives():
         assert processor.filter_value == -5.0
 
 
+def test_errors_call_them_scores():
+    processor = FilterLogitsProcessor(top_k=3)
+    scores = torch.zeros(2, 9)
+    scores[1, 3] = math.nan
+    with pytest.raises(ValueError, match=r"^`scores` have .* row 1 has nan at token 3$"):
+        processor(None, scores)
+    rows = [torch.zeros(3), torch.zeros(4)]
+    with pytest.raises(TypeError, match=r"pass torch.nested.to_padded_tensor\(scores, -torch"):
+        processor(None, torch.nested.nested_tensor(rows, layout=torch.jagged))
+
+
 # ------------------------------------------------------------------------------ other devices
 
 

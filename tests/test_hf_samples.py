@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 import tiny
 from sampler import Sampler, Samples, _core, hf
-from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
+from sampler.hf import SamplingLogitsProcessor, _sampling, expand_inputs, generate_kwargs, score
 from tiny import (
     CACHE_NAME,
     NEVER,
@@ -444,6 +445,35 @@ def test_a_text_within_a_text(model, where, outer, inner):
         for row in range(batch):
             ids = prompt[row].tolist()
             assert text[row, 14:].tolist() == by_hand(model, ids, HOT, row, 6, draws[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_begins_a_generation():
+    # The child waited for ever for a thread that only the parent has.
+    scores, ids, holds, done = (
+        torch.zeros(1, 9),
+        torch.zeros(1, 2).long(),
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def begin():
+        with _sampling._BEGINNING:
+            holds.set()
+            done.wait()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    holds.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        SamplingLogitsProcessor(HOT)(ids, scores)
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_two_threads_on_one_processor(model, monkeypatch):

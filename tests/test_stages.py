@@ -75,6 +75,22 @@ def test_every_setting_is_a_change_of_a_configuration(stage):
 
 
 @EVERY
+def test_stages_are_small(stage):
+    assert not hasattr(stage(), "__dict__")
+
+
+def test_a_stage_of_somebody_else_is_refused():
+    class Other(Stage):
+        setting, off, top_k = "top_k", 0, 3
+
+        def __init__(self):
+            pass
+
+    with pytest.raises(TypeError, match=r"^`stages` has to hold stages such as"):
+        Sampler([Other()])
+
+
+@EVERY
 def test_off_changes_nothing(stage):
     plain = Sampler(seed=7)
     for value in (stage.off, None):

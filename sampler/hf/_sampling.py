@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,8 @@ from sampler.hf._use import Use
 
 # Held while a generation takes its number: two threads may begin one of the same processor at once.
 _BEGINNING = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child lacks the thread that held it
+    os.register_at_fork(after_in_child=_BEGINNING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
