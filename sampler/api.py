@@ -13,18 +13,22 @@ from sampler import _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
+    Integers,
     check_choice,
     check_integer,
     check_logprobs,
     check_numbers,
     check_tokens,
+    integers,
 )
 from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
 from sampler.results import Distribution, Samples, shaped
-from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings, show
+from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples", "engine_of"]
+
+_FLOOR = integers(1)  # what `min_tokens_to_keep` may be
 
 
 @lists_settings
@@ -106,7 +110,7 @@ class Sampler:
         self,
         stages: Iterable[Stage] | None = None,
         *,
-        min_tokens_to_keep: int | None = 1,
+        min_tokens_to_keep: Integers | None = 1,
         ties: str = "id",
         seed: int | None = None,
         rng: np.random.Generator | None = None,
@@ -121,9 +125,7 @@ class Sampler:
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
-        self._min_tokens_to_keep = check_integer(
-            "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
-        )
+        self._min_tokens_to_keep: Any = _FLOOR.check("min_tokens_to_keep", min_tokens_to_keep)
         self._ties = check_choice("ties", ties, ("id", "all"))
         self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._threads = _check_threads(threads)
@@ -187,8 +189,8 @@ class Sampler:
         return self._stages
 
     @property
-    def min_tokens_to_keep(self) -> int:
-        """The floor of every truncation."""
+    def min_tokens_to_keep(self) -> Any:
+        """The floor of every truncation: an int, or a read-only array of one per row."""
         return self._min_tokens_to_keep
 
     @property
@@ -477,10 +479,11 @@ class Sampler:
         parts = []
         if not self._named:
             parts.append(f"[{', '.join(map(repr, settings.pop('stages')))}]")
+        ranges = {"min_tokens_to_keep": _FLOOR, **{n: one.range for n, one in STAGES.items()}}
         parts += [
-            f"{name}={show(value)}"
+            f"{name}={ranges[name].show(value) if name in ranges else repr(value)}"
             for name, value in settings.items()
-            if name == "seed" or value != _DEFAULTS[name]
+            if name == "seed" or isinstance(value, np.ndarray) or value != _DEFAULTS[name]
         ]
         return f"Sampler({', '.join(parts)})"
 
@@ -505,8 +508,7 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
     for stage in named:
         if not stage.is_off:
             raise TypeError(
-                f"`stages` and `{stage.setting}` exclude each other: put "
-                f"{type(stage).__name__}({show(stage.value)}) into the chain"
+                f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
             )
     try:
         chain = tuple(stages)
