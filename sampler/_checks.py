@@ -97,7 +97,8 @@ class Range:
             checked = [
                 self._check_number(name, one, f" in row {row}") for row, one in enumerate(entries)
             ]
-            array = np.array([min(one, MOST_EXACT) for one in checked])
+            most = MOST_EXACT if self.kind is int else math.inf
+            array = np.array([min(one, most) for one in checked])
         floats = self._check_floats(name, array)
         floats.flags.writeable = False
         return floats

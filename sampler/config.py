@@ -178,6 +178,8 @@ def _fields_of(config: Any) -> dict[str, Any]:
 def _asks(name: str, value: Any) -> bool:
     if value is None or value is False or (isinstance(value, (Sequence, Mapping)) and not value):
         return False
+    if getattr(value, "ndim", 0):
+        return True  # one value per row
     return value not in _OFF.get(_meant(name), (value,))
 
 
