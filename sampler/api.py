@@ -70,7 +70,9 @@ class Sampler:
 
     Notes
     -----
-    Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
+    Any setting may be None, which means off. A stage's setting, or `min_tokens_to_keep`, may be an
+    array of shape (batch,), with one value per row: row i is then drawn as by the sampler that has
+    the numbers at i. It is for batches of that length alone. Temperature 0 is greedy. Settings never change;
     `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
     atomically, so a sampler may be shared between threads.
 
@@ -93,6 +95,8 @@ class Sampler:
     Sampler(temperature=0.8, top_p=0.9, seed=7, step=1)
     >>> Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
     Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
+    >>> Sampler(temperature=[0.5, 0], seed=7)([[1.0, 3.0, 2.0, 0.0], [1.0, 3.0, 2.0, 0.0]])
+    array([1, 1])
     """
 
     __slots__ = (
@@ -239,7 +243,8 @@ class Sampler:
         TypeError
             If `logits` are no array of floats on the CPU.
         ValueError
-            If they have the wrong shape, or, unless ``on_invalid="flag"``, a row is invalid.
+            If they have the wrong shape, a setting is one per row of another batch, or, unless
+            ``on_invalid="flag"``, a row is invalid.
         """
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
@@ -368,7 +373,8 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; an invalid row always raises, and so does a tensor that requires grad.
+            As a call; an invalid row always raises, and so does a tensor that requires grad, or a
+            setting that is an array.
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))

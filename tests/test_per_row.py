@@ -160,6 +160,37 @@ def test_an_invalid_row_leaves_the_others_their_settings(place):
         Sampler([stage(values) for stage, values in chain])(rows)
 
 
+def counted(call):
+    """What a call adds to the core's counts of how its questions were settled."""
+    before = _core.counts()
+    call()
+    after = _core.counts()
+    return {(q, t): n - before[q][t] for q, tiers in after.items() for t, n in tiers.items()}
+
+
+def test_every_row_is_settled_as_if_alone():
+    # What follows from a chain's stages chooses the tiers, which change the time alone.
+    rng = np.random.default_rng(6)
+    rows = rng.normal(0.0, 2.0, (8, 9000)).astype(np.float32)
+    chain = {
+        "temperature": [0.0, 5.0, 0.9, 1.0, 0.9, 5.0, 1.0, 2.0],
+        "top_k": [0, 0, 2000, 0, 0, 0, 7, 0],
+        "top_p": [1.0, 1.0, 1.0, 0.9, 0.9, 0.95, 1.0, 1.0],
+        "min_p": [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1e-4],
+    }
+    for order in (range(8), range(7, -1, -1)):
+        values = {name: [of[i] for i in order] for name, of in chain.items()}
+        whole = counted(lambda values=values: Sampler(**values, seed=7).sample(rows, step=1))
+        alone = dict.fromkeys(whole, 0)
+        for i, row in enumerate(rows):
+            own = Sampler(**{name: of[i] for name, of in values.items()}, seed=7)
+            for key, n in counted(
+                lambda own=own, i=i, row=row: own.sample(row, streams=i, step=1)
+            ).items():
+                alone[key] += n
+        assert whole == alone
+
+
 def test_every_row_keeps_what_the_law_keeps():
     rng = np.random.default_rng(3)
     rows = rng.normal(0.0, 2.5, (40, 700))
