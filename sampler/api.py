@@ -70,11 +70,13 @@ class Sampler:
 
     Notes
     -----
-    Any setting may be None, which means off. A stage's setting, or `min_tokens_to_keep`, may be an
-    array of shape (batch,), with one value per row: row i is then drawn as by the sampler that has
-    the numbers at i. It is for batches of that length alone. Temperature 0 is greedy. Settings never change;
+    Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
     `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
     atomically, so a sampler may be shared between threads.
+
+    The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
+    value per row. Such a sampler is for batches of that length, and draws row i as the sampler that
+    has the numbers at i.
 
     A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
     Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
