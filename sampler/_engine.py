@@ -92,9 +92,11 @@ class Engine:
     ----------
     seed_is_fresh : bool
         Whether the operating system gave the seed, so that nobody counts on it.
+    per_row : (str, int) or None
+        A setting that is one per row, and for how many rows all such settings are.
     """
 
-    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "seed_is_fresh")
+    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "per_row", "seed_is_fresh")
 
     def __init__(
         self,
@@ -107,6 +109,7 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
+        self.per_row = chain.per_row
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -122,14 +125,10 @@ class Engine:
         """The step that the next draw without `steps` takes."""
         return self._keys.step
 
-    @property
-    def per_row(self) -> tuple[str, int] | None:
-        """A setting that is one per row, and for how many rows these settings are."""
-        return self._chain.per_row
-
     def draw_token(self, source: Logits) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        found = _core.draw_token(self._chain, self._rows_of(source), self._keys, self._flag_invalid)
+        rows = source.rows() if self.per_row is None else self._rows_of(source)  # saves a call
+        found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
         return found
@@ -240,8 +239,8 @@ class Engine:
 
     def _rows_of(self, source: Logits) -> _core.Rows:
         """Hand the core its view of the rows, if the settings are for as many."""
-        if self._chain.per_row is not None:
-            name, length = self._chain.per_row
+        if self.per_row is not None:
+            name, length = self.per_row
             if source.array.ndim == 1:
                 raise ValueError(
                     f"`{name}` has to be a number for a lone row, but is for {rows_text(length)}"
