@@ -1,4 +1,4 @@
-"""Checks of single values: each returns the value as it is used, or raises in one sentence."""
+"""Checks of arguments: each returns the value as it is used, or raises in one sentence."""
 
 from __future__ import annotations
 
@@ -75,17 +75,25 @@ class Range:
     def __str__(self) -> str:
         return f"{'a float' if self.kind is float else 'an integer'} {self.interval}{self.note}"
 
-    def check(self, name: str, value: Any) -> float | FloatArray:
+    def check(self, name: str, value: object, where: str = "") -> float:
+        """`value` as one of these numbers; TypeError or ValueError in one form."""
+        if self.kind is float:
+            assert self.high is not None
+            return check_real(name, value, self.low, self.high, str(self), where)
+        assert self.high is None
+        return check_integer(name, value, int(self.low), None, str(self), where)
+
+    def check_per_row(self, name: str, value: Any) -> float | FloatArray:
         """`value` as one of these numbers, or as a read-only array of them, one per row.
 
         TypeError or ValueError in one form, which names the row.
         """
         is_list = isinstance(value, (list, tuple))
         if not is_list and (not hasattr(value, "__array__") or isinstance(value, np.generic)):
-            return self._check_number(name, value)
+            return self.check(name, value)
         array = as_array(name, value)
         if array.ndim == 0:
-            return self._check_number(name, array.item())
+            return self.check(name, array.item())
         if array.ndim > 1:
             raise ValueError(
                 f"`{name}` has to be {self}, or one per row, but has shape {array.shape}"
@@ -94,9 +102,7 @@ class Range:
         has_bools = is_list and any(isinstance(one, (bool, np.bool_)) for one in value)
         if has_bools or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
-            checked = [
-                self._check_number(name, one, f" in row {row}") for row, one in enumerate(entries)
-            ]
+            checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
             most = MOST_EXACT if self.kind is int else math.inf
             array = np.array([min(one, most) for one in checked])
         floats = self._check_floats(name, array)
@@ -120,15 +126,8 @@ class Range:
             floats = np.minimum(floats, MOST_EXACT)
         if not good.all():
             row = int(good.argmin())
-            self._check_number(name, array[row].item(), f" in row {row}")
+            self.check(name, array[row].item(), f" in row {row}")
         return floats
-
-    def _check_number(self, name: str, value: object, where: str = "") -> float:
-        if self.kind is float:
-            assert self.high is not None
-            return check_real(name, value, self.low, self.high, str(self), where)
-        assert self.high is None
-        return check_integer(name, value, int(self.low), None, str(self), where)
 
 
 def reals(low: float, high: float) -> Range:
@@ -192,7 +191,7 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
 def as_array(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
     try:
-        return _tensors.as_array(value, name)
+        return _tensors.to_array(value, name)
     except ValueError:
         return np.empty(0, object)
 

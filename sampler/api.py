@@ -26,7 +26,7 @@ from sampler.config import from_generation_config
 from sampler.results import Distribution, Samples, shaped
 from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
-__all__ = ["Distribution", "Sampler", "Samples", "engine_of"]
+__all__ = ["Distribution", "Sampler", "Samples"]
 
 _FLOOR = integers(1)  # what `min_tokens_to_keep` may be
 
@@ -131,7 +131,9 @@ class Sampler:
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
-        self._min_tokens_to_keep: Any = _FLOOR.check("min_tokens_to_keep", min_tokens_to_keep)
+        self._min_tokens_to_keep: Any = _FLOOR.check_per_row(
+            "min_tokens_to_keep", min_tokens_to_keep
+        )
         self._ties = check_choice("ties", ties, ("id", "all"))
         self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._threads = _check_threads(threads)
@@ -366,7 +368,7 @@ class Sampler:
         row : array_like of shape (vocab,)
             As for a call.
         stream, step : int, in [0, 2**64)
-            Where the coins of a random stage come from; no stage so far has one.
+            Where the uniforms of a random stage come from; no stage so far has one.
 
         Returns
         -------
@@ -401,7 +403,7 @@ class Sampler:
         logits : array_like of shape (vocab,) or (batch, vocab)
             As for a call.
         streams, step : int or sequence of int
-            Where the coins of a random stage come from; no stage so far has one.
+            Where the uniforms of a random stage come from; no stage so far has one.
         out : array or tensor, optional
             Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
@@ -432,10 +434,10 @@ class Sampler:
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
         check_numbers("streams", streams, source.batch)
         check_numbers("step", step, source.batch)
-        narrowed = self._engine.filter(source)
+        filtered = self._engine.filter(source)
         if target is None:
-            return source.to_original(narrowed)
-        target[...] = narrowed
+            return source.to_original(filtered)
+        target[...] = filtered
         return out
 
     def replace(self, **changes: Any) -> Sampler:

@@ -66,7 +66,10 @@ _OF_THE_DRAW = {
     **_ALGORITHMS,
 }
 # Arguments of Sampler that are not fields of a configuration.
-_SAMPLER_ONLY = ("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads")
+_SAMPLER_ONLY = (
+    *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads"),
+    *(name for name in STAGES if name not in _STAGES),
+)
 # Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author
 # wanted an effect.
 _OF_OTHERS: dict[str, tuple[Any, ...]] = {
@@ -178,9 +181,9 @@ def _fields_of(config: Any) -> dict[str, Any]:
 def _asks(name: str, value: Any) -> bool:
     if value is None or value is False or (isinstance(value, (Sequence, Mapping)) and not value):
         return False
-    if getattr(value, "ndim", 0):
-        return True  # one value per row
-    return value not in _OFF.get(_meant(name), (value,))
+    off = _OFF.get(_meant(name))
+    # Of an array, which has one value per row, `in` would compare each.
+    return off is not None and bool(getattr(value, "ndim", 0) or value not in off)
 
 
 def _meant(name: str) -> str:

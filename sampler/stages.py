@@ -61,7 +61,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         value = getattr(self, self.setting)
-        checked = self.off if value is None else self.range.check(self.setting, value)
+        checked = self.off if value is None else self.range.check_per_row(self.setting, value)
         object.__setattr__(self, self.setting, checked)
 
     def __repr__(self) -> str:
@@ -267,7 +267,7 @@ def lists_settings(target: _Target) -> _Target:
 
 
 def check_names(function: str, settings: Mapping[str, Any]) -> None:
-    """Refuse what is no setting, in Python's words for a function that lists them."""
+    """Raise Python's own TypeError for an unknown keyword."""
     for name in settings:
         if name not in STAGES:
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")

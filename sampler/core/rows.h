@@ -41,7 +41,7 @@ typedef struct {
     const void *maxima;
 } Row;
 
-/* Blocks have BLOCK logits, save the last one, and the first one where that lets all others
+/* Blocks have BLOCK logits, except the last one, and the first one where that lets all others
  * begin at a multiple of 64 bytes: reading across these is twice as slow. */
 static inline int64_t blocks_in(const Row *row)
 {
