@@ -459,7 +459,7 @@ cdef class Rows:
 
 
 @cython.final
-cdef class Values:
+cdef class _Values:
     """A number for every row, or an array of one each, as a pointer and a stride."""
 
     cdef const double *at
@@ -509,7 +509,7 @@ cdef class Chain:
     def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
                   per_row=None):
         cdef int64_t row, count = 1 if per_row is None else per_row[1]
-        cdef Values values
+        cdef _Values values
         if len(stages) > MAX_STAGES:
             raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
         self.per_row = per_row
@@ -520,10 +520,10 @@ cdef class Chain:
         for stage, value in stages:
             if not 0 <= stage < N_STAGES:
                 raise ValueError(f"unknown stage {stage}")
-            values = Values(value, count)
+            values = _Values(value, count)
             for row in range(count):
                 add_stage(&self.chains[row], stage, values.at[row * values.stride])
-        values = Values(min_tokens_to_keep, count)
+        values = _Values(min_tokens_to_keep, count)
         for row in range(count):
             self.chains[row].min_tokens_to_keep = <int64_t> values.at[row * values.stride]
             self.chains[row].ties_all = ties_all

@@ -1,9 +1,9 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
 A stage is a small frozen dataclass. Its one field is the setting, named as Hugging Face names it: a
-number, or an array of one per row.
-The field states the range and the value that is off, and all else reads them there: checks, error
-messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
+number, or an array of one per row. The field states the range and the value that is off, and all
+else reads them there: checks, error messages, signatures, tests. `Settings` lists the stages in the
+order in which keywords apply.
 """
 
 from __future__ import annotations

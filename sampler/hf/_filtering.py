@@ -76,7 +76,8 @@ class FilterLogitsProcessor(LogitsProcessor):
     Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
     float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
     on another device never leave it: Hugging Face's own warpers compute the same chain there; they
-    take neither ``temperature=0`` or inf nor, with `top_k`, a sampler of ``ties="id"``.
+    take neither ``temperature=0`` or inf, nor settings per row, nor, with `top_k`, a sampler of
+    ``ties="id"``.
 
     One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
     search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
