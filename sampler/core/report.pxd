@@ -8,7 +8,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport qsort
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, is_interrupted, row_of
+from sampler.core.job cimport Job, chain_of, is_interrupted, row_of
 from sampler.core.kernels cimport (
     BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Cut, Mass, Tempering, block_start, blocks_in,
     keeps, log_canonical, make_tempering, mass_value, nearest, tempered
@@ -35,7 +35,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
         job.raw_top_ids[i] = -1
         job.top_logprobs[i] = -INFINITY
         job.raw_top_logprobs[i] = -INFINITY
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         for i in range(row * n, (row + 1) * n):
             job.tokens[i] = -1
             job.ranks[i] = 0
@@ -97,7 +97,7 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef bint shifted
     cdef char *out = job.out + row * job.out_stride
     cdef int64_t i
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         for i in range(job.vocab):
             if job.kind == FLOAT64:
                 (<double *> out)[i] = -INFINITY

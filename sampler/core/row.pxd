@@ -72,7 +72,7 @@ cdef struct Scratch:
     int64_t counts[COUNTERS]
 
 
-# A sampler's stages that are on, in order, and what follows from them: see `complete_chain`.
+# The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
     int stages[MAX_STAGES]
