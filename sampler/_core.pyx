@@ -50,7 +50,8 @@ E. Mass. The exact mass (`canonical.h`) is the same on every machine and in ever
    summation, and decides. The fast mass, float32, and the fine mass, double, are cheaper and come
    with a bound on their error; where the bound proves what the exact mass would say, it is not
    asked. So a tier changes the time and never the answer; `Chain(tier=TIERS["exact"])` goes
-   straight to the last.
+   straight to the last. A stage that needs the mass takes `mass_of_candidates` where they are all
+   that is kept, and elsewhere `refine`s until the bound proves its answer: see `top_p`.
 
 F. The draw. The uniform u is an argument. The token is the first, ids ascending, whose cumulative
    exact mass exceeds u times the total: since u < 1 and the total is the last of these sums, there
