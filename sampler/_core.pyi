@@ -21,12 +21,14 @@ class Rows:
 
 @final
 class Chain:
+    per_row: tuple[str, int] | None
     def __new__(
         cls,
-        stages: Iterable[tuple[int, float]],
+        stages: Iterable[tuple[int, float | npt.NDArray[np.float64]]],
         ties_all: bool = False,
-        min_tokens_to_keep: int = 1,
+        min_tokens_to_keep: float | npt.NDArray[np.float64] = 1,
         tier: int = 1,
+        per_row: tuple[str, int] | None = None,
     ) -> Self: ...
 
 @final

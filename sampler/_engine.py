@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _core
+from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
 from sampler.stages import Stage
@@ -62,16 +63,33 @@ def make_chain(
     stages: Iterable[Stage],
     *,
     ties: str = "id",
-    min_tokens_to_keep: int = 1,
+    min_tokens_to_keep: float | FloatArray = 1,
     tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
     """Put the stages that are on into the core's form; `tier` is the first to ask, for tests."""
+    stages = tuple(stages)
+    named = [*((s.setting, s.value) for s in stages), ("min_tokens_to_keep", min_tokens_to_keep)]
+    per_row = [(name, len(value)) for name, value in named if isinstance(value, np.ndarray)]
+    for name, length in per_row:
+        first, batch = per_row[0]
+        if length != batch:
+            raise ValueError(
+                f"`{first}` and `{name}` have to be for the same rows, but are for {batch} and "
+                f"{length}"
+            )
     return _core.Chain(
-        [(_core.STAGES[stage.setting], stage.value) for stage in stages if not stage.is_off],
+        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in stages if not stage.is_off],
         ties == "all",
         min_tokens_to_keep,
         tier,
+        per_row[0] if per_row else None,
     )
+
+
+def _for_core(stage: Stage) -> float | FloatArray:
+    """The setting as the core takes it: NaN in the rows in which it is off."""
+    value: float | FloatArray = stage.value
+    return np.where(value == stage.off, np.nan, value) if isinstance(value, np.ndarray) else value
 
 
 class Engine:
@@ -81,9 +99,11 @@ class Engine:
     ----------
     seed_is_fresh : bool
         Whether the operating system gave the seed, so that nobody counts on it.
+    per_row : (str, int) or None
+        A setting that is one per row, and for how many rows all such settings are.
     """
 
-    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "seed_is_fresh")
+    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "per_row", "seed_is_fresh")
 
     def __init__(
         self,
@@ -96,6 +116,7 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
+        self.per_row = chain.per_row
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -113,7 +134,8 @@ class Engine:
 
     def draw_token(self, source: Logits) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        found = _core.draw_token(self._chain, source.rows(), self._keys, self._flag_invalid)
+        rows = source.rows() if self.per_row is None else self._rows_of(source)  # saves a call
+        found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
         return found
@@ -131,7 +153,7 @@ class Engine:
 
         `first_draw` is the draw index, and `name` what error messages call the logits.
         """
-        rows = source.rows()
+        rows = self._rows_of(source)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
@@ -194,7 +216,7 @@ class Engine:
 
         Without keys `figures[0]` is given.
         """
-        rows = source.rows()
+        rows = self._rows_of(source)
         raw = len(figures) == 4
         logs = np.empty((3 if raw else 1, *figures.shape[1:]))
         top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
@@ -212,7 +234,7 @@ class Engine:
 
     def filter(self, source: Logits, *, name: str = "logits") -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
-        rows = source.rows()
+        rows = self._rows_of(source)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
@@ -223,13 +245,24 @@ class Engine:
 
     def distribution(self, source: Logits, *, name: str = "row") -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
-        rows = source.rows()
+        rows = self._rows_of(source)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+
+    def _rows_of(self, source: Logits) -> _core.Rows:
+        """Hand the core its view of the rows, if the settings are for as many."""
+        if self.per_row is not None:
+            name, length = self.per_row
+            if source.array.ndim == 1:
+                raise ValueError(
+                    f"`{name}` has to be a number for a lone row, but is for {rows_text(length)}"
+                )
+            check_batch(name, length, source.batch)
+        return source.rows()
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

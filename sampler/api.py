@@ -13,19 +13,23 @@ from sampler import _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
+    Integers,
     check_choice,
     check_flag,
     check_integer,
     check_logprobs,
     check_numbers,
     check_tokens,
+    integers,
 )
 from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
 from sampler.results import Distribution, Samples, shaped
-from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings, show
+from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
+
+_FLOOR = integers(1)  # what `min_tokens_to_keep` may be
 
 
 @lists_settings
@@ -71,6 +75,10 @@ class Sampler:
     `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
     atomically, so a sampler may be shared between threads.
 
+    The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
+    value per row. Such a sampler is for batches of that length, and draws row i as the sampler that
+    has the numbers at i.
+
     A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
     Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
     counter=step | draw << 64)).random()``, bit for bit [1]_; row i of a batch has stream i.
@@ -90,6 +98,8 @@ class Sampler:
     Sampler(temperature=0.8, top_p=0.9, seed=7, step=1)
     >>> Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
     Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
+    >>> Sampler(temperature=[0.5, 0], seed=7)([[1.0, 3.0, 2.0, 0.0], [1.0, 3.0, 2.0, 0.0]])
+    array([1, 1])
     """
 
     __slots__ = (
@@ -107,7 +117,7 @@ class Sampler:
         self,
         stages: Iterable[Stage] | None = None,
         *,
-        min_tokens_to_keep: int | None = 1,
+        min_tokens_to_keep: Integers | None = 1,
         ties: str = "id",
         seed: int | None = None,
         rng: np.random.Generator | None = None,
@@ -122,8 +132,8 @@ class Sampler:
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
-        self._min_tokens_to_keep = check_integer(
-            "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
+        self._min_tokens_to_keep: Any = _FLOOR.check_per_row(
+            "min_tokens_to_keep", min_tokens_to_keep
         )
         self._ties = check_choice("ties", ties, ("id", "all"))
         self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
@@ -188,8 +198,8 @@ class Sampler:
         return self._stages
 
     @property
-    def min_tokens_to_keep(self) -> int:
-        """The floor of every truncation."""
+    def min_tokens_to_keep(self) -> Any:
+        """The floor of every truncation: an int, or a read-only array of one per row."""
         return self._min_tokens_to_keep
 
     @property
@@ -238,7 +248,8 @@ class Sampler:
         TypeError
             If `logits` are no array of floats on the CPU.
         ValueError
-            If they have the wrong shape, or, unless ``on_invalid="flag"``, a row is invalid.
+            If they have the wrong shape, a setting is one per row of another batch, or, unless
+            ``on_invalid="flag"``, a row is invalid.
         """
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
@@ -377,7 +388,8 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; an invalid row always raises, and so does a tensor that requires grad.
+            As a call; an invalid row always raises, and so does a tensor that requires grad, or a
+            setting that is an array.
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
@@ -488,10 +500,11 @@ class Sampler:
         parts = []
         if not self._named:
             parts.append(f"[{', '.join(map(repr, settings.pop('stages')))}]")
+        ranges = {"min_tokens_to_keep": _FLOOR, **{n: one.range for n, one in STAGES.items()}}
         parts += [
-            f"{name}={show(value)}"
+            f"{name}={ranges[name].show(value) if name in ranges else repr(value)}"
             for name, value in settings.items()
-            if name == "seed" or value != _DEFAULTS[name]
+            if name == "seed" or isinstance(value, np.ndarray) or value != _DEFAULTS[name]
         ]
         return f"Sampler({', '.join(parts)})"
 
@@ -516,8 +529,7 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
     for stage in named:
         if not stage.is_off:
             raise TypeError(
-                f"`stages` and `{stage.setting}` exclude each other: put "
-                f"{type(stage).__name__}({show(stage.value)}) into the chain"
+                f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
             )
     try:
         chain = tuple(stages)

@@ -2,7 +2,8 @@
 
 It explains what the core computes and is the oracle of its tests. `kept` runs the stages and
 gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
-`log_mass` follow. Every function takes one row. Slow: it sorts the vocabulary.
+`log_mass` follow. Every function takes one row, and stages whose settings are numbers: of an array
+of settings, ``stage.at(row)``. Slow: it sorts the vocabulary.
 """
 
 from __future__ import annotations

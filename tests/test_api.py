@@ -49,9 +49,10 @@ INTEGER = {
     "seed": (r"an integer in \[0, 2\*\*64\)", (-1, 2**64, 2**70)),
     "step": (r"an integer in \[0, 2\*\*64\]", (-1, 2**64 + 1, 2**70)),  # 2**64: none is left
 }
-NO_NUMBER = ("0.5", b"1", [1], (1,), {}, np.array([1]), np.array([0.5, 0.5]), np.array(1),
-             np.array(0.5), True, False, np.True_, np.False_, 1j, np.complex64(1), Decimal("0.5"),
-             object(), torch.tensor(1), torch.tensor(0.5), "", np.str_("1"))  # fmt: skip
+NO_NUMBER = ("0.5", b"1", {}, True, False, np.True_, np.False_, 1j, np.complex64(1),
+             Decimal("0.5"), object(), "", np.str_("1"))  # fmt: skip
+ARRAYS = ([1], (1,), np.array([1]), np.array([0.5, 0.5]), np.array(1), np.array(0.5),
+          torch.tensor(1), torch.tensor(0.5))  # fmt: skip
 
 BAD = [
     *((name, value, ValueError, wanted)
@@ -64,6 +65,7 @@ BAD = [
       for name, (wanted, _) in INTEGER.items() for value in (np.int64(-1), np.int8(-128))),
     *((name, value, TypeError, wanted)
       for name, (wanted, _) in (REAL | INTEGER).items() for value in NO_NUMBER),
+    *((name, value, TypeError, INTEGER[name][0]) for name in ("seed", "step") for value in ARRAYS),
     *((name, value, TypeError, wanted)
       for name, (wanted, _) in INTEGER.items()
       for value in (1.0, 40.5, nan, inf, np.float64(2), Fraction(4, 2))),

@@ -390,7 +390,7 @@ def test_bad_arguments(make):
         ("top_p", -0.1, ValueError, r"a float in \[0, 1\]"),
         ("top_p", nan, ValueError, r"a float in \[0, 1\]"),
         ("min_p", 1.7, ValueError, r"a float in \[0, 1\]"),
-        ("min_p", [0.1], TypeError, r"a float in \[0, 1\]"),
+        ("min_p", ["0.1"], TypeError, r"a float in \[0, 1\]"),
         ("min_tokens_to_keep", 0, ValueError, "an integer >= 1"),
         ("min_tokens_to_keep", 1.0, TypeError, "an integer >= 1"),
         ("filter_value", nan, ValueError, "a float"),

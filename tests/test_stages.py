@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import sampler
 from law import TABLE
 from sampler import Sampler, reference, stages
+from sampler._checks import Integers, Reals
 from sampler.stages import STAGES, Stage
 
 PACKAGE = Path(sampler.__file__).parent
@@ -86,6 +87,9 @@ def test_a_stage_of_somebody_else_is_refused():
         def __init__(self):
             pass
 
+        def __repr__(self):
+            return "Other()"
+
     with pytest.raises(TypeError, match=r"^`stages` has to hold stages such as"):
         Sampler([Other()])
 
@@ -104,7 +108,7 @@ def test_off_changes_nothing(stage):
 def test_signatures_list_the_settings():
     parameters = inspect.signature(Sampler).parameters
     shown = [(name, p.default, p.annotation) for name, p in parameters.items() if name in STAGES]
-    kinds = {float: float | None, int: int | None}
+    kinds = {float: Reals | None, int: Integers | None}
     assert shown == [(name, one.off, kinds[one.range.kind]) for name, one in STAGES.items()]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
     assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]

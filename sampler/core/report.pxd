@@ -10,7 +10,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport qsort
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, is_interrupted, row_of
+from sampler.core.job cimport Job, chain_of, is_interrupted, row_of
 from sampler.core.kernels cimport (
     BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Candidates, Cut, Mass, Tempering, block_start,
     blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
@@ -33,7 +33,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef Item *items = scratch.items
     cdef bint among_candidates
     cdef double log_mass, raw_log_mass = 0.0, kept_log_mass = 0.0, x
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         blank_row(job, row)
         return False
     raw = s.tempering
@@ -115,7 +115,7 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef bint shifted
     cdef char *out = job.out + row * job.out_stride
     cdef int64_t i
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         for i in range(job.vocab):
             if job.kind == FLOAT64:
                 (<double *> out)[i] = -INFINITY

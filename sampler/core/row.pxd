@@ -80,7 +80,7 @@ cdef struct Bounded:
     double error
 
 
-# A sampler's stages that are on, in order, and what follows from them: see `complete_chain`.
+# The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
     int stages[MAX_STAGES]

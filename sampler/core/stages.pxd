@@ -154,6 +154,14 @@ cdef inline double product(double a, double b) noexcept nogil:
     return max(a * b, 5e-324)
 
 
+cdef inline void add_stage(Chain *chain, int stage, double value) noexcept nogil:
+    """Append a stage to a chain, unless it is off there: NaN."""
+    if value == value:
+        chain.stages[chain.count] = stage
+        chain.values[chain.count] = value
+        chain.count += 1
+
+
 cdef inline void complete_chain(Chain *chain) noexcept nogil:
     """Fill in what follows from the stages of a chain."""
     cdef bint greedy = False, cuts = False
