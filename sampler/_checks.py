@@ -160,6 +160,11 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return str(value)  # a subclass of str has a repr of its own
 
 
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` has to be True or False, but is {value!r}")
+
+
 def check_logprobs(value: int | None) -> int:
     return 0 if value is None else check_integer("logprobs", value, 0, 2**40, "an integer >= 0")
 

@@ -85,12 +85,12 @@ from sampler.core.kernels cimport (
     fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in, most_blocks,
     philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
-from sampler.core.report cimport filter_row, log_of_raw_mass, read_distribution, sample_row
+from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
-    LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST,
-    TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for, rounding,
-    scan_row, set_temperature
+    LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
+    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for,
+    rounding, scan_row, set_temperature
 )
 from sampler.core.search cimport PICKED
 from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
@@ -133,7 +133,7 @@ cdef enum:
     READ_COST = 1
     MASS_COST = 4
     FILTER_COST = 10
-    EXACT_COST = 25
+    REPORT_COST = 10
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
 
@@ -384,7 +384,7 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws, top-p and the kept mass at a temperature were settled by each
+    """How often, since import, draws, top-p and the log of a mass were settled by each
     kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
     exact one of the row."""
     with _lock:
@@ -393,7 +393,8 @@ def counts():
                       "fine": _counts[DRAWS_FINE], "exact": _counts[DRAWS_EXACT]},
             "top_p": {"candidates": _counts[TOP_P_CANDIDATES], "fast": _counts[TOP_P_FAST],
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
-            "log_mass": {"fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
+            "log_mass": {"candidates": _counts[LOG_MASS_CANDIDATES],
+                         "fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
         }
 
 
@@ -677,12 +678,14 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
-    of these, (2, batch, any).
+    under the law, (1, batch, n); the top arrays the first ones, (1, batch, any). To have the raw
+    ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs (3, batch, n), with the
+    raw ones and the kept log mass; the top arrays (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
     cdef Job job
+    cdef bint raw = tokens.shape[0] == 4
     cdef int64_t row, i, n = tokens.shape[2], top = top_ids.shape[2]
     rows.init_job(&job)
     job.do_row = sample_row
@@ -690,12 +693,13 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     job.flag_invalid = flag_invalid
     job.n = n
     job.top = top
+    job.raw = raw
     job.given = keys is None
-    job.cost = EXACT_COST
+    job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == logprobs.shape[0] == 3
-            and top_ids.shape[0] == top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
+            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 1 + 2 * raw
+            and top_ids.shape[0] == top_logprobs.shape[0] == 1 + raw and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
     if job.given:
@@ -705,11 +709,14 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                     raise ValueError("the tokens have to be in [0, vocab)")
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
-        job.logprobs, job.raw_logprobs = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
-        job.log_mass = &logprobs[2, 0, 0]
+        job.logprobs = &logprobs[0, 0, 0]
+        if raw:
+            job.raw_ranks = &tokens[3, 0, 0]
+            job.raw_logprobs, job.log_mass = &logprobs[1, 0, 0], &logprobs[2, 0, 0]
     if job.batch > 0 and top > 0:
-        job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
-        job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
+        job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
+        if raw:
+            job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
     if not job.given:
         set_uniforms(&job, keys, streams, steps, first_draw)
     return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
@@ -882,8 +889,8 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
 
 
 def whole_masses(Rows rows, double temperature):
-    """What one pass says of the one row: the log of its exact mass at temperature 1, its fine mass
-    at another, and the bound of that, +inf where that mass is not used."""
+    """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
+    another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
     cdef Job job
     cdef RowState s
     cdef CChain chain
@@ -896,7 +903,8 @@ def whole_masses(Rows rows, double temperature):
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
-        return log_of_raw_mass(&s), s.whole, s.whole_error
+        find_whole_masses(&s)
+        return (s.raw.mass, s.raw.error), (s.whole.mass, s.whole.error)
     finally:
         release(scratch)
 

@@ -169,6 +169,7 @@ class Engine:
         n: int,
         top: int,
         *,
+        raw: bool = False,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
@@ -176,10 +177,11 @@ class Engine:
     ) -> Samples:
         """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
 
-        The arrays have shape (batch, n), the top lists (batch, top).
+        The arrays have shape (batch, n), the top lists (batch, top); the raw ones are None unless
+        asked for.
         """
-        tokens = np.empty((3, source.batch, n), np.int64)
-        return self._report(source, self._keys, tokens, top, streams, steps, first_draw, name)
+        figures = np.empty((4 if raw else 3, source.batch, n), np.int64)
+        return self._report(source, self._keys, figures, top, streams, steps, first_draw, name)
 
     def score(
         self,
@@ -187,6 +189,7 @@ class Engine:
         tokens: _IntArray,
         top: int,
         *,
+        raw: bool = False,
         steps: _WordArray | None = None,
         name: str = "logits",
     ) -> Samples:
@@ -194,7 +197,7 @@ class Engine:
 
         `steps` are for error messages alone.
         """
-        figures = np.empty((3, *tokens.shape), np.int64)
+        figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
         return self._report(source, None, figures, top, None, steps, 0, name)
 
@@ -202,26 +205,32 @@ class Engine:
         self,
         source: Logits,
         keys: _core.KeyedUniforms | None,
-        tokens: _IntArray,
+        figures: _IntArray,
         top: int,
         streams: _WordArray | None,
         steps: _WordArray | None,
         first_draw: int,
         name: str,
     ) -> Samples:
-        """Fill `tokens`, (3, batch, n), and the rest; without keys `tokens[0]` is given."""
+        """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
+
+        Without keys `figures[0]` is given.
+        """
         rows = self._rows_of(source)
-        logs = np.empty(tokens.shape)
-        top_ids = np.empty((2, rows.batch, top), np.int64)
-        top_logs = np.empty((2, rows.batch, top))
+        raw = len(figures) == 4
+        logs = np.empty((3 if raw else 1, *figures.shape[1:]))
+        top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
+        top_logs = np.empty((1 + raw, rows.batch, top))
         invalid = _core.sample_tokens(
-            self._chain, rows, keys, tokens, logs, top_ids, top_logs, self._flag_invalid,
+            self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
             self._workers(), streams, steps, first_draw,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
+        shown = (figures[0], logs[0], figures[1], figures[2], top_ids[0], top_logs[0])
+        if raw:
+            return Samples(*shown, logs[1], figures[3], logs[2], top_ids[1], top_logs[1])
+        return Samples(*shown)
 
     def filter(self, source: Logits, *, name: str = "logits") -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""

@@ -15,6 +15,7 @@ from sampler._checks import (
     U64_TEXT,
     Integers,
     check_choice,
+    check_flag,
     check_integer,
     check_logprobs,
     check_numbers,
@@ -264,6 +265,7 @@ class Sampler:
         step: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
+        raw: bool = False,
         dtype: str | None = None,
     ) -> Samples:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
@@ -281,6 +283,9 @@ class Sampler:
             ``n=``.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
+        raw : bool
+            Also give the figures under the model's own softmax and the kept mass: the fields
+            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -296,7 +301,7 @@ class Sampler:
         Examples
         --------
         >>> from sampler import Sampler
-        >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3)
+        >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3, raw=True)
         >>> int(r.tokens), float(r.logprobs.round(3)), int(r.ranks), int(r.kept)
         (2, -1.313, 2, 2)
         >>> r.top_ids, r.raw_top_ids
@@ -308,7 +313,8 @@ class Sampler:
         top = check_logprobs(logprobs)
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
-        r = self._engine.sample(source, count, top, streams=streams, steps=steps)
+        check_flag("raw", raw)
+        r = self._engine.sample(source, count, top, raw=raw, streams=streams, steps=steps)
         return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
@@ -317,6 +323,7 @@ class Sampler:
         tokens: Any,
         *,
         logprobs: int | None = None,
+        raw: bool = False,
         dtype: str | None = None,
     ) -> Samples:
         """Tell of given tokens what `sample` tells of those it draws. Never moves the step.
@@ -329,6 +336,9 @@ class Sampler:
             One token a row, or n; for a single row without `batch`.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
+        raw : bool
+            Also give the figures under the model's own softmax and the kept mass: the fields
+            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -345,7 +355,7 @@ class Sampler:
         Examples
         --------
         >>> from sampler import Sampler
-        >>> r = Sampler(top_k=2).score([1.0, 3.0, 2.0, 0.0], [1, 0])
+        >>> r = Sampler(top_k=2).score([1.0, 3.0, 2.0, 0.0], [1, 0], raw=True)
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
@@ -355,7 +365,8 @@ class Sampler:
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        r = self._engine.score(source, given, top)
+        check_flag("raw", raw)
+        r = self._engine.score(source, given, top, raw=raw)
         return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
     def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:

@@ -1,6 +1,7 @@
 """`Sampler`, `Samples`, `Distribution`: settings, errors, steps, streams, and what they tell."""
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -436,13 +437,14 @@ def test_flagged_rows(settings, kind):
     mixed, clean = as_kind(bad, kind), as_kind(good, kind)
     assert s(mixed)[rows].tolist() == [-1, -1]
     for n in (None, 3):
-        a = s.sample(mixed, step=4, n=n, logprobs=5)
-        b = s.sample(clean, step=4, n=n, logprobs=5)
+        a = s.sample(mixed, step=4, n=n, logprobs=5, raw=True)
+        b = s.sample(clean, step=4, n=n, logprobs=5, raw=True)
         for name in Samples.__dataclass_fields__:
             left, right = getattr(a, name), getattr(b, name)
             assert left[others].tobytes() == right[others].tobytes(), name
         assert np.all(a.tokens[rows] == -1)
         assert np.all(a.ranks[rows] == 0)
+        assert np.all(a.raw_ranks[rows] == 0)
         assert np.all(a.kept[rows] == 0)
         assert np.all(np.isnan(a.logprobs[rows]))
         assert np.all(np.isnan(a.raw_logprobs[rows]))
@@ -468,7 +470,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     row[-1] = nan
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
     rows = _core.Rows(words, _core.KINDS["float32"], False)
-    tokens = np.full((3, batch, 1), 7)
+    tokens = np.full((4, batch, 1), 7)
     logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
     ids, keys = np.empty((2, batch, 0), np.int64), _core.KeyedUniforms(0, 0)
     chain = _core.Chain([])
@@ -567,13 +569,13 @@ def test_threads_of_different_vocabularies():
     # Scratch memory goes from hand to hand between calls of different sizes.
     rows = [random_rows(3, vocab, vocab) for vocab in (1, 70, 3000, 20000)]
     s = Sampler(top_p=0.95, temperature=3.0, seed=7)
-    expected = [s.sample(x, step=1, n=3, logprobs=4) for x in rows]
+    expected = [s.sample(x, step=1, n=3, logprobs=4, raw=True) for x in rows]
     wrong = []
 
     def work(turn):
         for i in range(40):
             x = (turn + i) % len(rows)
-            got = s.sample(rows[x], step=1, n=3, logprobs=4)
+            got = s.sample(rows[x], step=1, n=3, logprobs=4, raw=True)
             wrong.extend(
                 (x, name)
                 for name in Samples.__dataclass_fields__
@@ -599,11 +601,11 @@ def tokens_at(s, row, stream, step, draws=1):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "top_p": 0.95}, {"top_k": 40}])
 def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
     s, rows = Sampler(**settings, seed=7), random_rows(9)
-    batch = s.sample(rows, step=3, logprobs=3)
+    batch = s.sample(rows, step=3, logprobs=3, raw=True)
     n = s.sample(rows, step=3, n=4)
     assert np.array_equal(batch.tokens, s.sample(rows, step=3, streams=range(9)).tokens)
     for i, row in enumerate(rows):
-        lone = s.sample(row, step=3, streams=i, logprobs=3)
+        lone = s.sample(row, step=3, streams=i, logprobs=3, raw=True)
         for name in Samples.__dataclass_fields__:
             assert getattr(lone, name).tobytes() == getattr(batch, name)[i].tobytes(), name
         assert n.tokens[i].tolist() == s.sample(row, step=3, streams=[i], n=4).tokens.tolist()
@@ -740,20 +742,24 @@ def test_draws_have_their_place_in_the_counter():
     assert np.array_equal(r.tokens[:, :6], fewer.tokens)
 
 
+@pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("top", [None, 0, 3, 9])
 @pytest.mark.parametrize("n", [None, 1, 5])
 @pytest.mark.parametrize("batch", [None, 0, 1, 3])
-def test_shapes(batch, n, top):
+def test_shapes(batch, n, top, raw):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
-    r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top)
+    r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top, raw=raw)
     lead = () if batch is None else (batch,)
-    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
+    for name in ("tokens", "logprobs", "ranks", "kept", "raw_logprobs", "raw_ranks", "log_mass"):
         value = getattr(r, name)
+        if not raw and name.startswith(("raw", "log_mass")):
+            assert value is None
+            continue
         assert value.shape == (lead if n is None else (*lead, n)), name
         assert value.dtype == (np.float64 if "log" in name else np.int64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
-        if top is None:
+        if top is None or not (raw or name.startswith("top")):
             assert value is None
         else:
             assert value.shape == (*lead, top), name
@@ -795,7 +801,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
     if vocab > 4:
         rows[:, ::5] = -inf
     top = 12
-    r = s.sample(rows, step=2, n=6, logprobs=top)
+    r = s.sample(rows, step=2, n=6, logprobs=top, raw=True)
     for i, row in enumerate(rows):
         state, raw = law(s, row), reference.kept(row, [])
         logprobs = dict(zip(state.ids.tolist(), reference.logprobs(state), strict=True))
@@ -805,7 +811,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
             assert token == reference.draw(state, vocab, reference.uniform(7, i, 2, j))
             assert r.logprobs[i, j] == pytest.approx(logprobs[token], abs=1e-12, rel=1e-13)
             assert r.raw_logprobs[i, j] == pytest.approx(raw_logprobs[token], abs=1e-12, rel=1e-13)
-            assert r.ranks[i, j] == place[token]
+            assert r.ranks[i, j] == r.raw_ranks[i, j] == place[token]
             assert r.kept[i, j] == len(state.ids)
         for ids, logs, of, known in (
             (r.top_ids[i], r.top_logprobs[i], state, logprobs),
@@ -820,8 +826,15 @@ def test_samples_tell_the_law(settings, tied, vocab):
 
 def test_logprobs_do_not_depend_on_what_is_asked():
     s, rows = Sampler(top_p=0.9, seed=7), random_rows(3, 5000)
-    full = s.sample(rows, step=1, n=3, logprobs=8)
-    few = s.sample(rows, step=1, logprobs=2)
+    full = s.sample(rows, step=1, n=3, logprobs=8, raw=True)
+    few = s.sample(rows, step=1, logprobs=2, raw=True)
+    bare = s.sample(rows, step=1, logprobs=2)
+    for field in dataclasses.fields(Samples):
+        name, value = field.name, getattr(bare, field.name)
+        if name.startswith(("raw", "log_mass")):
+            assert value is None, name
+        else:
+            assert value.tobytes() == getattr(few, name).tobytes(), name
     assert few.logprobs.tobytes() == full.logprobs[:, 0].tobytes()
     assert few.raw_logprobs.tobytes() == full.raw_logprobs[:, 0].tobytes()
     assert few.top_logprobs.tobytes() == full.top_logprobs[:, :2].tobytes()
@@ -858,7 +871,7 @@ def test_distribution_is_the_law(settings):
     [([0.0] * 8, math.log(8)), ([5.0], 0.0), ([0.0, -inf, 0.0], math.log(2)), ([0.0, -1e4], 0.0)],
 )
 def test_entropy(logits, entropy):
-    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=1e-15)
+    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=2.0**-32)
 
 
 def test_an_underflowing_token_stays_kept():

@@ -162,6 +162,9 @@ cdef inline double accumulate(RowState *s, double *cumulative) noexcept nogil:
         for b in range(blocks_in(&s.row)):
             count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
             add_on(weights, count, &mass, cumulative + block_start(&s.row, b))
+        s.tier = EXACT  # the total is; that of the blocks is not kept
+        s.total = mass_value(mass)
+        s.error = 0.0
     return mass_value(mass)
 
 

@@ -44,6 +44,8 @@ cdef struct Job:
     int64_t *ranks
     int64_t *kept
     double *logprobs
+    bint raw              # whether these are asked for as well:
+    int64_t *raw_ranks
     double *raw_logprobs
     double *log_mass
     int64_t *top_ids      # top per row
