@@ -16,6 +16,7 @@ from sampler import _tensors
 
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
+MOST_TOKENS = 2**27  # of a row
 
 
 def check_real(name: str, value: object, low: float, high: float, range_text: str) -> float:
@@ -51,6 +52,11 @@ class Range:
     note: str = ""  # for error messages
 
     @property
+    def noun(self) -> str:
+        """What the setting is, as parameter lines of docstrings write it."""
+        return self.kind.__name__
+
+    @property
     def interval(self) -> str:
         """Its ends, as the documents write them."""
         return f">= {self.low}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
@@ -65,6 +71,32 @@ class Range:
             return check_real(name, value, self.low, self.high, str(self))
         assert self.high is None
         return check_integer(name, value, int(self.low), None, str(self))
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Any token ids: what a setting may be that names tokens."""
+
+    noun = "sequence of int"
+    interval = "each >= 0"
+
+    def __str__(self) -> str:
+        return "a sequence of integers >= 0"
+
+    def check(self, name: str, value: Any) -> tuple[int, ...]:
+        """`value` as a tuple, ascending, each id once; TypeError or ValueError in one form."""
+        if isinstance(value, (set, frozenset, range)):
+            value = list(value)
+        array = as_array(name, value)
+        if array.size == 0 and array.dtype.kind == "f":
+            array = array.astype(np.int64)  # NumPy makes floats of an empty list
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
+        found = np.unique(array)
+        if found.size and not 0 <= int(found[0]) <= int(found[-1]) < MOST_TOKENS:
+            one = int(found[0] if found[0] < 0 else found[-1])
+            raise ValueError(f"`{name}` has to be {self}, but one is {one}")
+        return tuple(found.tolist())
 
 
 def reals(low: float, high: float) -> Range:

@@ -70,7 +70,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport pymutex
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -80,9 +80,9 @@ from sampler.core.job cimport (
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_ISAS, SOFTMAX, WORD, Mass, Row, exp_canonical, fetch_add,
-    fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in, most_blocks,
-    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    MOST_TOKENS, SAMPLER_ISAS, SOFTMAX, WORD, Edits as CEdits, Mass, Row, edit_row, exp_canonical,
+    fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in,
+    most_blocks, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, log_of_raw_mass, read_distribution, sample_row
 from sampler.core.row cimport (
@@ -300,13 +300,19 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
 
 
 cdef tuple first_invalid(int64_t index, const Row *row):
-    """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite."""
+    """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite, and -2 where
+    that is so because of the edits."""
     cdef int64_t i
     cdef double x
+    cdef Row raw = row[0]
     for i in range(row.n):
         x = row.kernels.at(row, i)
         if not x < INFINITY:
             return index, i, x
+    edit_row(&raw, NULL)
+    for i in range(row.n):
+        if row.kernels.at(&raw, i) != -INFINITY:
+            return index, -2, -INFINITY
     return index, -1, -INFINITY
 
 
@@ -397,6 +403,67 @@ def counts():
 
 
 @cython.final
+cdef class Edits:
+    """What is changed of rows before anything looks at them.
+
+    Parameters
+    ----------
+    vocab : int
+        How many logits a row has.
+    ids, values : buffers of shape (n,), int64 and float64
+        Logits of every row that have another value: ids ascending, each once, in [0, vocab); the
+        values numbers that the rows' dtype has, or -inf.
+    allowed : buffer of shape (batch, any), int32, optional
+        Bit j & 31 of word j >> 5: whether token j may be drawn; the tokens beyond are not, and what
+        is beyond the tokens is not read. Never written to.
+    """
+
+    cdef CEdits *_rows
+    cdef int64_t *_first
+    cdef int64_t _vocab
+    cdef int64_t _batch  # 0 where the same edits are for every row
+    cdef const int64_t[::1] _ids
+    cdef const double[::1] _values
+    cdef const int32_t[:, ::1] _allowed
+
+    def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values,
+                  const int32_t[:, ::1] allowed=None):
+        cdef int64_t i, n = ids.shape[0], chunk, chunks = (vocab + BLOCK - 1) // BLOCK
+        cdef CEdits edits
+        self._vocab = vocab
+        self._ids, self._values, self._allowed = ids, values, allowed
+        self._batch = 0 if allowed is None else allowed.shape[0]
+        if values.shape[0] != n or (allowed is not None and allowed.shape[1] == 0):
+            raise ValueError("one value for each id, and at least one word for each row")
+        for i in range(n):
+            if not (ids[i - 1] if i > 0 else -1) < ids[i] < vocab:
+                raise ValueError("the ids have to ascend, in [0, vocab)")
+        memset(&edits, 0, sizeof(CEdits))
+        if n > 0:
+            self._first = <int64_t *> malloc((chunks + 1) * sizeof(int64_t))
+            if self._first == NULL:
+                raise MemoryError()
+            i = 0
+            for chunk in range(chunks + 1):
+                while i < n and ids[i] < chunk * BLOCK:
+                    i += 1
+                self._first[chunk] = i
+            edits.ids, edits.values, edits.first = &ids[0], &values[0], self._first
+        self._rows = <CEdits *> malloc(max(<int64_t> 1, self._batch) * sizeof(CEdits))
+        if self._rows == NULL:
+            raise MemoryError()
+        self._rows[0] = edits
+        for i in range(self._batch):
+            edits.allowed = &allowed[i, 0]
+            edits.words = min(allowed.shape[1], (vocab + 31) // 32)
+            self._rows[i] = edits
+
+    def __dealloc__(self):
+        free(self._rows)
+        free(self._first)
+
+
+@cython.final
 cdef class Rows:
     """A batch of rows of logits: an array, the kind of its floats, and their byte order.
 
@@ -419,6 +486,7 @@ cdef class Rows:
     cdef bint _swapped
     cdef ptrdiff_t _row_stride
     cdef ptrdiff_t _stride
+    cdef Edits _edits
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
@@ -446,6 +514,12 @@ cdef class Rows:
         if self._held:
             PyBuffer_Release(&self._buffer)
 
+    def edit(self, Edits edits not None):
+        """Let every call on these rows read them with edits."""
+        if edits._vocab != self.vocab or edits._batch not in (0, self.batch):
+            raise ValueError("the edits have to be of these rows")
+        self._edits = edits
+
     cdef void init_job(self, Job *job) noexcept:
         """Begin a job on these rows, in which nothing else is set."""
         memset(job, 0, sizeof(Job))
@@ -456,6 +530,9 @@ cdef class Rows:
         job.vocab = self.vocab
         job.kind = self._kind
         job.swapped = self._swapped
+        if self._edits is not None:
+            job.edits = self._edits._rows
+            job.edits_step = 1 if self._edits._batch > 0 else 0
 
 
 @cython.final

@@ -17,22 +17,25 @@ import numpy.typing as npt
 from sampler import _core
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
-from sampler.stages import Stage
+from sampler.stages import Edit, Stage
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
+_MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
 
 
 class InvalidLogit(NamedTuple):
     """The first thing in a call's rows that no law is defined for."""
 
     row: int
-    token: int  # -1 where the whole row is -inf
+    token: int  # -1 where the whole row is -inf; -2 where the edits make it so
     value: float
 
     def error(self, name: str, steps: _WordArray | None = None) -> ValueError:
         """Say where it is among rows, which the caller knows as `name`."""
         where = f"row {self.row}" if steps is None else f"row {self.row} at step {steps[self.row]}"
+        if self.token == -2:
+            return ValueError(f"the mask and the bans leave no token in {where}")
         if self.token < 0:
             return ValueError(
                 f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
@@ -44,6 +47,8 @@ class InvalidLogit(NamedTuple):
 
     def error_of_one_row(self, name: str) -> ValueError:
         """Say where it is in the only row."""
+        if self.token == -2:
+            return ValueError(f"the mask and the bans leave no token in `{name}`")
         if self.token < 0:
             return ValueError(f"`{name}` has to hold a finite value, but is -inf throughout")
         return ValueError(
@@ -58,13 +63,35 @@ def make_chain(
     min_tokens_to_keep: int = 1,
     tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
-    """Put the stages that are on into the core's form; `tier` is the first to ask, for tests."""
+    """Put the scales and cuts that are on into the core's form; `tier` is the first to ask, for
+    tests."""
     return _core.Chain(
-        [(_core.STAGES[stage.setting], stage.value) for stage in stages if not stage.is_off],
+        [
+            (_core.STAGES[stage.setting], stage.value)
+            for stage in stages
+            if not (stage.is_off or isinstance(stage, Edit))
+        ],
         ties == "all",
         min_tokens_to_keep,
         tier,
     )
+
+
+class _Prepared(NamedTuple):
+    """What edits do to every row of a vocabulary."""
+
+    vocab: int
+    ids: _IntArray
+    values: npt.NDArray[np.float64]
+    edits: _core.Edits
+
+    @classmethod
+    def of(cls, edits: Iterable[Edit], vocab: int) -> _Prepared:
+        pairs = [edit.pairs(vocab) for edit in edits]
+        # Every edit is a ban so far, so the order is of no account, nor is a second one.
+        ids = np.unique(np.concatenate([ids for ids, _ in pairs] or [np.empty(0, np.int64)]))
+        values = np.full(len(ids), -np.inf)
+        return cls(vocab, ids, values, _core.Edits(vocab, ids, values))
 
 
 class Engine:
@@ -76,11 +103,20 @@ class Engine:
         Whether the operating system gave the seed, so that nobody counts on it.
     """
 
-    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "seed_is_fresh")
+    __slots__ = (
+        "_chain",
+        "_edits",
+        "_flag_invalid",
+        "_keys",
+        "_prepared",
+        "_threads",
+        "seed_is_fresh",
+    )
 
     def __init__(
         self,
         chain: _core.Chain,
+        edits: Iterable[Stage],
         *,
         seed: int,
         step: int,
@@ -89,6 +125,8 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
+        self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
+        self._prepared: _Prepared | None = None  # the edits, for the last vocabulary
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -104,9 +142,12 @@ class Engine:
         """The step that the next draw without `steps` takes."""
         return self._keys.step
 
-    def draw_token(self, source: Logits) -> int:
+    def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        found = _core.draw_token(self._chain, source.rows(), self._keys, self._flag_invalid)
+        rows = source.rows()
+        if mask is not None or self._edits:
+            self._edit(rows, mask)
+        found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
         return found
@@ -118,6 +159,7 @@ class Engine:
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> _IntArray:
         """Draw one token per row, shape (batch,); take a step unless `steps` are given.
@@ -125,6 +167,8 @@ class Engine:
         `first_draw` is the draw index, and `name` what error messages call the logits.
         """
         rows = source.rows()
+        if mask is not None or self._edits:
+            self._edit(rows, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
@@ -143,6 +187,7 @@ class Engine:
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
         """Draw `n` tokens per row, from draw index `first_draw` on; list the `top` first ones.
@@ -150,7 +195,9 @@ class Engine:
         The arrays have shape (batch, n), the top lists (batch, top).
         """
         tokens = np.empty((3, source.batch, n), np.int64)
-        return self._report(source, self._keys, tokens, top, streams, steps, first_draw, name)
+        return self._report(
+            source, self._keys, tokens, top, streams, steps, first_draw, mask, name
+        )
 
     def score(
         self,
@@ -159,6 +206,7 @@ class Engine:
         top: int,
         *,
         steps: _WordArray | None = None,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
         """Return what `sample` does, of given tokens: (batch, n), each in [0, vocab).
@@ -167,7 +215,7 @@ class Engine:
         """
         figures = np.empty((3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, top, None, steps, 0, name)
+        return self._report(source, None, figures, top, None, steps, 0, mask, name)
 
     def _report(
         self,
@@ -178,10 +226,13 @@ class Engine:
         streams: _WordArray | None,
         steps: _WordArray | None,
         first_draw: int,
+        mask: _MaskWords | None,
         name: str,
     ) -> Samples:
         """Fill `tokens`, (3, batch, n), and the rest; without keys `tokens[0]` is given."""
         rows = source.rows()
+        if mask is not None or self._edits:
+            self._edit(rows, mask)
         logs = np.empty(tokens.shape)
         top_ids = np.empty((2, rows.batch, top), np.int64)
         top_logs = np.empty((2, rows.batch, top))
@@ -194,9 +245,13 @@ class Engine:
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
         return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
 
-    def filter(self, source: Logits, *, name: str = "logits") -> npt.NDArray[Any]:
+    def filter(
+        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"
+    ) -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
         rows = source.rows()
+        if mask is not None or self._edits:
+            self._edit(rows, mask)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
@@ -205,15 +260,30 @@ class Engine:
             raise InvalidLogit(*invalid).error(name)
         return source.to_dtype(result.reshape(source.array.shape))
 
-    def distribution(self, source: Logits, *, name: str = "row") -> Distribution:
+    def distribution(
+        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "row"
+    ) -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
         rows = source.rows()
+        if mask is not None or self._edits:
+            self._edit(rows, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+
+    def _edit(self, rows: _core.Rows, mask: _MaskWords | None) -> None:
+        """Let the rows be read with the sampler's edits, and with a mask of `read_mask`."""
+        prepared = self._prepared
+        if prepared is None or prepared.vocab != rows.vocab:
+            prepared = self._prepared = _Prepared.of(self._edits, rows.vocab)
+        rows.edit(
+            prepared.edits
+            if mask is None
+            else _core.Edits(rows.vocab, prepared.ids, prepared.values, mask)
+        )
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

@@ -141,7 +141,7 @@ static inline void set_isa(int number) { isa = isas + number; }
 
 static inline Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, int swapped)
 {
-    Row row = {data, stride, n, kind, swapped, 0, 0, BLOCK, NULL, NULL};
+    Row row = {data, stride, n, kind, swapped, 0, 0, BLOCK, NULL, NULL, NULL};
     const ptrdiff_t size = kind == FLOAT64 ? 8 : kind == FLOAT32 ? 4 : 2;
     row.direct = !swapped && stride == size && (uintptr_t)data % (uintptr_t)size == 0;
     row.in_place = row.direct && kind >= FLOAT32;
@@ -149,6 +149,13 @@ static inline Row make_row(const char *data, ptrdiff_t stride, int64_t n, int ki
     if (row.direct && n > 4 * BLOCK && (uintptr_t)data % 64 != 0)
         row.lead = (int64_t)(64 - (uintptr_t)data % 64) / size;
     return row;
+}
+
+/* Let a row be read with edits. */
+static inline void edit_row(Row *row, const Edits *edits)
+{
+    row->edits = edits;
+    row->in_place = 0;
 }
 
 #endif

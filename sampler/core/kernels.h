@@ -5,7 +5,8 @@
  * at or above a double; FN(name) gives the functions names of their own.
  *
  * Whatever the dtype, the stride or the byte order, `load` hands the loops a contiguous block,
- * padded with -inf to whole groups; a native contiguous row is handed over in place. So every loop
+ * padded with -inf to whole groups; a native contiguous row is handed over in place. Edits of the
+ * row are applied there too, and in `at`: nothing else reads a row. So every loop
  * sees aligned counts and is plain C that a compiler vectorises: a fixed number of explicit lanes
  * where a sum or a maximum crosses elements, hence the same bits on every instruction set.
  */
@@ -54,12 +55,65 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
     return buffer;
 }
 
+/* to[i] = x[i] where bit i of the words is set, else -inf; i < n, a whole number of LANES. */
+INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
+{
+    WORD_OF_REAL lane_bits[LANES];
+    EACH_LANE (l)
+        lane_bits[l] = (WORD_OF_REAL)1 << l;
+    for (int64_t i = 0; i < n; i += LANES) {
+        const WORD_OF_REAL lanes = (WORD_OF_REAL)(bits[i / WORD] >> i % WORD & 0xffff);
+        EACH_LANE (l) {
+            const REAL value = x[i + l];
+            to[i + l] = lanes & lane_bits[l] ? value : -(REAL)INFINITY;
+        }
+    }
+}
+
+/* As `load`, of a row with edits: a block that has none is handed over as any other, and one that
+ * is forbidden throughout is not read. The padding stays -inf: no bit is set and no id lies there.
+ */
+NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    const Edits *edits = row->edits;
+    const REAL *x = buffer;
+    uint64_t bits[BLOCK / WORD];
+    const int allowed =
+        edits->allowed ? find_allowed(edits, start, count, bits) : (int)ALL_ALLOWED;
+    if (allowed == NONE_ALLOWED) {
+        for (int64_t i = 0; i < whole_groups(count); i++)
+            buffer[i] = -(REAL)INFINITY;
+        return buffer;
+    }
+    if (row->direct && row->kind >= FLOAT32 && count % GROUP == 0)
+        x = (const REAL *)row->data + start;
+    else
+        FN(copy)(row, start, count, buffer);
+    if (allowed == SOME_ALLOWED) {
+        FN(hide)(x, whole_words(count), bits, buffer);
+        x = buffer;
+    }
+    if (!edits->ids)
+        return x;
+    const int64_t end = edits->first[(start + count - 1) / BLOCK + 1];
+    for (int64_t i = first_edit(edits, start); i < end && edits->ids[i] < start + count; i++) {
+        const int64_t place = edits->ids[i] - start;
+        if (x != buffer)
+            memcpy(buffer, x, (size_t)count * sizeof *buffer);
+        x = buffer;
+        if (allowed == ALL_ALLOWED || bits[place / WORD] >> place % WORD & 1)
+            buffer[place] = (REAL)edits->values[i];
+    }
+    return x;
+}
+
 /* The same, in place where that can be. */
 INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     if (row->in_place && count % GROUP == 0)
         return (const REAL *)row->data + start;
-    return FN(copy)(row, start, count, buffer);
+    return row->edits ? FN(load_edited)(row, start, count, buffer)
+                      : FN(copy)(row, start, count, buffer);
 }
 
 /* ----------------------------------------------------------------------------- the read pass */
@@ -116,6 +170,29 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
 }
 #endif
 
+/* The maxima of a block that need not be loaded for them; whether it is one. */
+INLINE int FN(scan_unloaded)(const Row *row, int64_t start, int64_t count, REAL *maxima)
+{
+    const Edits *edits = row->edits;
+    uint64_t bits[BLOCK / WORD];
+    int allowed = ALL_ALLOWED;
+    if (edits && edits->allowed)
+        allowed = find_allowed(edits, start, count, bits);
+    if (allowed == NONE_ALLOWED) {
+        EACH_LANE (l)
+            maxima[l] = -(REAL)INFINITY;
+        return 1;
+    }
+#ifdef REAL_IS_FLOAT
+    if (row->kind == BFLOAT16 && row->direct && count == BLOCK && allowed == ALL_ALLOWED &&
+        !(edits && edits->ids && has_edit(edits, start, count))) {
+        FN(scan_words)((const uint16_t *)row->data + start, maxima);
+        return 1;
+    }
+#endif
+    return 0;
+}
+
 /* The read pass: fills the maxima_in(n) maxima of a row. */
 static void FN(scan)(const Row *row, void *maxima)
 {
@@ -123,12 +200,8 @@ static void FN(scan)(const Row *row, void *maxima)
     const int64_t blocks = blocks_in(row);
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t count = block_size(row, b);
-#ifdef REAL_IS_FLOAT
-        if (row->kind == BFLOAT16 && row->direct && count == BLOCK) {
-            FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
+        if (!row->in_place && FN(scan_unloaded)(row, block_start(row, b), count, m + b * LANES))
             continue;
-        }
-#endif
         const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
         /* Compilers do better by a length that they know. */
         if (count == BLOCK)
@@ -332,8 +405,8 @@ static int64_t FN(find)(const Row *row, double value, int64_t nth)
     return -1;
 }
 
-/* One logit. */
-static double FN(at)(const Row *row, int64_t token)
+/* One logit, as it is in memory. */
+INLINE double FN(stored)(const Row *row, int64_t token)
 {
     const char *p = row->data + token * row->stride;
 #ifdef REAL_IS_FLOAT
@@ -344,6 +417,13 @@ static double FN(at)(const Row *row, int64_t token)
 #else
     return double_of_bits(word64(p, row->swapped));
 #endif
+}
+
+/* One logit. */
+static double FN(at)(const Row *row, int64_t token)
+{
+    const double x = FN(stored)(row, token);
+    return row->edits ? edited_logit(row->edits, token, x) : x;
 }
 
 /* Of the logits at first, first + step ..., those with low <= x < high, into values, which holds

@@ -8,7 +8,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport qsort
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, is_interrupted, row_of
+from sampler.core.job cimport Job, is_interrupted, raw_row_of, row_of
 from sampler.core.kernels cimport (
     BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Cut, Mass, Tempering, block_start, blocks_in,
     keeps, log_canonical, make_tempering, mass_value, nearest, tempered
@@ -87,7 +87,37 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
             if keeps(s.cut, x, items[i].id):
                 job.top_ids[row * top + i] = items[i].id
                 job.top_logprobs[row * top + i] = log_share(&s, x, log_mass)
+    if s.row.edits != NULL:
+        report_raw(job, row, scratch)
     return True
+
+
+cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    """The raw results of an edited row: those of the row as it came in, NaN where it is invalid.
+
+    Uses the scratch of the edited row, so it is the last thing to do.
+    """
+    cdef RowState s
+    cdef int64_t i, found = 0
+    cdef double x, log_mass = NAN
+    cdef bint valid = scan_row(&s, scratch, job.chain, raw_row_of(job, row))
+    if valid:
+        log_mass = log_canonical(mass_value(
+            s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL)))
+    for i in range(row * job.n, (row + 1) * job.n):
+        x = s.row.kernels.at(&s.row, job.tokens[i])
+        job.raw_logprobs[i] = NAN if not valid else -INFINITY
+        if valid and x > -INFINITY:
+            job.raw_logprobs[i] = raw_log_share(&s.tempering, x, log_mass)
+    if valid and job.top > 0:
+        found = top_items(&s, min(job.top, s.row.n), scratch.items)
+    for i in range(job.top):
+        job.raw_top_ids[row * job.top + i] = -1
+        job.raw_top_logprobs[row * job.top + i] = NAN if not valid else -INFINITY
+    for i in range(found):
+        job.raw_top_ids[row * job.top + i] = scratch.items[i].id
+        job.raw_top_logprobs[row * job.top + i] = raw_log_share(
+            &s.tempering, scratch.items[i].value, log_mass)
 
 
 cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:

@@ -26,6 +26,17 @@ enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP };
 
 typedef struct Kernels Kernels; /* dispatch.h */
 
+/* What is changed of a row before anything looks at it: single logits that have another value, and
+ * tokens that are not allowed. Both are -inf where they are forbidden, whatever the logit is: it
+ * may be NaN. */
+typedef struct {
+    const int64_t *ids;    /* of the logits with another value: ascending, each in [0, n) */
+    const double *values;  /* the values: -inf, or numbers that the row's loops work on */
+    const int64_t *first;  /* first[c] .. first[c + 1] are those in [c BLOCK, (c + 1) BLOCK) */
+    const int32_t *allowed; /* bit j & 31 of word j >> 5: whether token j is; NULL: all are */
+    int64_t words;         /* the tokens beyond these are not */
+} Edits;
+
 typedef struct {
     const char *data;       /* the first logit */
     ptrdiff_t stride;       /* bytes from one logit to the next; any sign, 0 too */
@@ -39,6 +50,7 @@ typedef struct {
     /* What `scan` has written: the largest of every LANES-th logit of each block, LANES values a
      * block, padded with -inf to whole words; double for FLOAT64, else float. */
     const void *maxima;
+    const Edits *edits; /* NULL where there are none; a row with some is not `in_place` */
 } Row;
 
 /* Blocks have BLOCK logits, save the last one, and the first one where that lets all others
@@ -70,6 +82,68 @@ static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WO
 
 /* How many maxima a row with so many blocks has, padding included. */
 static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LANES); }
+
+/* ---------------------------------------------------------------------------------- its edits */
+
+/* Bit i: whether token + i is allowed, i < WORD. Nothing is said of tokens beyond the row. */
+static inline uint64_t allowed_from(const Edits *edits, int64_t token)
+{
+    const int64_t at = token >> 5;
+    const int shift = (int)(token & 31);
+    uint64_t words[3] = {0, 0, 0};
+    for (int64_t i = 0; i < 3 && at + i < edits->words; i++)
+        words[i] = (uint32_t)edits->allowed[at + i];
+    /* In two steps, since a shift by 64 is undefined. */
+    return (words[0] | words[1] << 32) >> shift | words[2] << 1 << (63 - shift);
+}
+
+/* Of `count` <= BLOCK tokens from `start` on, those that are allowed, a word for each WORD of them;
+ * 0 where none is, 1 where some are, 2 where all are. */
+enum { NONE_ALLOWED, SOME_ALLOWED, ALL_ALLOWED };
+static inline int find_allowed(const Edits *edits, int64_t start, int64_t count, uint64_t *bits)
+{
+    uint64_t any = 0, missing = 0;
+    for (int64_t j = 0; j < count; j += WORD) {
+        const uint64_t in_block = count - j < WORD ? (UINT64_C(1) << (count - j)) - 1 : UINT64_MAX;
+        const uint64_t allowed = allowed_from(edits, start + j);
+        bits[j / WORD] = allowed & in_block;
+        any |= allowed & in_block;
+        missing |= ~allowed & in_block;
+    }
+    return any == 0 ? NONE_ALLOWED : missing ? SOME_ALLOWED : ALL_ALLOWED;
+}
+
+/* The first of the logits with another value that is at or after `token`, as a place in `ids`. */
+static inline int64_t first_edit(const Edits *edits, int64_t token)
+{
+    int64_t i = edits->first[token / BLOCK];
+    const int64_t end = edits->first[token / BLOCK + 1];
+    while (i < end && edits->ids[i] < token)
+        i++;
+    return i;
+}
+
+/* Whether any logit of `count` from `start` on has another value. */
+static inline int has_edit(const Edits *edits, int64_t start, int64_t count)
+{
+    const int64_t i = first_edit(edits, start);
+    return i < edits->first[(start + count - 1) / BLOCK + 1] && edits->ids[i] < start + count;
+}
+
+/* The logit of a token, of which `x` is in memory. */
+static inline double edited_logit(const Edits *edits, int64_t token, double x)
+{
+    if (edits->allowed && !(allowed_from(edits, token) & 1))
+        return -INFINITY;
+    if (edits->ids) {
+        const int64_t i = first_edit(edits, token);
+        if (i < edits->first[token / BLOCK + 1] && edits->ids[i] == token)
+            return edits->values[i];
+    }
+    return x;
+}
+
+/* -------------------------------------------------------------------------------- its numbers */
 
 INLINE uint16_t word16(const char *p, int swapped)
 {
