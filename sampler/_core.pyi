@@ -20,7 +20,6 @@ class Edits:
         vocab: int,
         ids: npt.NDArray[np.int64],
         values: npt.NDArray[np.float64],
-        allowed: npt.NDArray[np.int32] | None = None,
     ) -> Self: ...
 
 @final
@@ -28,7 +27,7 @@ class Rows:
     batch: int
     vocab: int
     def __new__(cls, words: npt.NDArray[Any], kind: int, swapped: bool) -> Self: ...
-    def edit(self, edits: Edits) -> None: ...
+    def edit(self, edits: Edits, mask: npt.NDArray[np.int32] | None = None) -> None: ...
 
 @final
 class Chain:

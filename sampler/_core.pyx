@@ -216,6 +216,9 @@ cdef size_t lay_out(Scratch *scratch, int64_t vocab) noexcept:
     cdef int64_t blocks = most_blocks(vocab), maxima = maxima_in(blocks) * sizeof(double)
     scratch.maxima = carve(scratch, &used, maxima)
     scratch.folded = carve(scratch, &used, maxima)
+    # A loop over a block's bits may read 8 bytes more.
+    scratch.mask = <uint64_t *> carve(scratch, &used, (blocks * (BLOCK // WORD) + 1)
+                                      * sizeof(uint64_t))
     scratch.candidates.values = <double *> carve(scratch, &used, room * sizeof(double))
     scratch.candidates.ids = <int64_t *> carve(scratch, &used, room * sizeof(int64_t))
     scratch.candidates.weights = <double *> carve(scratch, &used, room * sizeof(double))
@@ -404,62 +407,45 @@ def counts():
 
 @cython.final
 cdef class Edits:
-    """What is changed of rows before anything looks at them.
+    """Logits that have another value, the same in every row.
 
     Parameters
     ----------
     vocab : int
         How many logits a row has.
     ids, values : buffers of shape (n,), int64 and float64
-        Logits of every row that have another value: ids ascending, each once, in [0, vocab); the
-        values numbers that the rows' dtype has, or -inf.
-    allowed : buffer of shape (batch, any), int32, optional
-        Bit j & 31 of word j >> 5: whether token j may be drawn; the tokens beyond are not, and what
-        is beyond the tokens is not read. Never written to.
+        Ids ascending, each once, in [0, vocab); the values numbers that the rows' dtype has, or
+        -inf.
     """
 
-    cdef CEdits *_rows
-    cdef int64_t *_first
+    cdef CEdits edits
     cdef int64_t _vocab
-    cdef int64_t _batch  # 0 where the same edits are for every row
+    cdef int64_t *_first
     cdef const int64_t[::1] _ids
     cdef const double[::1] _values
-    cdef const int32_t[:, ::1] _allowed
 
-    def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values,
-                  const int32_t[:, ::1] allowed=None):
+    def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values):
         cdef int64_t i, n = ids.shape[0], chunk, chunks = (vocab + BLOCK - 1) // BLOCK
-        cdef CEdits edits
         self._vocab = vocab
-        self._ids, self._values, self._allowed = ids, values, allowed
-        self._batch = 0 if allowed is None else allowed.shape[0]
-        if values.shape[0] != n or (allowed is not None and allowed.shape[1] == 0):
-            raise ValueError("one value for each id, and at least one word for each row")
+        self._ids, self._values = ids, values
+        if values.shape[0] != n:
+            raise ValueError("one value for each id")
         for i in range(n):
             if not (ids[i - 1] if i > 0 else -1) < ids[i] < vocab:
                 raise ValueError("the ids have to ascend, in [0, vocab)")
-        memset(&edits, 0, sizeof(CEdits))
-        if n > 0:
-            self._first = <int64_t *> malloc((chunks + 1) * sizeof(int64_t))
-            if self._first == NULL:
-                raise MemoryError()
-            i = 0
-            for chunk in range(chunks + 1):
-                while i < n and ids[i] < chunk * BLOCK:
-                    i += 1
-                self._first[chunk] = i
-            edits.ids, edits.values, edits.first = &ids[0], &values[0], self._first
-        self._rows = <CEdits *> malloc(max(<int64_t> 1, self._batch) * sizeof(CEdits))
-        if self._rows == NULL:
+        if n == 0:
+            return
+        self._first = <int64_t *> malloc((chunks + 1) * sizeof(int64_t))
+        if self._first == NULL:
             raise MemoryError()
-        self._rows[0] = edits
-        for i in range(self._batch):
-            edits.allowed = &allowed[i, 0]
-            edits.words = min(allowed.shape[1], (vocab + 31) // 32)
-            self._rows[i] = edits
+        i = 0
+        for chunk in range(chunks + 1):
+            while i < n and ids[i] < chunk * BLOCK:
+                i += 1
+            self._first[chunk] = i
+        self.edits.ids, self.edits.values, self.edits.first = &ids[0], &values[0], self._first
 
     def __dealloc__(self):
-        free(self._rows)
         free(self._first)
 
 
@@ -487,6 +473,9 @@ cdef class Rows:
     cdef ptrdiff_t _row_stride
     cdef ptrdiff_t _stride
     cdef Edits _edits
+    cdef CEdits *_masked  # the edits of each row, where there is a mask
+    cdef Py_buffer _mask
+    cdef bint _is_masked  # whether `_mask` is held
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
@@ -513,12 +502,37 @@ cdef class Rows:
     def __dealloc__(self):
         if self._held:
             PyBuffer_Release(&self._buffer)
+        if self._is_masked:
+            PyBuffer_Release(&self._mask)
+        free(self._masked)
 
-    def edit(self, Edits edits not None):
-        """Let every call on these rows read them with edits."""
-        if edits._vocab != self.vocab or edits._batch not in (0, self.batch):
-            raise ValueError("the edits have to be of these rows")
+    def edit(self, Edits edits not None, mask=None):
+        """Let every call on these rows read them with edits: once.
+
+        mask : buffer of shape (batch, any), int32, contiguous, at least one word per row. Bit j & 31
+        of word j >> 5 is whether token j may be drawn; tokens beyond are not, and bits beyond the
+        tokens are not looked at. Never written to.
+        """
+        cdef int64_t i, words
+        if self._edits is not None or edits._vocab != self.vocab:
+            raise ValueError("the edits have to be of these rows, and the first")
         self._edits = edits
+        if mask is None:
+            return
+        PyObject_GetBuffer(mask, &self._mask, PyBUF_STRIDES)
+        self._is_masked = True
+        words = self._mask.shape[1] if self._mask.ndim == 2 else 0
+        if (words < 1 or self._mask.shape[0] != self.batch or self._mask.itemsize != 4
+                or self._mask.strides[1] != 4):
+            raise ValueError("the mask has to have words for each of these rows")
+        self._masked = <CEdits *> malloc(max(<int64_t> 1, self.batch) * sizeof(CEdits))
+        if self._masked == NULL:
+            raise MemoryError()
+        for i in range(self.batch):
+            self._masked[i] = edits.edits
+            self._masked[i].allowed = <const int32_t *> (<const char *> self._mask.buf
+                                                         + i * self._mask.strides[0])
+            self._masked[i].words = min(words, (self.vocab + 31) // 32)
 
     cdef void init_job(self, Job *job) noexcept:
         """Begin a job on these rows, in which nothing else is set."""
@@ -530,9 +544,11 @@ cdef class Rows:
         job.vocab = self.vocab
         job.kind = self._kind
         job.swapped = self._swapped
-        if self._edits is not None:
-            job.edits = self._edits._rows
-            job.edits_step = 1 if self._edits._batch > 0 else 0
+        if self._masked != NULL:
+            job.edits = self._masked
+            job.edits_step = 1
+        elif self._edits is not None:
+            job.edits = &self._edits.edits
 
 
 @cython.final

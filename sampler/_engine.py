@@ -77,21 +77,12 @@ def make_chain(
     )
 
 
-class _Prepared(NamedTuple):
-    """What edits do to every row of a vocabulary."""
-
-    vocab: int
-    ids: _IntArray
-    values: npt.NDArray[np.float64]
-    edits: _core.Edits
-
-    @classmethod
-    def of(cls, edits: Iterable[Edit], vocab: int) -> _Prepared:
-        pairs = [edit.pairs(vocab) for edit in edits]
-        # Every edit is a ban so far, so the order is of no account, nor is a second one.
-        ids = np.unique(np.concatenate([ids for ids, _ in pairs] or [np.empty(0, np.int64)]))
-        values = np.full(len(ids), -np.inf)
-        return cls(vocab, ids, values, _core.Edits(vocab, ids, values))
+def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
+    """Put edits into the core's form."""
+    # Every edit is a ban so far: their order is of no account.
+    ids = [edit.pairs(vocab)[0] for edit in edits]
+    banned = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
+    return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
 class Engine:
@@ -126,7 +117,7 @@ class Engine:
     ) -> None:
         self._chain = chain
         self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
-        self._prepared: _Prepared | None = None  # the edits, for the last vocabulary
+        self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -277,13 +268,9 @@ class Engine:
     def _edit(self, rows: _core.Rows, mask: _MaskWords | None) -> None:
         """Let the rows be read with the sampler's edits, and with a mask of `read_mask`."""
         prepared = self._prepared
-        if prepared is None or prepared.vocab != rows.vocab:
-            prepared = self._prepared = _Prepared.of(self._edits, rows.vocab)
-        rows.edit(
-            prepared.edits
-            if mask is None
-            else _core.Edits(rows.vocab, prepared.ids, prepared.values, mask)
-        )
+        if prepared is None or prepared[0] != rows.vocab:
+            prepared = self._prepared = (rows.vocab, _edits_of(self._edits, rows.vocab))
+        rows.edit(prepared[1], mask)
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

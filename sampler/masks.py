@@ -20,6 +20,7 @@ from sampler._inputs import kind_of
 
 _Words = npt.NDArray[np.int32]
 _BITS = 32
+_INT32 = np.dtype(np.int32)
 
 
 def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
@@ -47,6 +48,14 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     """
     *batch, vocab = shape
     rows = batch[0] if batch else 1
+    width = -(-vocab // _BITS)
+    if (
+        type(mask) is np.ndarray
+        and mask.dtype is _INT32
+        and mask.shape == (*batch, width)
+        and mask.flags.c_contiguous
+    ):
+        return mask.reshape(rows, width)  # the usual, quickly
     if isinstance(mask, (list, tuple)):
         lists = [as_array("mask", row) for row in (mask if batch else [mask])]
         if not any(one.dtype == np.bool_ for one in lists):
@@ -64,7 +73,6 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
         raise TypeError(
             f"`mask` has to be int32 words, bools, or lists of allowed ids, but is {found}"
         )
-    width = -(-vocab // _BITS)
     if array.ndim not in (len(batch) + 1, 2) or (array.ndim == 2 and array.shape[0] != rows):
         raise ValueError(
             f"`mask` has to be of shape {(*batch, width)} for logits of shape {shape}, where it is "

@@ -84,6 +84,8 @@ static void CANDIDATES(split)(const double *values, const double *weights, int64
         CANDIDATES(split_with)(values, NULL, n, t, split, 0);
 }
 
+static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, bits); }
+
 /* ---------------------------------------------------------------------- for both element types */
 
 /* a * b + c as fast as can be, for what need not have the same bits everywhere. */

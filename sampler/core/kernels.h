@@ -55,18 +55,103 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
     return buffer;
 }
 
-/* to[i] = x[i] where bit i of the words is set, else -inf; i < n, a whole number of LANES. */
+/* x[r * IN_VECTOR ...], r < LANES / IN_VECTOR, where the bits from bit i on allow it, -inf elsewhere:
+ * the smaller of it and +inf or -inf, so an allowed NaN is +inf, which is as invalid. `bits` may be
+ * read up to 8 bytes from bit i on. */
+#if defined(SAMPLER_X86) && ISA == 2 && defined(REAL_IS_FLOAT)
+#define VECTOR __m512
+#define IN_VECTOR 16
+#define MOST_OF _mm512_max_ps
+#define STORE _mm512_storeu_ps
+#define NONE _mm512_set1_ps(-INFINITY)
+INLINE __m512 FN(allowed)(const float *x, const char *bits, int r)
+{
+    const __mmask16 lanes = _load_mask16((__mmask16 *)(bits + 2 * r));
+    return _mm512_mask_min_ps(NONE, lanes, _mm512_loadu_ps(x), _mm512_set1_ps(INFINITY));
+}
+#elif defined(SAMPLER_X86) && ISA == 2
+#define VECTOR __m512d
+#define IN_VECTOR 8
+#define MOST_OF _mm512_max_pd
+#define STORE _mm512_storeu_pd
+#define NONE _mm512_set1_pd(-INFINITY)
+INLINE __m512d FN(allowed)(const double *x, const char *bits, int r)
+{
+    const __mmask8 lanes = (__mmask8)bits[r];
+    return _mm512_mask_min_pd(NONE, lanes, _mm512_loadu_pd(x), _mm512_set1_pd(INFINITY));
+}
+#elif defined(SAMPLER_X86) && ISA == 1 && defined(REAL_IS_FLOAT)
+#define VECTOR __m256
+#define IN_VECTOR 8
+#define MOST_OF _mm256_max_ps
+#define STORE _mm256_storeu_ps
+#define NONE _mm256_set1_ps(-INFINITY)
+INLINE __m256 FN(allowed)(const float *x, const char *bits, int r)
+{
+    /* Shift a lane's bit to the sign, by which blendv chooses. */
+    int32_t lanes;
+    memcpy(&lanes, bits, sizeof lanes);
+    const __m256i by = _mm256_sub_epi32(_mm256_set1_epi32(31 - IN_VECTOR * r),
+                                        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i sign = _mm256_sllv_epi32(_mm256_set1_epi32(lanes), by);
+    return _mm256_min_ps(_mm256_loadu_ps(x), _mm256_blendv_ps(NONE, _mm256_set1_ps(INFINITY),
+                                                              _mm256_castsi256_ps(sign)));
+}
+#elif defined(SAMPLER_X86) && ISA == 1
+#define VECTOR __m256d
+#define IN_VECTOR 4
+#define MOST_OF _mm256_max_pd
+#define STORE _mm256_storeu_pd
+#define NONE _mm256_set1_pd(-INFINITY)
+INLINE __m256d FN(allowed)(const double *x, const char *bits, int r)
+{
+    int64_t lanes;
+    memcpy(&lanes, bits, sizeof lanes);
+    const __m256i by = _mm256_sub_epi64(_mm256_set1_epi64x(63 - IN_VECTOR * r),
+                                        _mm256_setr_epi64x(0, 1, 2, 3));
+    const __m256i sign = _mm256_sllv_epi64(_mm256_set1_epi64x(lanes), by);
+    return _mm256_min_pd(_mm256_loadu_pd(x), _mm256_blendv_pd(NONE, _mm256_set1_pd(INFINITY),
+                                                              _mm256_castsi256_pd(sign)));
+}
+#elif defined(SAMPLER_X86) && defined(REAL_IS_FLOAT)
+#define VECTOR __m128
+#define IN_VECTOR 4
+#define MOST_OF _mm_max_ps
+#define STORE _mm_storeu_ps
+#define NONE _mm_set1_ps(-INFINITY)
+INLINE __m128 FN(allowed)(const float *x, const char *bits, int r)
+{
+    const int lanes = (unsigned char)bits[r / 2] >> r % 2 * IN_VECTOR & 15;
+    return _mm_min_ps(_mm_loadu_ps(x), _mm_load_ps(limits_of_four[lanes]));
+}
+#elif defined(SAMPLER_X86)
+#define VECTOR __m128d
+#define IN_VECTOR 2
+#define MOST_OF _mm_max_pd
+#define STORE _mm_storeu_pd
+#define NONE _mm_set1_pd(-INFINITY)
+INLINE __m128d FN(allowed)(const double *x, const char *bits, int r)
+{
+    const int lanes = (unsigned char)bits[r / 4] >> r % 4 * IN_VECTOR & 3;
+    return _mm_min_pd(_mm_loadu_pd(x), _mm_load_pd(limits_of_two[lanes]));
+}
+#endif
+
+/* to[i] = x[i] where it is allowed, else -inf; i < n, a whole number of LANES. */
 INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
 {
-    WORD_OF_REAL lane_bits[LANES];
-    EACH_LANE (l)
-        lane_bits[l] = (WORD_OF_REAL)1 << l;
     for (int64_t i = 0; i < n; i += LANES) {
-        const WORD_OF_REAL lanes = (WORD_OF_REAL)(bits[i / WORD] >> i % WORD & 0xffff);
+#ifdef VECTOR
+        for (int r = 0; r < LANES / IN_VECTOR; r++)
+            STORE(to + i + r * IN_VECTOR,
+                  FN(allowed)(x + i + r * IN_VECTOR, (const char *)bits + i / 8, r));
+#else
+        const unsigned lanes = bits[i / WORD] >> i % WORD & 0xffff;
         EACH_LANE (l) {
             const REAL value = x[i + l];
-            to[i + l] = lanes & lane_bits[l] ? value : -(REAL)INFINITY;
+            to[i + l] = lanes & 1u << l ? value : -(REAL)INFINITY;
         }
+#endif
     }
 }
 
@@ -77,9 +162,8 @@ NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t coun
 {
     const Edits *edits = row->edits;
     const REAL *x = buffer;
-    uint64_t bits[BLOCK / WORD];
-    const int allowed =
-        edits->allowed ? find_allowed(edits, start, count, bits) : (int)ALL_ALLOWED;
+    const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
+    const int allowed = bits ? how_many(bits) : (int)ALL_ALLOWED;
     if (allowed == NONE_ALLOWED) {
         for (int64_t i = 0; i < whole_groups(count); i++)
             buffer[i] = -(REAL)INFINITY;
@@ -89,7 +173,7 @@ NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t coun
         x = (const REAL *)row->data + start;
     else
         FN(copy)(row, start, count, buffer);
-    if (allowed == SOME_ALLOWED) {
+    if (allowed != ALL_ALLOWED) {
         FN(hide)(x, whole_words(count), bits, buffer);
         x = buffer;
     }
@@ -170,37 +254,110 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
 }
 #endif
 
-/* The maxima of a block that need not be loaded for them; whether it is one. */
-INLINE int FN(scan_unloaded)(const Row *row, int64_t start, int64_t count, REAL *maxima)
+/* The maxima of those of a block's logits that are allowed: of the others none is looked at. +inf
+ * may stand for NaN. */
+INLINE void FN(scan_allowed)(const REAL *x, const uint64_t *bits, REAL *maxima)
+{
+#ifdef VECTOR
+    VECTOR largest[2][LANES / IN_VECTOR];
+    for (int r = 0; r < LANES / IN_VECTOR; r++)
+        largest[0][r] = largest[1][r] = NONE;
+    for (int i = 0; i < BLOCK; i += 2 * LANES)
+        for (int half = 0; half < 2; half++)
+            for (int r = 0; r < LANES / IN_VECTOR; r++)
+                largest[half][r] = MOST_OF(
+                    FN(allowed)(x + i + half * LANES + r * IN_VECTOR,
+                                (const char *)bits + (i + half * LANES) / 8, r),
+                    largest[half][r]);
+    for (int r = 0; r < LANES / IN_VECTOR; r++)
+        STORE(maxima + r * IN_VECTOR, MOST_OF(largest[0][r], largest[1][r]));
+#else
+    REAL shown[BLOCK];
+    FN(hide)(x, BLOCK, bits, shown);
+    FN(scan_block)(shown, BLOCK, maxima);
+#endif
+}
+
+/* One logit, as it is in memory. */
+INLINE double FN(stored)(const Row *row, int64_t token)
+{
+    const char *p = row->data + token * row->stride;
+#ifdef REAL_IS_FLOAT
+    if (row->kind == FLOAT32)
+        return (double)float_of_bits(word32(p, row->swapped));
+    const uint16_t word = word16(p, row->swapped);
+    return (double)(row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word));
+#else
+    return double_of_bits(word64(p, row->swapped));
+#endif
+}
+
+/* The same, where few are, one by one. */
+INLINE void FN(scan_few)(const Row *row, int64_t start, const uint64_t *bits, int64_t count,
+                         REAL *maxima)
+{
+    EACH_LANE (l)
+        maxima[l] = -(REAL)INFINITY;
+    for (int64_t j = 0; j < count; j += WORD)
+        for (uint64_t rest = bits[j / WORD]; rest; rest &= rest - 1) {
+            const int64_t place = j + first_bit(rest);
+            const REAL x = (REAL)FN(stored)(row, start + place);
+            REAL *most = maxima + place % LANES;
+            *most = x > *most || x != x ? x : *most;
+        }
+}
+
+/* The maxima of a block, if they can be found without `load`; returns whether. Lowers `allowed`, at
+ * most how many tokens of the row are. */
+INLINE int FN(scan_unloaded)(const Row *row, int64_t start, int64_t count, REAL *maxima,
+                             int64_t *allowed)
 {
     const Edits *edits = row->edits;
-    uint64_t bits[BLOCK / WORD];
-    int allowed = ALL_ALLOWED;
-    if (edits && edits->allowed)
-        allowed = find_allowed(edits, start, count, bits);
-    if (allowed == NONE_ALLOWED) {
+    const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
+    const int some = bits ? how_many(bits) : (int)ALL_ALLOWED;
+    if (some == NONE_ALLOWED) {
         EACH_LANE (l)
             maxima[l] = -(REAL)INFINITY;
+        *allowed -= count;
         return 1;
     }
+    if (edits && edits->ids && has_edit(edits, start, count))
+        return 0;
+    if (some == FEW_ALLOWED) {
+        FN(scan_few)(row, start, bits, count, maxima);
+        *allowed -= count - (count + WORD - 1) / WORD;
+        return 1;
+    }
+    if (row->direct && count == BLOCK) {
 #ifdef REAL_IS_FLOAT
-    if (row->kind == BFLOAT16 && row->direct && count == BLOCK && allowed == ALL_ALLOWED &&
-        !(edits && edits->ids && has_edit(edits, start, count))) {
-        FN(scan_words)((const uint16_t *)row->data + start, maxima);
-        return 1;
-    }
+        if (row->kind == BFLOAT16 && some == ALL_ALLOWED) {
+            FN(scan_words)((const uint16_t *)row->data + start, maxima);
+            return 1;
+        }
 #endif
+        if (row->kind >= FLOAT32 && some == ALL_ALLOWED) {
+            FN(scan_block)((const REAL *)row->data + start, BLOCK, maxima);
+            return 1;
+        }
+        if (row->kind >= FLOAT32) {
+            FN(scan_allowed)((const REAL *)row->data + start, bits, maxima);
+            return 1;
+        }
+    }
     return 0;
 }
 
-/* The read pass: fills the maxima_in(n) maxima of a row. */
-static void FN(scan)(const Row *row, void *maxima)
+/* The read pass: fills the maxima_in(n) maxima of a row. Returns at most how many tokens are
+ * allowed. */
+static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
     const int64_t blocks = blocks_in(row);
+    int64_t allowed = row->n;
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t count = block_size(row, b);
-        if (!row->in_place && FN(scan_unloaded)(row, block_start(row, b), count, m + b * LANES))
+        if (!row->in_place &&
+            FN(scan_unloaded)(row, block_start(row, b), count, m + b * LANES, &allowed))
             continue;
         const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
         /* Compilers do better by a length that they know. */
@@ -211,6 +368,7 @@ static void FN(scan)(const Row *row, void *maxima)
     }
     for (int64_t i = blocks * LANES; i < maxima_in(blocks_in(row)); i++)
         m[i] = -(REAL)INFINITY;
+    return allowed;
 }
 
 /* The largest logit of a scanned row; NaN if any logit is. */
@@ -342,6 +500,25 @@ INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
     return bits;
 }
 
+/* The same of a block of which few tokens are allowed; -1 where that is not known. */
+INLINE int64_t FN(gather_few)(const Row *row, int64_t start, REAL from, double high, double *values,
+                              int64_t *ids)
+{
+    const uint64_t *bits = mask_of(row, start);
+    int64_t found = 0;
+    if (how_many(bits) != FEW_ALLOWED)
+        return -1;
+    for (int64_t j = 0; j < BLOCK / WORD; j++)
+        if (bits[j]) {
+            const int64_t token = start + j * WORD + first_bit(bits[j]);
+            const double x = edited_logit(row->edits, token, FN(stored)(row, token));
+            values[found] = x;
+            ids[found] = token;
+            found += x >= (double)from && x < high;
+        }
+    return found;
+}
+
 /* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
  * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more
  * than that. low > -inf. */
@@ -363,8 +540,18 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
             const int in_four = first_bit(parts) / LANES;
             const int64_t b = i / LANES + in_four, start = block_start(row, b);
             const int64_t count = block_size(row, b);
-            const REAL *x = FN(load)(row, start, count, buffer);
             parts &= ~(UINT64_C(0xffff) << in_four * LANES);
+            if (row->allowed) {
+                const int64_t few =
+                    FN(gather_few)(row, start, from, high, values + found, ids + found);
+                if (few >= 0) {
+                    found += few;
+                    if (found > room)
+                        return -1;
+                    continue;
+                }
+            }
+            const REAL *x = FN(load)(row, start, count, buffer);
             for (int64_t j = 0; j < count; j += WORD) {
                 uint64_t bits = FN(reaching)(x + j, from);
                 if (bits == 0)
@@ -403,20 +590,6 @@ static int64_t FN(find)(const Row *row, double value, int64_t nth)
                 return block_start(row, b) + i;
     }
     return -1;
-}
-
-/* One logit, as it is in memory. */
-INLINE double FN(stored)(const Row *row, int64_t token)
-{
-    const char *p = row->data + token * row->stride;
-#ifdef REAL_IS_FLOAT
-    if (row->kind == FLOAT32)
-        return (double)float_of_bits(word32(p, row->swapped));
-    const uint16_t word = word16(p, row->swapped);
-    return (double)(row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word));
-#else
-    return double_of_bits(word64(p, row->swapped));
-#endif
 }
 
 /* One logit. */
@@ -759,3 +932,8 @@ static void FN(filter)(const Row *row, const Tempering *tempering, Cut cut, doub
 
 #undef LARGER
 #undef SMALLER
+#undef VECTOR
+#undef IN_VECTOR
+#undef MOST_OF
+#undef STORE
+#undef NONE

@@ -84,6 +84,7 @@ cdef extern from "rows.h" nogil:
         const Kernels *kernels
         const void *maxima
         const Edits *edits
+        const uint64_t *allowed
 
     int64_t blocks_in(const Row *row)
     int64_t block_start(const Row *row, int64_t b)
@@ -97,7 +98,7 @@ cdef extern from "rows.h" nogil:
 cdef extern from "dispatch.h" nogil:
     # Over rows, for one element type: kernels.h and softmax.h.
     ctypedef struct Kernels:
-        void (*scan)(const Row *, void *) noexcept nogil
+        int64_t (*scan)(const Row *, void *) noexcept nogil
         double (*top)(const Row *) noexcept nogil
         double (*bound)(const Row *, int64_t, void *) noexcept nogil
         int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *) noexcept nogil
@@ -126,6 +127,7 @@ cdef extern from "dispatch.h" nogil:
         void (*weigh)(const Tempering *, const double *, int64_t, double *) noexcept nogil
         Mass (*sum)(const double *, int64_t) noexcept nogil
         void (*split)(const double *, const double *, int64_t, double, Split *) noexcept nogil
+        void (*align)(const Row *, uint64_t *) noexcept nogil
 
     const Isa *isa
     int SAMPLER_ISAS

@@ -51,6 +51,8 @@ typedef struct {
      * block, padded with -inf to whole words; double for FLOAT64, else float. */
     const void *maxima;
     const Edits *edits; /* NULL where there are none; a row with some is not `in_place` */
+    /* What `align_mask` has written; NULL where there is no mask. */
+    const uint64_t *allowed;
 } Row;
 
 /* Blocks have BLOCK logits, save the last one, and the first one where that lets all others
@@ -85,32 +87,68 @@ static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LA
 
 /* ---------------------------------------------------------------------------------- its edits */
 
+/* 64 bits from bit `shift` < 32 of two words of 64 on. */
+INLINE uint64_t shifted_word(uint64_t low, uint64_t high, int shift)
+{
+    return low >> shift | high << 1 << (63 - shift); /* in two steps: a shift by 64 is undefined */
+}
+
 /* Bit i: whether token + i is allowed, i < WORD. Nothing is said of tokens beyond the row. */
 static inline uint64_t allowed_from(const Edits *edits, int64_t token)
 {
     const int64_t at = token >> 5;
-    const int shift = (int)(token & 31);
     uint64_t words[3] = {0, 0, 0};
     for (int64_t i = 0; i < 3 && at + i < edits->words; i++)
         words[i] = (uint32_t)edits->allowed[at + i];
-    /* In two steps, since a shift by 64 is undefined. */
-    return (words[0] | words[1] << 32) >> shift | words[2] << 1 << (63 - shift);
+    return shifted_word(words[0] | words[1] << 32, words[2], (int)(token & 31));
 }
 
-/* Of `count` <= BLOCK tokens from `start` on, those that are allowed, a word for each WORD of them;
- * 0 where none is, 1 where some are, 2 where all are. */
-enum { NONE_ALLOWED, SOME_ALLOWED, ALL_ALLOWED };
-static inline int find_allowed(const Edits *edits, int64_t start, int64_t count, uint64_t *bits)
+/* Write the mask of a row with one block by block, BLOCK / WORD words each: bit i of a block is
+ * whether its token i is allowed, 0 beyond its tokens. */
+INLINE void align_mask(const Row *row, uint64_t *bits)
 {
-    uint64_t any = 0, missing = 0;
-    for (int64_t j = 0; j < count; j += WORD) {
-        const uint64_t in_block = count - j < WORD ? (UINT64_C(1) << (count - j)) - 1 : UINT64_MAX;
-        const uint64_t allowed = allowed_from(edits, start + j);
-        bits[j / WORD] = allowed & in_block;
-        any |= allowed & in_block;
-        missing |= ~allowed & in_block;
+    const Edits *edits = row->edits;
+    for (int64_t b = 0; b < blocks_in(row); b++, bits += BLOCK / WORD) {
+        const int64_t start = block_start(row, b), count = block_size(row, b), at = start >> 5;
+        if (count == BLOCK && at + BLOCK / 32 + 2 <= edits->words) {
+            const uint32_t *words = (const uint32_t *)edits->allowed + at;
+            uint64_t pairs[BLOCK / WORD + 1];
+            for (int j = 0; j <= BLOCK / WORD; j++)
+                pairs[j] = words[2 * j] | (uint64_t)words[2 * j + 1] << 32;
+            for (int j = 0; j < BLOCK / WORD; j++)
+                bits[j] = shifted_word(pairs[j], pairs[j + 1], (int)(start & 31));
+        } else
+            for (int64_t j = 0; j < BLOCK; j += WORD) {
+                const int64_t rest = count - j;
+                const uint64_t in_block = rest >= WORD ? UINT64_MAX
+                                          : rest > 0   ? (UINT64_C(1) << rest) - 1
+                                                       : 0;
+                bits[j / WORD] = in_block ? allowed_from(edits, start + j) & in_block : 0;
+            }
     }
-    return any == 0 ? NONE_ALLOWED : missing ? SOME_ALLOWED : ALL_ALLOWED;
+}
+
+/* What the aligned mask of a block says of it: FEW is at most one token in each word. */
+enum { NONE_ALLOWED, FEW_ALLOWED, SOME_ALLOWED, ALL_ALLOWED };
+INLINE int how_many(const uint64_t *bits)
+{
+    uint64_t any = 0, several = 0, all = UINT64_MAX;
+    for (int j = 0; j < BLOCK / WORD; j++) {
+        any |= bits[j];
+        all &= bits[j];
+        several |= bits[j] & (bits[j] - 1);
+    }
+    return any == 0             ? NONE_ALLOWED
+           : several == 0       ? FEW_ALLOWED
+           : all == UINT64_MAX  ? ALL_ALLOWED
+                                : SOME_ALLOWED;
+}
+
+/* The aligned mask of the block that begins at `start`. */
+static inline const uint64_t *mask_of(const Row *row, int64_t start)
+{
+    const int64_t b = start == 0 ? 0 : 1 + (start - row->lead) / BLOCK;
+    return row->allowed + b * (BLOCK / WORD);
 }
 
 /* The first of the logits with another value that is at or after `token`, as a place in `ids`. */
