@@ -88,15 +88,16 @@ class Ids:
         if isinstance(value, (set, frozenset, range)):
             value = list(value)
         array = as_array(name, value)
-        if array.size == 0 and array.dtype.kind == "f":
-            array = array.astype(np.int64)  # NumPy makes floats of an empty list
-        if array.ndim != 1 or array.dtype.kind not in "iu":
+        # A list may hold integers beyond int64; NumPy makes floats of an empty one, and `as_array`
+        # objects of a ragged one.
+        fits = array.dtype.kind in "iu" or (array.dtype.kind == ("O" if array.size else "f"))
+        ids = array.tolist() if array.ndim == 1 and fits else [None]
+        if not all(isinstance(token, int) for token in ids):
             raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
-        found = np.unique(array)
-        if found.size and not 0 <= int(found[0]) <= int(found[-1]) < MOST_TOKENS:
-            one = int(found[0] if found[0] < 0 else found[-1])
-            raise ValueError(f"`{name}` has to be {self}, but one is {one}")
-        return tuple(found.tolist())
+        for token in ids:
+            if not 0 <= token < MOST_TOKENS:
+                raise ValueError(f"`{name}` has to be {self}, but one is {token}")
+        return tuple(sorted(set(ids)))
 
 
 def reals(low: float, high: float) -> Range:

@@ -28,7 +28,8 @@ is in core/, one concern a file, here in the order in which to read them:
 A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; everything a user can
    get wrong is caught in Python before this file is reached. What is re-checked here is what would
    be unsafe. Logits arrive as an array with a kind and a byte order, so that any dtype, stride and
-   alignment is one case; `kernels.h` widens them block by block.
+   alignment is one case; `kernels.h` widens them block by block. Edits, which are bans and masks,
+   are applied there too.
 
 B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
    in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages

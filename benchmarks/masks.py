@@ -1,0 +1,87 @@
+"""Time a draw with a mask or with bans against the bare draw.
+
+    make bench-masks
+
+Medians over the calls of a row, then over the rows; a ratio is taken row by row. Every mask is
+random: *dense* allows three tokens in four, *few* allows 100. Bools and ids are packed first, which
+is part of their time and is stated apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import click
+import numpy as np
+
+from _rows import SETTINGS, VOCAB, rows
+from _tables import new_console, new_table
+from sampler import Sampler, _core, build_info
+from sampler.masks import read_mask
+
+CALLS = 200
+
+
+def times(call: Callable[[], object]) -> float:
+    """The median time of a call, in microseconds."""
+    found = []
+    for _ in range(CALLS):
+        start = time.perf_counter_ns()
+        call()
+        found.append(time.perf_counter_ns() - start)
+    return median(found) / 1e3
+
+
+@click.command(help=__doc__.splitlines()[0])
+def main() -> None:
+    console = new_console()
+    rng = np.random.default_rng(0)
+    dense = rng.random(VOCAB) < 0.75
+    ids = np.sort(rng.choice(VOCAB, 100, replace=False))
+    few = np.isin(np.arange(VOCAB), ids)
+    shape = (VOCAB,)
+    masks = {
+        "dense words": read_mask(dense, shape)[0],
+        "100 allowed, words": read_mask(few, shape)[0],
+        "dense bools": dense,
+        "100 ids": ids.tolist(),
+    }
+    info = build_info()
+    for isa in reversed(info["isas"]):
+        _core.choose_isa(isa)
+        table = new_table(
+            f"V = {VOCAB:,}, float32, {isa}", "", right=("bare", *masks, "100 bans")
+        )
+        for setting in SETTINGS:
+            bare, banned = (
+                Sampler(**setting.keywords, suppress_tokens=bans, seed=0)
+                for bans in (None, ids.tolist())
+            )
+            columns: list[list[float]] = []
+            for row in rows(VOCAB):
+                columns.append(
+                    [
+                        times(lambda row=row: bare(row)),
+                        *(
+                            times(lambda row=row, mask=mask: bare(row, mask=mask))
+                            for mask in masks.values()
+                        ),
+                        times(lambda row=row: banned(row)),
+                    ]
+                )
+            first, *others = np.array(columns).T
+            table.add_row(
+                str(setting),
+                f"{median(first):.1f} us",
+                *(f"{median(one):.1f} us, {median(one / first):.2f}x" for one in others),
+            )
+        console.print(table)
+    packing = {name: times(lambda mask=mask: read_mask(mask, shape)) for name, mask in masks.items()}
+    console.print("Packing:", ", ".join(f"{name} {us:.1f} us" for name, us in packing.items()))
+    _core.choose_isa(info["isa"])
+
+
+if __name__ == "__main__":
+    main()
