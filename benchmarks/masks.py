@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import click
 import numpy as np
@@ -24,12 +25,12 @@ from sampler.masks import read_mask
 CALLS = 200
 
 
-def times(call: Callable[[], object]) -> float:
+def times(call: Callable[..., object], *args: Any, **more: Any) -> float:
     """The median time of a call, in microseconds."""
     found = []
     for _ in range(CALLS):
         start = time.perf_counter_ns()
-        call()
+        call(*args, **more)
         found.append(time.perf_counter_ns() - start)
     return median(found) / 1e3
 
@@ -51,26 +52,18 @@ def main() -> None:
     info = build_info()
     for isa in reversed(info["isas"]):
         _core.choose_isa(isa)
-        table = new_table(
-            f"V = {VOCAB:,}, float32, {isa}", "", right=("bare", *masks, "100 bans")
-        )
+        table = new_table(f"V = {VOCAB:,}, float32, {isa}", "", right=("bare", *masks, "100 bans"))
         for setting in SETTINGS:
             bare, banned = (
                 Sampler(**setting.keywords, suppress_tokens=bans, seed=0)
                 for bans in (None, ids.tolist())
             )
-            columns: list[list[float]] = []
-            for row in rows(VOCAB):
-                columns.append(
-                    [
-                        times(lambda row=row: bare(row)),
-                        *(
-                            times(lambda row=row, mask=mask: bare(row, mask=mask))
-                            for mask in masks.values()
-                        ),
-                        times(lambda row=row: banned(row)),
-                    ]
-                )
+            calls: list[tuple[Sampler, dict[str, Any]]] = [
+                (bare, {}),
+                *((bare, {"mask": mask}) for mask in masks.values()),
+                (banned, {}),
+            ]
+            columns = [[times(s, row, **more) for s, more in calls] for row in rows(VOCAB)]
             first, *others = np.array(columns).T
             table.add_row(
                 str(setting),
@@ -78,8 +71,8 @@ def main() -> None:
                 *(f"{median(one):.1f} us, {median(one / first):.2f}x" for one in others),
             )
         console.print(table)
-    packing = {name: times(lambda mask=mask: read_mask(mask, shape)) for name, mask in masks.items()}
-    console.print("Packing:", ", ".join(f"{name} {us:.1f} us" for name, us in packing.items()))
+    packing = [f"{name} {times(read_mask, mask, shape):.1f} us" for name, mask in masks.items()]
+    console.print("Packing:", ", ".join(packing))
     _core.choose_isa(info["isa"])
 
 

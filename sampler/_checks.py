@@ -91,7 +91,7 @@ class Ids:
         # A list may hold integers beyond int64; NumPy makes floats of an empty one, and `as_array`
         # objects of a ragged one.
         fits = array.dtype.kind in "iu" or (array.dtype.kind == ("O" if array.size else "f"))
-        ids = array.tolist() if array.ndim == 1 and fits else [None]
+        ids: list[Any] = array.tolist() if array.ndim == 1 and fits else [None]
         if not all(isinstance(token, int) for token in ids):
             raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
         for token in ids:

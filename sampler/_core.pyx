@@ -451,6 +451,7 @@ cdef class Edits:
 
 
 @cython.final
+@cython.no_gc  # its edits refer to nothing else
 cdef class Rows:
     """A batch of rows of logits: an array, the kind of its floats, and their byte order.
 
@@ -510,7 +511,7 @@ cdef class Rows:
     def edit(self, Edits edits not None, mask=None):
         """Let every call on these rows read them with edits: once.
 
-        mask : buffer of shape (batch, any), int32, contiguous, at least one word per row. Bit j & 31
+        mask : buffer of shape (batch, any), int32, contiguous rows of at least one word. Bit j & 31
         of word j >> 5 is whether token j may be drawn; tokens beyond are not, and bits beyond the
         tokens are not looked at. Never written to.
         """

@@ -63,8 +63,7 @@ def make_chain(
     min_tokens_to_keep: int = 1,
     tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
-    """Put the scales and cuts that are on into the core's form; `tier` is the first to ask, for
-    tests."""
+    """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
     return _core.Chain(
         [
             (_core.STAGES[stage.setting], stage.value)
@@ -186,9 +185,7 @@ class Engine:
         The arrays have shape (batch, n), the top lists (batch, top).
         """
         tokens = np.empty((3, source.batch, n), np.int64)
-        return self._report(
-            source, self._keys, tokens, top, streams, steps, first_draw, mask, name
-        )
+        return self._report(source, self._keys, tokens, top, streams, steps, first_draw, mask, name)
 
     def score(
         self,

@@ -230,8 +230,9 @@ class Sampler:
             grad: a token has no gradient.
         mask : array_like, optional
             Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
-            j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or lists
-            of the ids that are allowed. Tokens beyond the words are not allowed. Never written to.
+            j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
+            lists of the ids that are allowed. Tokens beyond the words are not allowed. Never
+            written to.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 

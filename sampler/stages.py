@@ -1,7 +1,7 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
-A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and cuts.
-Its one field is the setting, named as Hugging Face names it.
+A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
+cuts. Its one field is the setting, named as Hugging Face names it.
 The field states the range and the value that is off, and all else reads them there: checks, error
 messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
 """

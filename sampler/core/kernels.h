@@ -11,9 +11,9 @@
  * where a sum or a maximum crosses elements, hence the same bits on every instruction set.
  */
 
-/* Copy `count` <= BLOCK logits from `start` on into buffer, padded to whole groups, and return
- * it. */
-NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+/* Copy `count` <= BLOCK logits from `start` on, as they are in memory, into buffer, padded to whole
+ * groups, and return it. */
+INLINE const REAL *FN(copy_stored)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const char *p = row->data + start * row->stride;
 #ifdef REAL_IS_FLOAT
@@ -155,10 +155,10 @@ INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
     }
 }
 
-/* As `load`, of a row with edits: a block that has none is handed over as any other, and one that
- * is forbidden throughout is not read. The padding stays -inf: no bit is set and no id lies there.
+/* A block of a row with edits: one that has none is handed over as any other, and one that is
+ * forbidden throughout is not read. The padding stays -inf: no bit is set and no id lies there.
  */
-NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+INLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const Edits *edits = row->edits;
     const REAL *x = buffer;
@@ -172,7 +172,7 @@ NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t coun
     if (row->direct && row->kind >= FLOAT32 && count % GROUP == 0)
         x = (const REAL *)row->data + start;
     else
-        FN(copy)(row, start, count, buffer);
+        FN(copy_stored)(row, start, count, buffer);
     if (allowed != ALL_ALLOWED) {
         FN(hide)(x, whole_words(count), bits, buffer);
         x = buffer;
@@ -191,13 +191,20 @@ NOINLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t coun
     return x;
 }
 
-/* The same, in place where that can be. */
+/* What `load` does where a block may not be in place. */
+NOINLINE const REAL *FN(load_other)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    return row->edits ? FN(load_edited)(row, start, count, buffer)
+                      : FN(copy_stored)(row, start, count, buffer);
+}
+
+/* `count` <= BLOCK logits from `start` on, padded to whole groups: in place where that can be, else
+ * in the buffer. */
 INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     if (row->in_place && count % GROUP == 0)
         return (const REAL *)row->data + start;
-    return row->edits ? FN(load_edited)(row, start, count, buffer)
-                      : FN(copy)(row, start, count, buffer);
+    return FN(load_other)(row, start, count, buffer);
 }
 
 /* ----------------------------------------------------------------------------- the read pass */
@@ -307,9 +314,9 @@ INLINE void FN(scan_few)(const Row *row, int64_t start, const uint64_t *bits, in
         }
 }
 
-/* The maxima of a block, if they can be found without `load`; returns whether. Lowers `allowed`, at
- * most how many tokens of the row are. */
-INLINE int FN(scan_unloaded)(const Row *row, int64_t start, int64_t count, REAL *maxima,
+/* The maxima of a block of a row with edits, if they can be found without `load`; returns whether.
+ * Lowers `allowed`, at most how many tokens of the row are. */
+NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL *maxima,
                              int64_t *allowed)
 {
     const Edits *edits = row->edits;
@@ -321,7 +328,7 @@ INLINE int FN(scan_unloaded)(const Row *row, int64_t start, int64_t count, REAL 
         *allowed -= count;
         return 1;
     }
-    if (edits && edits->ids && has_edit(edits, start, count))
+    if (edits->ids && has_edit(edits, start, count))
         return 0;
     if (some == FEW_ALLOWED) {
         FN(scan_few)(row, start, bits, count, maxima);
@@ -354,11 +361,22 @@ static int64_t FN(scan)(const Row *row, void *maxima)
     REAL *m = maxima, buffer[BLOCK];
     const int64_t blocks = blocks_in(row);
     int64_t allowed = row->n;
+#ifdef REAL_IS_FLOAT
+    const int words = row->kind == BFLOAT16 && row->direct && !row->edits;
+#endif
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t count = block_size(row, b);
-        if (!row->in_place &&
-            FN(scan_unloaded)(row, block_start(row, b), count, m + b * LANES, &allowed))
-            continue;
+        if (!row->in_place) {
+#ifdef REAL_IS_FLOAT
+            if (words && count == BLOCK) {
+                FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
+                continue;
+            }
+#endif
+            if (row->edits &&
+                FN(scan_edited)(row, block_start(row, b), count, m + b * LANES, &allowed))
+                continue;
+        }
         const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
         /* Compilers do better by a length that they know. */
         if (count == BLOCK)
@@ -522,8 +540,8 @@ INLINE int64_t FN(gather_few)(const Row *row, int64_t start, REAL from, double h
 /* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
  * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more
  * than that. low > -inf. */
-static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
-                          int64_t *ids)
+INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t room,
+                               double *values, int64_t *ids, const int masked)
 {
     const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
     const int64_t n = maxima_in(blocks_in(row));
@@ -541,7 +559,7 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
             const int64_t b = i / LANES + in_four, start = block_start(row, b);
             const int64_t count = block_size(row, b);
             parts &= ~(UINT64_C(0xffff) << in_four * LANES);
-            if (row->allowed) {
+            if (masked) {
                 const int64_t few =
                     FN(gather_few)(row, start, from, high, values + found, ids + found);
                 if (few >= 0) {
@@ -569,6 +587,13 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
         }
     }
     return found;
+}
+
+static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
+                          int64_t *ids)
+{
+    return row->allowed ? FN(gather_from)(row, low, high, room, values, ids, 1)
+                        : FN(gather_from)(row, low, high, room, values, ids, 0);
 }
 
 /* The id of the nth token of a scanned row, from 1, whose logit is `value`; -1 if there are
@@ -601,16 +626,23 @@ static double FN(at)(const Row *row, int64_t token)
 
 /* Of the logits at first, first + step ..., those with low <= x < high, into values, which holds
  * one more than there can be. Returns how many. */
-static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low, double high,
-                        double *values)
+INLINE int64_t FN(pick_from)(const Row *row, int64_t first, int64_t step, double low, double high,
+                             double *values, const int edited)
 {
     int64_t found = 0;
     for (int64_t i = first; i < row->n; i += step) {
-        const double x = FN(at)(row, i);
+        const double x = edited ? FN(at)(row, i) : FN(stored)(row, i);
         values[found] = x;
         found += (low <= x) & (x < high);
     }
     return found;
+}
+
+static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low, double high,
+                        double *values)
+{
+    return row->edits ? FN(pick_from)(row, first, step, low, high, values, 1)
+                      : FN(pick_from)(row, first, step, low, high, values, 0);
 }
 
 /* ----------------------------------------------------------------------- what a cut leaves */
