@@ -125,7 +125,7 @@ endif
 demo: $(VENV)/.has-demo $(VENV)/.built
 	@$(PY) demos/generate.py $${PROMPT_TEXT:+--prompt "$$PROMPT_TEXT"} $(ARGS)
 
-# A process per core, each with a torch of its own, so not too many.
+# A process per core. Each loads torch, so eight at most.
 PYTEST := $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
 test: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Running the tests')

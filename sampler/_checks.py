@@ -1,4 +1,4 @@
-"""Checks of single values: each returns the value as it is used, or raises in one sentence."""
+"""Checks of arguments: each returns the value as it is used, or raises in one sentence."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
 def as_array(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
     try:
-        return _tensors.as_array(value, name)
+        return _tensors.to_array(value, name)
     except ValueError:
         return np.empty(0, object)
 

@@ -25,15 +25,15 @@ _MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
 
 
 class InvalidLogit(NamedTuple):
-    """The first thing in a call's rows that no law is defined for."""
+    """The first logit, or the first row of -inf, for which no law is defined."""
 
     row: int
     token: int  # -1 where the whole row is -inf; -2 where the edits make it so
     value: float
 
-    def error(self, name: str, steps: _WordArray | None = None) -> ValueError:
-        """Say where it is among rows, which the caller knows as `name`."""
-        where = f"row {self.row}" if steps is None else f"row {self.row} at step {steps[self.row]}"
+    def error(self, name: str, row_name: str = "") -> ValueError:
+        """Return the ValueError that names the row and the token."""
+        where = f"row {row_name or self.row}"
         if self.token == -2:
             return ValueError(f"the mask and the bans leave no token in {where}")
         if self.token < 0:
@@ -46,7 +46,7 @@ class InvalidLogit(NamedTuple):
         )
 
     def error_of_one_row(self, name: str) -> ValueError:
-        """Say where it is in the only row."""
+        """Return that of the only row."""
         if self.token == -2:
             return ValueError(f"the mask and the bans leave no token in `{name}`")
         if self.token < 0:
@@ -54,6 +54,13 @@ class InvalidLogit(NamedTuple):
         return ValueError(
             f"`{name}` has to be finite or -inf, but has {self.value} at token {self.token}"
         )
+
+
+def _error(invalid: tuple[int, int, float], name: str, steps: _WordArray | None) -> ValueError:
+    row = invalid[0]
+    return InvalidLogit(*invalid).error(
+        name, "" if steps is None else f"{row} at step {steps[row]}"
+    )
 
 
 def make_chain(
@@ -165,7 +172,7 @@ class Engine:
             streams, steps, first_draw=first_draw,
         )  # fmt: skip
         if invalid is not None:
-            raise InvalidLogit(*invalid).error(name, steps)
+            raise _error(invalid, name, steps)
         return tokens[:, 0]
 
     def sample(
@@ -180,7 +187,7 @@ class Engine:
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
-        """Draw `n` tokens per row, from draw index `first_draw` on; list the `top` first ones.
+        """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
 
         The arrays have shape (batch, n), the top lists (batch, top).
         """
@@ -197,7 +204,7 @@ class Engine:
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
-        """Return what `sample` does, of given tokens: (batch, n), each in [0, vocab).
+        """Return for given tokens, (batch, n), each in [0, vocab), what `sample` returns.
 
         `steps` are for error messages alone.
         """
@@ -229,7 +236,7 @@ class Engine:
             self._workers(), streams, steps, first_draw,
         )  # fmt: skip
         if invalid is not None:
-            raise InvalidLogit(*invalid).error(name, steps)
+            raise _error(invalid, name, steps)
         lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
         return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
 

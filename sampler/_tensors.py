@@ -1,7 +1,7 @@
 """What a tensor is: what NumPy can read of it, its gradient, how to make one of an array.
 
-No other file looks into a tensor, except `sampler.torch`, `sampler.hf` and `sampler.testing`, which
-import torch. Here it is looked up among the modules already imported, never imported.
+No other file looks into a tensor, except those of `sampler.torch` and `sampler.hf`, and
+testing/_adapters.py, which import torch. Here it is looked up among the modules already imported.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def as_bfloat16(tensor: Any) -> Any:
     return tensor.view(sys.modules["torch"].bfloat16)
 
 
-def as_array(value: Any, name: str) -> npt.NDArray[Any]:
+def to_array(value: Any, name: str) -> npt.NDArray[Any]:
     """Return NumPy's array of a tensor, bfloat16 as float32, or of what `list_as_array` takes."""
     torch = _torch_of(value)
     if torch is None:

@@ -26,7 +26,7 @@ from sampler.masks import read_mask
 from sampler.results import Distribution, Samples, shaped
 from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings, show
 
-__all__ = ["Distribution", "Sampler", "Samples", "engine_of"]
+__all__ = ["Distribution", "Sampler", "Samples"]
 
 
 @lists_settings
@@ -379,7 +379,7 @@ class Sampler:
         mask : array_like, optional
             As for a call.
         stream, step : int, in [0, 2**64)
-            Where the coins of a random stage come from; no stage so far has one.
+            Where the uniforms of a random stage come from; no stage so far has one.
 
         Returns
         -------
@@ -417,7 +417,7 @@ class Sampler:
         mask : array_like, optional
             As for a call: what it forbids is -inf.
         streams, step : int or sequence of int
-            Where the coins of a random stage come from; no stage so far has one.
+            Where the uniforms of a random stage come from; no stage so far has one.
         out : array or tensor, optional
             Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
@@ -449,10 +449,10 @@ class Sampler:
         check_numbers("streams", streams, source.batch)
         check_numbers("step", step, source.batch)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        narrowed = self._engine.filter(source, mask=words)
+        filtered = self._engine.filter(source, mask=words)
         if target is None:
-            return source.to_original(narrowed)
-        target[...] = narrowed
+            return source.to_original(filtered)
+        target[...] = filtered
         return out
 
     def replace(self, **changes: Any) -> Sampler:

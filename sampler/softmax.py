@@ -19,9 +19,10 @@ from sampler._checks import (
     check_choice,
     check_ids,
     check_integer,
-    check_real,
     check_reals,
+    reals,
 )
+from sampler.stages import Temperature
 
 AnyAxis = int | tuple[int, ...] | None  # one, some, or all
 
@@ -229,7 +230,8 @@ def _check_temperature(
         return 1.0, None
     if type(temperature) is float and temperature >= 0.0:  # quicker
         return temperature + 0.0, None  # -0.0 is 0.0
-    t = check_reals("temperature", temperature, 0.0, "a float in [0, inf]", shape)
+    low, text = Temperature.range.low, str(Temperature.range)
+    t = check_reals("temperature", temperature, low, text, shape)
     return (t, None) if isinstance(t, float) else (1.0, np.ascontiguousarray(t).reshape(-1))
 
 
@@ -586,7 +588,7 @@ def _check_loss(
 ) -> tuple[_inputs.Logits, Any, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """The logits, the temperature, the targets as smoothed probabilities, and which rows count."""
     check_choice("reduction", reduction, ("mean", "sum", "none"))
-    share = check_real("label_smoothing", label_smoothing, 0.0, 1.0, "a float in [0, 1]")
+    share = reals(0.0, 1.0).check("label_smoothing", label_smoothing)
     if np.ndim(temperature):
         raise TypeError(f"`temperature` has to be a float in (0, inf], but is {temperature!r}")
     t = _check_positive(temperature, ())

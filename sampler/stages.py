@@ -35,7 +35,7 @@ _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 def show(value: object) -> str:
-    """`repr`, save that infinity can be typed back."""
+    """`repr`, except that infinity can be typed back."""
     return "float('inf')" if value == math.inf else repr(value)
 
 
@@ -309,7 +309,7 @@ def lists_settings(target: _Target) -> _Target:
 
 
 def check_names(function: str, settings: Mapping[str, Any]) -> None:
-    """Refuse what is no setting, in Python's words for a function that lists them."""
+    """Raise Python's own TypeError for an unknown keyword."""
     for name in settings:
         if name not in STAGES:
             raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 # Read when torch is first imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shared machine may stall any one example: nothing is said of its time. In CI the same examples
+# A shared machine may stall any one example: so there is no deadline. In CI the same examples
 # every time.
 untimed = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", **untimed)

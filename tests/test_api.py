@@ -1129,9 +1129,8 @@ def test_filter_draws_nothing():
 
 def test_public_names():
     assert sorted(sampler.__all__) == sorted(
-        ["Distribution", "MinP", "Sampler", "Samples", "SuppressTokens", "Temperature", "TopK",
-         "TopP", "__version__", "build_info", "cross_entropy", "cross_entropy_grad", "log_softmax",
-         "logsumexp", "sigmoid",
+        [*sampler.stages.__all__, "Distribution", "Sampler", "Samples", "__version__", "build_info",
+         "cross_entropy", "cross_entropy_grad", "log_softmax", "logsumexp", "sigmoid",
          "softmax", "softmax_dtemperature", "softmax_jacobian", "softmax_jvp", "softmax_vjp"]
     )  # fmt: skip
     assert all(hasattr(sampler, name) for name in sampler.__all__)

@@ -244,7 +244,7 @@ STAGES = {"typical_p": 0.9, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0
 PROCESSORS = {
     "repetition_penalty": 1.1, "encoder_repetition_penalty": 0.9, "no_repeat_ngram_size": 3,
     "encoder_no_repeat_ngram_size": 3, "bad_words_ids": [[5]], "sequence_bias": [[[5], 2.0]],
-    "suppress_tokens": [5], "begin_suppress_tokens": [5], "forced_bos_token_id": 5,
+    "begin_suppress_tokens": [5], "forced_bos_token_id": 5,
     "forced_eos_token_id": 5, "min_length": 4, "min_new_tokens": 4,
     "exponential_decay_length_penalty": (5, 1.1), "guidance_scale": 1.5,
     "remove_invalid_values": True,
@@ -307,8 +307,7 @@ def test_all_of_them_are_named_in_one_message():
     assert PROCESSORS.keys() == config._PROCESSORS.keys()
     assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
     arguments = set(inspect.signature(Sampler).parameters) - {"stages"}
-    # generate() suppresses tokens itself, before the draw.
-    assert arguments - {"suppress_tokens"} == {*config._SETTINGS, *config._SAMPLER_ONLY}
+    assert arguments == {*config._SETTINGS, *config._EDITS, *config._SAMPLER_ONLY}
 
 
 def test_the_call_to_type_keeps_the_changes():
@@ -464,8 +463,19 @@ def test_tensors_and_other_keys_pass():
     ids = torch.tensor([2, 3])
     fields = {"do_sample": True, "eos_token_id": ids, "stop_ids": ids, 1: ids}
     assert repr(read(fields, seed=7)) == "Sampler(top_k=50, ties='all', seed=7)"
-    with pytest.raises(ValueError, match=r"suppress_tokens=tensor"):
-        read({"suppress_tokens": ids})
+    with pytest.raises(ValueError, match=r"begin_suppress_tokens=tensor"):
+        read({"begin_suppress_tokens": ids})
+
+
+@pytest.mark.parametrize("ids", [[2, 3], torch.tensor([2, 3])])
+def test_suppressed_tokens_are_ours_greedy_or_not(ids):
+    want = "Sampler(suppress_tokens=(2, 3), temperature=0.0, seed=7)"
+    assert repr(read({"suppress_tokens": ids}, seed=7)) == want
+    assert repr(read({}, suppress_tokens=ids, seed=7)) == want
+    assert repr(read({"suppress_tokens": ids}, do_sample=False, seed=7)) == want
+    want = "Sampler(suppress_tokens=(2, 3), top_k=50, ties='all', seed=7)"
+    assert repr(read({"do_sample": True, "suppress_tokens": ids}, seed=7)) == want
+    assert read({"suppress_tokens": ids}, suppress_tokens=None, seed=7).stages[0].is_off
 
 
 def test_settings_for_each_part_of_a_model():

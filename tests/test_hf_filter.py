@@ -558,7 +558,7 @@ def test_what_filter_kwargs_gives():
     s = Sampler([TopK(4), Temperature(0.5)], seed=7)
     for kwargs, made in (
         (filter_kwargs(s, filter_value=-5.0), s.stages),
-        (filter_kwargs(**FULL, min_tokens_to_keep=3, filter_value=-5.0), tuple(chain(FULL))),
+        (filter_kwargs(**FULL, min_tokens_to_keep=3, filter_value=-5.0), Sampler(**FULL).stages),
     ):
         assert kwargs["do_sample"] is True
         assert isinstance(kwargs["logits_processor"], LogitsProcessorList)

@@ -75,6 +75,14 @@ def test_values_outside_are_refused_in_one_sentence(stage, data):
 
 
 @EVERY
+def test_every_setting_is_a_change_of_a_configuration(stage):
+    value = TABLE[stage].after
+    for config in ({"do_sample": True}, {"do_sample": True, "top_p": 0.5}):
+        s = Sampler.from_generation_config(config, **{stage.setting: value})
+        assert stage(value) in s.stages
+
+
+@EVERY
 def test_off_changes_nothing(stage):
     plain = Sampler(seed=7)
     for value in (stage.off, None):

@@ -47,7 +47,7 @@ def contents():
         for name in zipfile.ZipFile(only("*.whl")).namelist()
         if not name.startswith("token_sampler-") and PurePath(name).suffix not in {".so", ".pyd"}
     }
-    assert wheel == python, f"in one of wheel and tree alone: {sorted(wheel ^ python)}"
+    assert wheel == python, f"only in the wheel, or only in the tree: {sorted(wheel ^ python)}"
 
     with tarfile.open(only("*.tar.gz")) as archive:
         sdist = {name.partition("/")[2] for name in archive.getnames()}

@@ -53,7 +53,7 @@ cdef struct Job:
     int64_t *raw_top_ids
     double *top_logprobs
     double *raw_top_logprobs
-    bint given            # the tokens are
+    bint given            # tokens is an input
     char *out             # out_stride bytes per row
     ptrdiff_t out_stride
     double limit

@@ -84,7 +84,7 @@ cdef struct Chain:
     int tier               # the first to try
     bint weighs            # whether the mass of the whole row may be asked for
     double temperature     # the product of all
-    bint truncates         # and is not greedy
+    bint truncates         # removes tokens, and is not greedy
 
 
 cdef struct RowState:

@@ -55,7 +55,7 @@ typedef struct {
     const uint64_t *allowed;
 } Row;
 
-/* Blocks have BLOCK logits, save the last one, and the first one where that lets all others
+/* Blocks have BLOCK logits, except the last one, and the first one where that lets all others
  * begin at a multiple of 64 bytes: reading across these is twice as slow. */
 static inline int64_t blocks_in(const Row *row)
 {

@@ -167,7 +167,7 @@ cdef inline void measure_counts(RowState *s, Bracket *b, const double *floors) n
     cdef int i
     s.row.kernels.counts(&s.row, floors, counts)
     for i in range(FLOORS):
-        update(b, floors[i], counts[i], 0.0, b.wanted, b.wanted)
+        narrow_bracket(b, floors[i], counts[i], 0.0, b.wanted, b.wanted)
 
 
 cdef inline void measure_masses(RowState *s, Bracket *b, const double *floors) noexcept nogil:
@@ -180,7 +180,7 @@ cdef inline void measure_masses(RowState *s, Bracket *b, const double *floors) n
         for i in range(FLOORS):
             masses[i] = mass_value(kernels.exact_mass(&s.row, &s.tempering,
                                                       Cut(floors[i], INT64_MAX), NULL))
-            update(b, floors[i], masses[i], 0.0, b.wanted * s.total, b.wanted * s.total)
+            narrow_bracket(b, floors[i], masses[i], 0.0, b.wanted * s.total, b.wanted * s.total)
         return
     kernels.fine_masses_above(&s.row, &s.tempering, s.cut, s.scratch.masses, floors, masses)
     s.tier = FINE
@@ -189,14 +189,14 @@ cdef inline void measure_masses(RowState *s, Bracket *b, const double *floors) n
     add_up(s)
     for i in range(FLOORS):
         error = fine_error(masses[i], s.row.n) + rounding(s, masses[i])
-        moved |= update(b, floors[i], masses[i], error, b.wanted * (s.total - s.error),
-                        b.wanted * (s.total + s.error))
+        moved |= narrow_bracket(b, floors[i], masses[i], error, b.wanted * (s.total - s.error),
+                                b.wanted * (s.total + s.error))
     if not moved:
         refine(s)
 
 
-cdef inline bint update(Bracket *b, double value, double measured, double error, double least,
-                        double most) noexcept nogil:
+cdef inline bint narrow_bracket(Bracket *b, double value, double measured, double error,
+                                double least, double most) noexcept nogil:
     """Let a measure of what is at or above a value narrow the bracket; the target is between least
     and most. Returns whether it did."""
     if measured + error < least and value < b.high:

@@ -74,7 +74,7 @@ cdef inline Boundary find_boundary(const Row *row, Candidates candidates, Candid
               &split)
     low = split.least
     found.before = before
-    found.reached = measure(by_mass, before, &split)
+    found.reached = mass_or_count(by_mass, before, &split)
     while low < high:
         # By value, and now and then by the numbers between: that ends, whatever the values.
         rounds += 1
@@ -83,7 +83,7 @@ cdef inline Boundary find_boundary(const Row *row, Candidates candidates, Candid
             middle = high
         isa.split(candidates.values, candidates.weights if by_mass else NULL, candidates.n, middle,
                   &split)
-        reached = measure(by_mass, start, &split)
+        reached = mass_or_count(by_mass, start, &split)
         if mass_value(reached) >= target:
             low = split.least
             found.reached = reached
@@ -115,7 +115,7 @@ cdef inline Boundary find_boundary(const Row *row, Candidates candidates, Candid
     return found
 
 
-cdef inline Mass measure(bint by_mass, Mass before, const Split *split) noexcept nogil:
+cdef inline Mass mass_or_count(bint by_mass, Mass before, const Split *split) noexcept nogil:
     if by_mass:
         mass_add(&before, split.mass.high, split.mass.low)
     else:

@@ -1,7 +1,8 @@
 """The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
 What a stage keeps is a prefix in rank, so all but the temperature return a `Cut`. A new stage takes
-a number, the name of its setting, a function, and a branch in `apply_stage`: all in this file.
+a number, the name of its setting, a function, a branch in `apply_stage` and, if it asks for the
+mass of a whole row, a word in `complete_chain`: all in this file.
 """
 
 from libc.float cimport DBL_MAX
@@ -50,6 +51,7 @@ cdef inline void apply_stages(RowState *s) noexcept nogil:
 
 
 cdef inline void apply_stage(RowState *s, int stage, double value) noexcept nogil:
+    """One stage; its number is one of the above, since Python's `Chain` takes no other."""
     if stage == TEMPERATURE:
         apply_temperature(s, value)
     elif stage == TOP_K:

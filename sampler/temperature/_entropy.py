@@ -9,6 +9,7 @@ import numpy as np
 
 from sampler import _tensors
 from sampler.softmax import AnyAxis
+from sampler.stages import Temperature
 from sampler.temperature._limits import NEAR_OVERFLOW, NO_WEIGHT, SMALLEST
 from sampler.temperature._rows import Floats, chunks, one_per_row, read_rows, to_float64
 
@@ -68,7 +69,7 @@ def entropy(
     source, rows, shape, kept = read_rows(logits, axis, keepdims)
     temperatures = one_per_row(
         "temperature", 1.0 if temperature is None else temperature, shape,
-        0.0, "a float in [0, inf]",
+        Temperature.range.low, str(Temperature.range),
     )  # fmt: skip
     result = np.empty(len(rows))
     for chunk in chunks(*rows.shape):

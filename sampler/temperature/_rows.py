@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from sampler import _inputs
 from sampler._checks import check_axes, check_reals
+from sampler._engine import InvalidLogit
 from sampler.softmax import kept_shape, rows_along, shape_without
 
 Array = npt.NDArray[Any]
@@ -70,14 +71,9 @@ def refuse_invalid(x: Array, places: Sequence[int] | Array, shape: tuple[int, ..
     invalid = ~(x < math.inf)
     if invalid.any():
         row, token = np.argwhere(invalid)[0]
-        raise ValueError(
-            f"`logits` have to be finite or -inf, but row {row_name(places[row], shape)} has "
-            f"{x[row, token]} at token {token}"
-        )
+        found = InvalidLogit(int(row), int(token), float(x[row, token]))
+        raise found.error("logits", row_name(places[row], shape))
     empty = x.max(axis=1) == -math.inf
     if empty.any():
         row = int(np.argmax(empty))
-        raise ValueError(
-            f"`logits` have to hold a finite value in every row, but row "
-            f"{row_name(places[row], shape)} is -inf throughout"
-        )
+        raise InvalidLogit(row, -1, -math.inf).error("logits", row_name(places[row], shape))

@@ -93,7 +93,7 @@ def check_drawn(name: str, tokens: Any, count: int, vocab: int) -> Ints:
     return array.astype(np.int64)
 
 
-def check_numbers(name: str, u: Any) -> Floats:
+def check_floats(name: str, u: Any) -> Floats:
     """Floats, at least one, in a row of float64."""
     array = as_array(name, u)
     if array.dtype.kind != "f":

@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import NamedTuple, assert_never
 
 from sampler.testing._rows import SHIFT
-from sampler.testing._statistics import MOST_DRAWS
+from sampler.testing._statistics import FIRST_IDS, LAST_IDS, LEAST_LIKELY, MOST_DRAWS
 
 VERDICTS = {True: "ok", False: "NOT ok", None: "no conclusion"}
 
@@ -202,13 +202,19 @@ def _sentence(f: Finding) -> str:
 _TOO_FEW = "too few draws for any conclusion"
 
 
+_ONE = {
+    LEAST_LIKELY: "least likely token", FIRST_IDS: "first token id", LAST_IDS: "last token id"
+}  # fmt: skip
+
+
 def _group(f: Finding) -> str:
     share = show_share(f.probability)
     of = f"{share} together" if f.size > 1 else f"of {share}"
     if isinstance(f.subject, Numbers):
         return f"{f.subject}, {of}, were"
-    tails = str(f.subject)
-    return f"the {f.size:,} {tails}, {of}, were" if f.size > 1 else f"the {tails[:-1]}, {of}, was"
+    if f.size > 1:
+        return f"the {f.size:,} {f.subject}, {of}, were"
+    return f"the {_ONE[str(f.subject)]}, {of}, was"
 
 
 def _chi_square(f: Finding) -> str:

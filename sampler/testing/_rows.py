@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import as_array
+from sampler._engine import InvalidLogit
 from sampler.testing._statistics import Ints
 
 Row = npt.NDArray[Any]
@@ -29,16 +30,10 @@ def check_logits(logits: Any) -> Row:
     wrong = ~(rows < np.inf)
     if wrong.any():
         row, token = np.argwhere(wrong)[0].tolist()
-        raise ValueError(
-            f"`logits` have to be finite or -inf, but row {row} has {rows[row, token]} at token "
-            f"{token}"
-        )
+        raise InvalidLogit(row, token, float(rows[row, token])).error("logits")
     empty = np.isneginf(rows).all(axis=1)
     if empty.any():
-        raise ValueError(
-            f"`logits` have to hold a finite value in every row, but row {int(np.argmax(empty))} "
-            "is -inf throughout"
-        )
+        raise InvalidLogit(int(np.argmax(empty)), -1, -np.inf).error("logits")
     return rows
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampler._checks import as_array, check_ids
-from sampler.testing._arguments import check_any, check_numbers, check_rates
+from sampler.testing._arguments import check_any, check_floats, check_rates
 from sampler.testing._findings import Finding, Kind
 from sampler.testing._outcome import concluded, report
 from sampler.testing._result import Result
@@ -66,7 +66,7 @@ def check_same(
     both: list[Any] = []
     for name, given in (("a", a), ("b", b)):
         if are_floats:
-            both.append(check_numbers(name, given))
+            both.append(check_floats(name, given))
             if np.isnan(both[-1]).any():
                 raise ValueError(f"`{name}` has to be numbers, but holds nan")
         else:

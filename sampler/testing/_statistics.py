@@ -14,6 +14,8 @@ from scipy import optimize, special, stats
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+# The names of tails.
+LEAST_LIKELY, FIRST_IDS, LAST_IDS = "least likely tokens", "first token ids", "last token ids"
 MIN_EXPECTED = 25.0  # expected draws of a bin
 MOST_DRAWS = 2**40  # that anything is planned for
 WIDE = 64  # bins of the second chi-square, where the first has more
@@ -170,9 +172,9 @@ def tails(probs: Floats, counts: Ints) -> list[Tail]:
     by_id = np.sort(order)
     found = []
     for name, ids in (
-        ("least likely tokens", order),
-        ("first token ids", by_id),
-        ("last token ids", by_id[::-1]),
+        (LEAST_LIKELY, order),
+        (FIRST_IDS, by_id),
+        (LAST_IDS, by_id[::-1]),
     ):
         mass, drawn = np.cumsum(probs[ids]), np.cumsum(counts[ids])
         ends = [int(np.searchsorted(mass, level, side="right")) for level in _levels(draws)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sampler._checks import U64_END, U64_TEXT, check_integer
-from sampler.testing._arguments import check_numbers, check_rates
+from sampler.testing._arguments import check_floats, check_rates
 from sampler.testing._findings import Finding
 from sampler.testing._outcome import Outcome, combined, report
 from sampler.testing._progress import bar
@@ -97,7 +97,7 @@ def judge_streams(
 
     def along(axis: str, numbers: range, base: dict[str, int]) -> Floats:
         keys = ({**base, axis: (base[axis] + i) % U64_END} for i in numbers)
-        return check_numbers("uniform", np.array([uniform(**key) for key in keys]))
+        return check_floats("uniform", np.array([uniform(**key) for key in keys]))
 
     with bar((len(axes) + len(crossed)) * draws, "numbers", progress) as shown:
         for axis in axes:

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import stats
 
 from sampler._checks import check_integer
-from sampler.testing._arguments import check_numbers, check_rates, check_unit
+from sampler.testing import _statistics
+from sampler.testing._arguments import check_floats, check_rates, check_unit
 from sampler.testing._draws import judge_counts
 from sampler.testing._findings import Finding, Kind, Numbers
 from sampler.testing._outcome import Outcome, concluded, report
@@ -66,7 +67,7 @@ def check_uniform(
     """
     alpha, power = check_rates(alpha, power)
     bits = check_integer("bits", bits, 1, 54, "an integer in [1, 53]")
-    numbers = check_numbers("u", u)
+    numbers = check_floats("u", u)
     return report("check_uniform", judge_uniform(numbers, alpha, power, bits), seeds)
 
 
@@ -117,9 +118,9 @@ def _of_numbers(finding: Finding, edges: Floats) -> Finding:
     match finding.kind, finding.subject:
         case Kind.COUNT, int(place):
             return replace(finding, subject=Numbers((bounds[place], bounds[place + 1])))
-        case Kind.GROUP, "first token ids":
+        case Kind.GROUP, _statistics.FIRST_IDS:
             return replace(finding, subject=Numbers((0.0, bounds[finding.size])))
-        case Kind.GROUP, "last token ids":
+        case Kind.GROUP, _statistics.LAST_IDS:
             return replace(finding, subject=Numbers((bounds[-1 - finding.size], 1.0)))
         case Kind.GROUP, _:
             return replace(finding, subject=Numbers())
@@ -184,7 +185,7 @@ def check_independent(
     '256 joint bins: chi-square 1,500,000, where 225 is usual (p = 0)']
     """
     alpha, power = check_rates(alpha, power)
-    x, y = check_numbers("a", a), check_numbers("b", b)
+    x, y = check_floats("a", a), check_floats("b", b)
     if np.shape(a) != np.shape(b):
         raise ValueError(
             f"`a` and `b` have to be of one shape, but have {np.shape(a)} and {np.shape(b)}"

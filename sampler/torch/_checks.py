@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from sampler import _inputs, _tensors
-from sampler._checks import check_integer, check_real
+from sampler._checks import check_integer
+from sampler.stages import Temperature
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -30,8 +31,8 @@ def check_input(value: Any, name: str = "input") -> None:
 
 
 def check_temperature(x: torch.Tensor, value: Any) -> float:
-    refuse_tensor(value, "a float in [0, inf]", "divide `input` by it")
-    temperature = check_real("temperature", value, 0.0, math.inf, "a float in [0, inf]")
+    refuse_tensor(value, str(Temperature.range), "divide `input` by it")
+    temperature = Temperature.range.check("temperature", value)
     # There input / temperature would be NaN.
     if not x.is_cpu and not 0.0 < temperature < math.inf:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sampler import _inputs
-from sampler._checks import check_choice, check_real, describe_outside
+from sampler._checks import check_choice, describe_outside, reals
 from sampler.softmax import check_ignore_index
 from sampler.torch._checks import FLOATS, check_dim, check_input, check_temperature
 from sampler.torch._operators import softmax_through_core
@@ -94,7 +94,7 @@ def cross_entropy(
     """
     check_input(input)
     temperature = check_temperature(input, temperature)
-    smoothing = check_real("label_smoothing", label_smoothing, 0.0, 1.0, "a float in [0, 1]")
+    smoothing = reals(0.0, 1.0).check("label_smoothing", label_smoothing)
     check_choice("reduction", reduction, ("mean", "sum", "none"))
     dim = check_dim(input, 0 if dim == 1 and input.ndim == 1 else dim)
     _check_target(input, target, dim)
