@@ -383,7 +383,7 @@ def test_misspelled_fields(name, meant):
         with pytest.raises(ValueError, match=r"^`config` asks for what a Sampler does n") as caught:
             read(fields, seed=7)
         message = str(caught.value)
-        if meant in ("temperature", "top_k", "top_p", "min_p"):
+        if meant in ("temperature", "top_k", "top_p", "min_p", "suppress_tokens"):
             assert f"{name}=7 ({meant}?). Instead: " in message
             none = f"{name}=None" if name.isidentifier() else f"**{{{name!r}: None}}"
             assert message.endswith(f"(config, seed=7, {none}, {meant}=7)")
