@@ -37,7 +37,7 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     Returns
     -------
     ndarray of shape (batch, any), int32
-        Contiguous words, at least one per row; the mask's own memory where that will do.
+        Rows of contiguous words, at least one in each; the mask's own memory where that will do.
 
     Raises
     ------
@@ -53,9 +53,9 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
         type(mask) is np.ndarray
         and mask.dtype is _INT32
         and mask.shape == (*batch, width)
-        and mask.flags.c_contiguous
+        and mask.strides[-1] == mask.itemsize
     ):
-        return mask.reshape(rows, width)  # the usual, quickly
+        return mask if batch else mask[None]  # the usual, quickly
     if isinstance(mask, (list, tuple)):
         lists = [as_array("mask", row) for row in (mask if batch else [mask])]
         if not any(one.dtype == np.bool_ for one in lists):

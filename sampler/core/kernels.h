@@ -315,7 +315,7 @@ INLINE void FN(scan_few)(const Row *row, int64_t start, const uint64_t *bits, in
 }
 
 /* The maxima of a block of a row with edits, if they can be found without `load`; returns whether.
- * Lowers `allowed`, at most how many tokens of the row are. */
+ * Adds to `allowed` how many tokens are; at most, once they are many. */
 NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL *maxima,
                              int64_t *allowed)
 {
@@ -325,14 +325,17 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
     if (some == NONE_ALLOWED) {
         EACH_LANE (l)
             maxima[l] = -(REAL)INFINITY;
-        *allowed -= count;
         return 1;
     }
+    if (some == ALL_ALLOWED || *allowed >= 8 * BLOCK)
+        *allowed += count;
+    else
+        for (int j = 0; j < BLOCK / WORD; j++)
+            *allowed += count_bits(bits[j]);
     if (edits->ids && has_edit(edits, start, count))
         return 0;
     if (some == FEW_ALLOWED) {
         FN(scan_few)(row, start, bits, count, maxima);
-        *allowed -= count - (count + WORD - 1) / WORD;
         return 1;
     }
     if (row->direct && count == BLOCK) {
@@ -360,7 +363,7 @@ static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
     const int64_t blocks = blocks_in(row);
-    int64_t allowed = row->n;
+    int64_t allowed = row->edits ? 0 : row->n;
 #ifdef REAL_IS_FLOAT
     const int words = row->kind == BFLOAT16 && row->direct && !row->edits;
 #endif

@@ -280,6 +280,18 @@ static inline int first_bit(uint64_t bits)
 #endif
 }
 
+static inline int count_bits(uint64_t bits)
+{
+#if defined(__GNUC__)
+    return __builtin_popcountll(bits);
+#else
+    int count = 0;
+    for (; bits; bits &= bits - 1)
+        count++;
+    return count;
+#endif
+}
+
 /* The next larger float, or double, of one that is not NaN or +inf. */
 static inline float next_float(float x)
 {
