@@ -60,7 +60,7 @@ class Stage:
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
     setting: ClassVar[str]
     off: ClassVar[Any]
-    range: ClassVar[Range | Ids]
+    range: ClassVar[Any]  # a Range, or Ids
 
     def __init__(self, value: Any = None) -> None:
         raise NotImplementedError("use one of its subclasses, such as TopK(40)")
