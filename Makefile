@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-masks accuracy conformance lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks accuracy conformance lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench-report  the tables and plots of the last run once more'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make bench-masks   time a draw with a mask, and with bans, against the bare draw'
+	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
 	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
@@ -203,6 +204,9 @@ bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 
 bench-masks: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/masks.py $(ARGS)
+
+bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/logprobs.py $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Many rows in one call: sizes of the batch, types of the logits, threads."""
+"""Many rows in one call: sizes of the batch, types of the logits, settings per row, threads."""
 
 from __future__ import annotations
 
@@ -85,6 +85,35 @@ def bench_dtype(
         vocab=VOCAB,
         batch=size,
         dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("vocab", [32_768, VOCAB])
+@pytest.mark.parametrize("setting", [TOP_K, TOP_P], ids=lambda setting: setting.id)
+@pytest.mark.parametrize("settings", [1, 64])
+def bench_per_row(
+    timed: Callable[..., None], benchmark: Any, settings: int, setting: Setting, vocab: int
+) -> None:
+    """Sixty-four rows under one setting, or under 64 that make for about the same work."""
+    rows = _rows.batch(64, vocab)
+    keywords: dict[str, Any] = setting.keywords
+    if settings > 1:
+        near = np.linspace(0.999, 1.001, 64)
+        keywords = {
+            name: 50 + np.arange(64) % 2 if name == "top_k" else value * near
+            for name, value in keywords.items()
+            if value != getattr(Setting(), name)
+        }
+    benchmark.group = f"64 rows of {vocab}, {setting}, settings per row"
+    timed(
+        Sampler(**keywords, seed=0),
+        [rows],
+        [rows],
+        seconds=0.5,
+        setting=str(setting),
+        vocab=vocab,
+        batch=64,
+        settings=settings,
     )
 
 

@@ -105,6 +105,7 @@ def tables(info: dict[str, Any], records: list[Record], console: Console) -> Non
         batch = where(records, benchmark="bench_batch", batch=size)
         peers_table(f"A batch of {size} rows of {VOCAB:,} in one call", batch, console)
     dtypes_table(where(records, benchmark="bench_dtype"), console)
+    per_row_table(where(records, benchmark="bench_per_row"), console)
     threads_table(where(records, benchmark="bench_threads"), info, console)
     generation_table([r for r in records if "ms_per_token" in r], console)
     softmax_table([r for r in records if "softmax_us" in r], console)
@@ -164,6 +165,26 @@ def dtypes_table(records: list[Record], console: Console) -> None:
                 number(median(to_read(r))),
             )
         table.add_section()
+    console.print(table)
+
+
+def per_row_table(records: list[Record], console: Console) -> None:
+    if not records:
+        return
+    table = new_table(
+        "64 rows under one setting, or under one each",
+        "vocab", "setting", "settings", right=("median us", "/ np.max", "to one setting"),
+    )  # fmt: skip
+    for r in records:
+        one = where(records, vocab=r["vocab"], setting=r["setting"], settings=1)
+        table.add_row(
+            f"{r['vocab']:,}",
+            r["setting"],
+            str(r["settings"]),
+            number(r["median_us"][0]),
+            number(to_read(r)[0]),
+            f"{r['median_us'][0] / one[0]['median_us'][0]:.3f}" if one else "",
+        )
     console.print(table)
 
 

@@ -262,6 +262,7 @@ def main(
         s,
         attention_mask=inputs["attention_mask"],
         logprobs=logprobs or 0,
+        raw=logprobs is not None,
         eos_token_id=model.generation_config.eos_token_id,
     )
     processor = settings["logits_processor"][-1]

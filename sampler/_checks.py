@@ -7,7 +7,7 @@ import numbers
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +17,45 @@ from sampler import _tensors
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
 MOST_TOKENS = 2**27  # of a row
+MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
 
 
-def check_real(name: str, value: object, low: float, high: float, range_text: str) -> float:
-    """`value` as a float in [low, high]; TypeError or ValueError in one form."""
+class HasArray(Protocol):
+    """What NumPy makes an array of: an array, a tensor."""
+
+    def __array__(self) -> Any: ...
+
+
+# A setting: one number for every row, or one per row.
+Reals: TypeAlias = float | Sequence[float] | HasArray
+Integers: TypeAlias = int | Sequence[int] | HasArray
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+
+def check_real(
+    name: str, value: object, low: float, high: float, range_text: str, where: str = ""
+) -> float:
+    """`value` as a float in [low, high]; TypeError or ValueError in one form, that ends `where`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
+        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
     try:
         number = float(value)
     except OverflowError:
         number = math.nan
     if not low <= number <= high:
-        raise ValueError(f"`{name}` has to be {range_text}, but is {value}")
+        raise ValueError(f"`{name}` has to be {range_text}, but is {value}{where}")
     return number
 
 
-def check_integer(name: str, value: object, low: int, high: int | None, range_text: str) -> int:
-    """`value` as an int in [low, high); TypeError or ValueError in one form."""
+def check_integer(
+    name: str, value: object, low: int, high: int | None, range_text: str, where: str = ""
+) -> int:
+    """`value` as an int in [low, high); TypeError or ValueError in one form, that ends `where`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}")
+        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
     number = int(value)
     if number < low or (high is not None and number >= high):
-        raise ValueError(f"`{name}` has to be {range_text}, but is {number}")
+        raise ValueError(f"`{name}` has to be {range_text}, but is {number}{where}")
     return number
 
 
@@ -64,13 +81,59 @@ class Range:
     def __str__(self) -> str:
         return f"{'a float' if self.kind is float else 'an integer'} {self.interval}{self.note}"
 
-    def check(self, name: str, value: object) -> float:
+    def check(self, name: str, value: object, where: str = "") -> float:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
         if self.kind is float:
             assert self.high is not None
-            return check_real(name, value, self.low, self.high, str(self))
+            return check_real(name, value, self.low, self.high, str(self), where)
         assert self.high is None
-        return check_integer(name, value, int(self.low), None, str(self))
+        return check_integer(name, value, int(self.low), None, str(self), where)
+
+    def check_per_row(self, name: str, value: Any) -> float | FloatArray:
+        """`value` as one of these numbers, or as a read-only array of them, one per row.
+
+        TypeError or ValueError in one form, which names the row.
+        """
+        is_list = isinstance(value, (list, tuple))
+        if not is_list and (not hasattr(value, "__array__") or isinstance(value, np.generic)):
+            return self.check(name, value)
+        array = as_array(name, value)
+        if array.ndim == 0:
+            return self.check(name, array.item())
+        if array.ndim > 1:
+            raise ValueError(
+                f"`{name}` has to be {self}, or one per row, but has shape {array.shape}"
+            )
+        # NumPy takes a bool in a list of numbers for one of them.
+        has_bools = is_list and any(isinstance(one, (bool, np.bool_)) for one in value)
+        if has_bools or array.dtype.kind not in "iuf":
+            entries = value if is_list else array.tolist()
+            checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
+            most = MOST_EXACT if self.kind is int else math.inf
+            array = np.array([min(one, most) for one in checked])
+        floats = self._check_floats(name, array)
+        floats.flags.writeable = False
+        return floats
+
+    def show(self, value: float | FloatArray) -> str:
+        """`value`, as it can be typed back: `repr` of infinity cannot."""
+        if isinstance(value, np.ndarray):
+            return f"[{', '.join(self.show(self.kind(one)) for one in value)}]"
+        return "float('inf')" if value == math.inf else repr(value)
+
+    def _check_floats(self, name: str, array: npt.NDArray[Any]) -> FloatArray:
+        with np.errstate(over="ignore"):
+            floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
+        good = floats >= self.low
+        if self.high is not None:
+            good &= floats <= self.high
+        if self.kind is int:
+            good &= np.isfinite(floats) & (floats == np.floor(floats))
+            floats = np.minimum(floats, MOST_EXACT)
+        if not good.all():
+            row = int(good.argmin())
+            self.check(name, array[row].item(), f" in row {row}")
+        return floats
 
 
 @dataclass(frozen=True)
@@ -83,8 +146,15 @@ class Ids:
     def __str__(self) -> str:
         return "a sequence of integers >= 0"
 
-    def check(self, name: str, value: Any) -> tuple[int, ...]:
-        """`value` as a tuple, ascending, each id once; TypeError or ValueError in one form."""
+    def show(self, value: tuple[int, ...]) -> str:
+        """`value`, as it can be typed back."""
+        return repr(value)
+
+    def check_per_row(self, name: str, value: Any) -> tuple[int, ...]:
+        """`value` as a tuple, ascending, each id once, for every row.
+
+        TypeError or ValueError in one form.
+        """
         if isinstance(value, (set, frozenset, range)):
             value = list(value)
         array = as_array(name, value)
@@ -127,7 +197,12 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         raise (ValueError if isinstance(value, str) else TypeError)(
             f"`{name}` has to be {wanted}, but is {value!r}"
         )
-    return value
+    return str(value)  # a subclass of str has a repr of its own
+
+
+def check_flag(name: str, value: object) -> None:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` has to be True or False, but is {value!r}")
 
 
 def check_logprobs(value: int | None) -> int:
@@ -169,8 +244,12 @@ def as_array(name: str, value: Any) -> npt.NDArray[Any]:
 def check_batch(name: str, given: int, batch: int) -> None:
     """Refuse what is not for as many rows as there are."""
     if given != batch:
-        rows = "1 row" if batch == 1 else f"{batch} rows"
-        raise ValueError(f"`{name}` has to be for {rows}, but is for {given}")
+        raise ValueError(f"`{name}` has to be for {rows_text(batch)}, but is for {given}")
+
+
+def rows_text(count: int) -> str:
+    """Say how many rows."""
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:

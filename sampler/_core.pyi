@@ -31,12 +31,14 @@ class Rows:
 
 @final
 class Chain:
+    per_row: tuple[str, int] | None
     def __new__(
         cls,
-        stages: Iterable[tuple[int, float]],
+        stages: Iterable[tuple[int, float | npt.NDArray[np.float64]]],
         ties_all: bool = False,
-        min_tokens_to_keep: int = 1,
+        min_tokens_to_keep: float | npt.NDArray[np.float64] = 1,
         tier: int = 1,
+        per_row: tuple[str, int] | None = None,
     ) -> Self: ...
 
 @final
@@ -111,6 +113,8 @@ def idle_scratch(give_back: bool = False) -> list[tuple[int, int, int]]: ...
 def masses(
     rows: Rows, temperature: float, floors: npt.NDArray[np.float64] | None = None
 ) -> dict[float, tuple[float, float]]: ...
-def whole_masses(rows: Rows, temperature: float) -> tuple[float, float, float]: ...
+def whole_masses(
+    rows: Rows, temperature: float
+) -> tuple[tuple[float, float], tuple[float, float]]: ...
 def canonical(function: str, x: float) -> float: ...
 def fused(a: float, b: float, c: float) -> float: ...

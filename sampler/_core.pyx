@@ -51,7 +51,8 @@ E. Mass. The exact mass (`canonical.h`) is the same on every machine and in ever
    summation, and decides. The fast mass, float32, and the fine mass, double, are cheaper and come
    with a bound on their error; where the bound proves what the exact mass would say, it is not
    asked. So a tier changes the time and never the answer; `Chain(tier=TIERS["exact"])` goes
-   straight to the last.
+   straight to the last. A stage that needs the mass takes `mass_of_candidates` where they are all
+   that is kept, and elsewhere `refine`s until the bound proves its answer: see `top_p`.
 
 F. The draw. The uniform u is an argument. The token is the first, ids ascending, whose cumulative
    exact mass exceeds u times the total: since u < 1 and the total is the last of these sums, there
@@ -72,12 +73,12 @@ from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyO
 from cython cimport pymutex
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
 from sampler.core.job cimport (
-    WORK_PER_LOOK, Job, PyErr_CheckSignals, interrupts, is_interrupted, row_of, stop
+    WORK_PER_LOOK, Job, PyErr_CheckSignals, chain_of, interrupts, is_interrupted, row_of, stop
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
@@ -85,15 +86,15 @@ from sampler.core.kernels cimport (
     fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in,
     most_blocks, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
-from sampler.core.report cimport filter_row, log_of_raw_mass, read_distribution, sample_row
+from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
-    LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST,
-    TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for, rounding,
-    scan_row, set_temperature
+    LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
+    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for,
+    rounding, scan_row, set_temperature
 )
 from sampler.core.search cimport PICKED
-from sampler.core.stages cimport N_STAGES, apply_stages, complete_chain, stage_names
+from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
 
 
 cdef extern from *:
@@ -133,7 +134,7 @@ cdef enum:
     READ_COST = 1
     MASS_COST = 4
     FILTER_COST = 10
-    EXACT_COST = 25
+    REPORT_COST = 10
     MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
 
@@ -393,7 +394,7 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws, top-p and the kept mass at a temperature were settled by each
+    """How often, since import, draws, top-p and the log of a mass were settled by each
     kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
     exact one of the row."""
     with _lock:
@@ -402,7 +403,8 @@ def counts():
                       "fine": _counts[DRAWS_FINE], "exact": _counts[DRAWS_EXACT]},
             "top_p": {"candidates": _counts[TOP_P_CANDIDATES], "fast": _counts[TOP_P_FAST],
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
-            "log_mass": {"fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
+            "log_mass": {"candidates": _counts[LOG_MASS_CANDIDATES],
+                         "fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
         }
 
 
@@ -554,39 +556,89 @@ cdef class Rows:
 
 
 @cython.final
+cdef class _Values:
+    """A number for every row, or an array of one each, as a pointer and a stride."""
+
+    cdef const double *at
+    cdef ptrdiff_t stride
+    cdef double _number
+    cdef const double[::1] _array
+
+    def __cinit__(self, value, int64_t count):
+        if isinstance(value, (int, float)):
+            # A count is exact as a float up to 2**53, and no row is longer than that.
+            self._number = min(value, 2**53) if isinstance(value, int) else value
+            self.at = &self._number
+            return
+        self._array = value
+        if self._array.shape[0] != count:
+            raise ValueError("one value per row")
+        if count > 0:
+            self.at = &self._array[0]
+        self.stride = 1
+
+
+@cython.final
 cdef class Chain:
     """The stages of a sampler, compiled: those that are not off, in order.
 
+    One chain serves every row, or, where a value is an array, each row of a batch has its own.
+
     Parameters
     ----------
-    stages : sequence of (int, float)
-        Numbers of `STAGES`, each with its checked value.
+    stages : sequence of (int, float or ndarray of shape (batch,), float64)
+        Numbers of `STAGES`, each with its checked value, or one per row: NaN where it is off.
     ties_all : bool
         Whether top_k keeps everything equal to the k-th.
-    min_tokens_to_keep : int
+    min_tokens_to_keep : int or ndarray of shape (batch,), float64
         At least 1.
     tier : int
         Of `TIERS`: the first kind of mass to ask. Same answers, slower: for tests.
+    per_row : (str, int), optional
+        A setting that is an array, for error messages, and the batch that all of them are for.
     """
 
-    cdef CChain chain
+    cdef CChain *chains
+    cdef ptrdiff_t stride  # from the chain of a row to that of the next
+    cdef bint weighs       # whether the mass of any whole row may be asked for
+    cdef readonly object per_row
 
-    def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST):
+    def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
+                  per_row=None):
+        cdef int64_t row, count = 1 if per_row is None else per_row[1]
+        cdef _Values values
         if len(stages) > MAX_STAGES:
             raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
-        self.chain.count = 0
+        self.per_row = per_row
+        self.stride = per_row is not None
+        self.chains = <CChain *> calloc(max(count, 1), sizeof(CChain))
+        if self.chains == NULL:
+            raise MemoryError()
         for stage, value in stages:
             if not 0 <= stage < N_STAGES:
                 raise ValueError(f"unknown stage {stage}")
-            self.chain.stages[self.chain.count] = stage
-            # A count is exact as a float up to 2**53, and no row is longer than that.
-            self.chain.values[self.chain.count] = (min(value, 2**53) if isinstance(value, int)
-                                                   else value)
-            self.chain.count += 1
-        self.chain.ties_all = ties_all
-        self.chain.min_tokens_to_keep = min(min_tokens_to_keep, 2**53)
-        self.chain.tier = tier
-        complete_chain(&self.chain)
+            values = _Values(value, count)
+            for row in range(count):
+                add_stage(&self.chains[row], stage, values.at[row * values.stride])
+        values = _Values(min_tokens_to_keep, count)
+        for row in range(count):
+            self.chains[row].min_tokens_to_keep = <int64_t> values.at[row * values.stride]
+            self.chains[row].ties_all = ties_all
+            self.chains[row].tier = tier
+            complete_chain(&self.chains[row])
+            self.weighs |= self.chains[row].weighs
+
+    def __dealloc__(self):
+        free(self.chains)
+
+
+cdef int set_chain(Job *job, Chain chain) except -1:
+    """Let a job apply a chain, of which each row may have its own."""
+    if chain.per_row is not None and chain.per_row[1] != job.batch:
+        raise ValueError("one chain per row")
+    job.chains = chain.chains
+    job.chain_stride = chain.stride
+    return 0
 
 
 @cython.final
@@ -671,7 +723,7 @@ def draw_token(Chain chain, Rows rows, KeyedUniforms keys, bint flag_invalid):
     cdef int64_t token
     rows.init_job(&job)
     job.do_row = draw_row
-    job.chain = &chain.chain
+    set_chain(&job, chain)
     job.flag_invalid = flag_invalid
     job.n = 1
     job.tokens = &token
@@ -695,10 +747,10 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] toke
     cdef Job job
     rows.init_job(&job)
     job.do_row = draw_row
-    job.chain = &chain.chain
+    set_chain(&job, chain)
     job.flag_invalid = flag_invalid
     job.n = tokens.shape[1]
-    job.cost = MASS_COST if chain.chain.weighs else READ_COST
+    job.cost = MASS_COST if chain.weighs else READ_COST
     if tokens.shape[0] != job.batch or (u is not None and (u.shape[0] != job.batch
                                                            or u.shape[1] != job.n)):
         raise ValueError("one uniform and one token a draw")
@@ -721,25 +773,28 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law, the raw ones and the kept log mass, the same shape; the top arrays the first two
-    of these, (2, batch, any).
+    under the law, (1, batch, n); the top arrays the first ones, (1, batch, any). To have the raw
+    ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs (3, batch, n), with the
+    raw ones and the kept log mass; the top arrays (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
     cdef Job job
+    cdef bint raw = tokens.shape[0] == 4
     cdef int64_t row, i, n = tokens.shape[2], top = top_ids.shape[2]
     rows.init_job(&job)
     job.do_row = sample_row
-    job.chain = &chain.chain
+    set_chain(&job, chain)
     job.flag_invalid = flag_invalid
     job.n = n
     job.top = top
+    job.raw = raw
     job.given = keys is None
-    job.cost = EXACT_COST
+    job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == logprobs.shape[0] == 3
-            and top_ids.shape[0] == top_logprobs.shape[0] == 2 and logprobs.shape[2] == n
+            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 1 + 2 * raw
+            and top_ids.shape[0] == top_logprobs.shape[0] == 1 + raw and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
     if job.given:
@@ -749,11 +804,14 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                     raise ValueError("the tokens have to be in [0, vocab)")
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
-        job.logprobs, job.raw_logprobs = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
-        job.log_mass = &logprobs[2, 0, 0]
+        job.logprobs = &logprobs[0, 0, 0]
+        if raw:
+            job.raw_ranks = &tokens[3, 0, 0]
+            job.raw_logprobs, job.log_mass = &logprobs[1, 0, 0], &logprobs[2, 0, 0]
     if job.batch > 0 and top > 0:
-        job.top_ids, job.raw_top_ids = &top_ids[0, 0, 0], &top_ids[1, 0, 0]
-        job.top_logprobs, job.raw_top_logprobs = &top_logprobs[0, 0, 0], &top_logprobs[1, 0, 0]
+        job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
+        if raw:
+            job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
     if not job.given:
         set_uniforms(&job, keys, streams, steps, first_draw)
     return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
@@ -770,7 +828,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, in
     cdef Job job
     rows.init_job(&job)
     job.do_row = filter_row
-    job.chain = &chain.chain
+    set_chain(&job, chain)
     job.flag_invalid = flag_invalid
     job.limit = limit
     job.cost = FILTER_COST
@@ -810,6 +868,7 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
     cdef int64_t n = 0
     cdef bint valid
     rows.init_job(&job)
+    set_chain(&job, chain)
     if not (job.batch == 1 and ids.shape[0] == job.vocab and logits.shape[0] == job.vocab
             and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
             and cumulative.shape[0] == job.vocab):
@@ -817,7 +876,7 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
     scratch = acquire(job.vocab, 0, 0)
     try:
         with nogil:
-            valid = scan_row(&s, scratch, &chain.chain, row_of(&job, 0))
+            valid = scan_row(&s, scratch, chain_of(&job, 0), row_of(&job, 0))
             if valid:
                 apply_stages(&s)
                 n = read_distribution(&s, &ids[0], &logits[0], &probs[0], &logprobs[0],
@@ -925,8 +984,8 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
 
 
 def whole_masses(Rows rows, double temperature):
-    """What one pass says of the one row: the log of its exact mass at temperature 1, its fine mass
-    at another, and the bound of that, +inf where that mass is not used."""
+    """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
+    another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
     cdef Job job
     cdef RowState s
     cdef CChain chain
@@ -939,7 +998,8 @@ def whole_masses(Rows rows, double temperature):
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
-        return log_of_raw_mass(&s), s.whole, s.whole_error
+        find_whole_masses(&s)
+        return (s.raw.mass, s.raw.error), (s.whole.mass, s.whole.error)
     finally:
         release(scratch)
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _core
+from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
 from sampler.stages import Edit, Stage
@@ -67,19 +68,27 @@ def make_chain(
     stages: Iterable[Stage],
     *,
     ties: str = "id",
-    min_tokens_to_keep: int = 1,
+    min_tokens_to_keep: float | FloatArray = 1,
     tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
     """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
+    stages = tuple(stages)
+    named = [*((s.setting, s.value) for s in stages), ("min_tokens_to_keep", min_tokens_to_keep)]
+    per_row = [(name, len(value)) for name, value in named if isinstance(value, np.ndarray)]
+    for name, length in per_row:
+        first, batch = per_row[0]
+        if length != batch:
+            raise ValueError(
+                f"`{first}` and `{name}` have to be for the same rows, but are for {batch} and "
+                f"{length}"
+            )
+    scales_and_cuts = [s for s in stages if not (s.is_off or isinstance(s, Edit))]
     return _core.Chain(
-        [
-            (_core.STAGES[stage.setting], stage.value)
-            for stage in stages
-            if not (stage.is_off or isinstance(stage, Edit))
-        ],
+        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in scales_and_cuts],
         ties == "all",
         min_tokens_to_keep,
         tier,
+        per_row[0] if per_row else None,
     )
 
 
@@ -91,6 +100,12 @@ def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
+def _for_core(stage: Stage) -> float | FloatArray:
+    """The setting as the core takes it: NaN in the rows in which it is off."""
+    value: float | FloatArray = stage.value
+    return np.where(value == stage.off, np.nan, value) if isinstance(value, np.ndarray) else value
+
+
 class Engine:
     """What a `Sampler` runs on.
 
@@ -98,6 +113,8 @@ class Engine:
     ----------
     seed_is_fresh : bool
         Whether the operating system gave the seed, so that nobody counts on it.
+    per_row : (str, int) or None
+        A setting that is one per row, and for how many rows all such settings are.
     """
 
     __slots__ = (
@@ -107,6 +124,7 @@ class Engine:
         "_keys",
         "_prepared",
         "_threads",
+        "per_row",
         "seed_is_fresh",
     )
 
@@ -124,6 +142,7 @@ class Engine:
         self._chain = chain
         self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
         self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
+        self.per_row = chain.per_row
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -141,9 +160,10 @@ class Engine:
 
     def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        rows = source.rows()
-        if mask is not None or self._edits:
-            self._edit(rows, mask)
+        if self.per_row is None and mask is None and not self._edits:  # saves a call
+            rows = source.rows()
+        else:
+            rows = self._rows_of(source, mask)
         found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
@@ -163,9 +183,7 @@ class Engine:
 
         `first_draw` is the draw index, and `name` what error messages call the logits.
         """
-        rows = source.rows()
-        if mask is not None or self._edits:
-            self._edit(rows, mask)
+        rows = self._rows_of(source, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
@@ -181,6 +199,7 @@ class Engine:
         n: int,
         top: int,
         *,
+        raw: bool = False,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
@@ -189,10 +208,13 @@ class Engine:
     ) -> Samples:
         """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
 
-        The arrays have shape (batch, n), the top lists (batch, top).
+        The arrays have shape (batch, n), the top lists (batch, top); the raw ones are None unless
+        asked for.
         """
-        tokens = np.empty((3, source.batch, n), np.int64)
-        return self._report(source, self._keys, tokens, top, streams, steps, first_draw, mask, name)
+        figures = np.empty((4 if raw else 3, source.batch, n), np.int64)
+        return self._report(
+            source, self._keys, figures, top, streams, steps, first_draw, mask, name
+        )
 
     def score(
         self,
@@ -200,6 +222,7 @@ class Engine:
         tokens: _IntArray,
         top: int,
         *,
+        raw: bool = False,
         steps: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
@@ -208,7 +231,7 @@ class Engine:
 
         `steps` are for error messages alone.
         """
-        figures = np.empty((3, *tokens.shape), np.int64)
+        figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
         return self._report(source, None, figures, top, None, steps, 0, mask, name)
 
@@ -216,7 +239,7 @@ class Engine:
         self,
         source: Logits,
         keys: _core.KeyedUniforms | None,
-        tokens: _IntArray,
+        figures: _IntArray,
         top: int,
         streams: _WordArray | None,
         steps: _WordArray | None,
@@ -224,29 +247,31 @@ class Engine:
         mask: _MaskWords | None,
         name: str,
     ) -> Samples:
-        """Fill `tokens`, (3, batch, n), and the rest; without keys `tokens[0]` is given."""
-        rows = source.rows()
-        if mask is not None or self._edits:
-            self._edit(rows, mask)
-        logs = np.empty(tokens.shape)
-        top_ids = np.empty((2, rows.batch, top), np.int64)
-        top_logs = np.empty((2, rows.batch, top))
+        """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
+
+        Without keys `figures[0]` is given.
+        """
+        rows = self._rows_of(source, mask)
+        raw = len(figures) == 4
+        logs = np.empty((3 if raw else 1, *figures.shape[1:]))
+        top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
+        top_logs = np.empty((1 + raw, rows.batch, top))
         invalid = _core.sample_tokens(
-            self._chain, rows, keys, tokens, logs, top_ids, top_logs, self._flag_invalid,
+            self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
             self._workers(), streams, steps, first_draw,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        lists = (top_ids[0], top_logs[0], top_ids[1], top_logs[1])
-        return Samples(tokens[0], logs[0], logs[1], tokens[1], tokens[2], logs[2], *lists)
+        shown = (figures[0], logs[0], figures[1], figures[2], top_ids[0], top_logs[0])
+        if raw:
+            return Samples(*shown, logs[1], figures[3], logs[2], top_ids[1], top_logs[1])
+        return Samples(*shown)
 
     def filter(
         self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"
     ) -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
-        rows = source.rows()
-        if mask is not None or self._edits:
-            self._edit(rows, mask)
+        rows = self._rows_of(source, mask)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
@@ -259,9 +284,7 @@ class Engine:
         self, source: Logits, *, mask: _MaskWords | None = None, name: str = "row"
     ) -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
-        rows = source.rows()
-        if mask is not None or self._edits:
-            self._edit(rows, mask)
+        rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
@@ -269,12 +292,22 @@ class Engine:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
 
-    def _edit(self, rows: _core.Rows, mask: _MaskWords | None) -> None:
-        """Let the rows be read with the sampler's edits, and with a mask of `read_mask`."""
-        prepared = self._prepared
-        if prepared is None or prepared[0] != rows.vocab:
-            prepared = self._prepared = (rows.vocab, _edits_of(self._edits, rows.vocab))
-        rows.edit(prepared[1], mask)
+    def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
+        """Hand the core its view of the rows, with their edits, if the settings are for as many."""
+        if self.per_row is not None:
+            name, length = self.per_row
+            if source.array.ndim == 1:
+                raise ValueError(
+                    f"`{name}` has to be a number for a lone row, but is for {rows_text(length)}"
+                )
+            check_batch(name, length, source.batch)
+        rows = source.rows()
+        if mask is not None or self._edits:
+            prepared = self._prepared
+            if prepared is None or prepared[0] != rows.vocab:
+                prepared = self._prepared = (rows.vocab, _edits_of(self._edits, rows.vocab))
+            rows.edit(prepared[1], mask)
+        return rows
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

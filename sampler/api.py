@@ -14,19 +14,24 @@ from sampler import _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
+    Integers,
     check_choice,
+    check_flag,
     check_integer,
     check_logprobs,
     check_numbers,
     check_tokens,
+    integers,
 )
 from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
 from sampler.results import Distribution, Samples, shaped
-from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings, show
+from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
+
+_FLOOR = integers(1)  # what `min_tokens_to_keep` may be
 
 
 @lists_settings
@@ -72,6 +77,10 @@ class Sampler:
     `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
     atomically, so a sampler may be shared between threads.
 
+    The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
+    value per row. Such a sampler is for batches of that length, and draws row i as the sampler that
+    has the numbers at i.
+
     A draw depends on the row's logits, the settings, seed, stream and step, and on nothing else.
     Its uniform is ``numpy.random.Generator(numpy.random.Philox(key=seed | stream << 64,
     counter=step | draw << 64)).random()``, bit for bit [1]_; row i of a batch has stream i.
@@ -91,6 +100,8 @@ class Sampler:
     Sampler(temperature=0.8, top_p=0.9, seed=7, step=1)
     >>> Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
     Sampler([TopK(40), TopP(0.95), Temperature(0.8)], seed=7)
+    >>> Sampler(temperature=[0.5, 0], seed=7)([[1.0, 3.0, 2.0, 0.0], [1.0, 3.0, 2.0, 0.0]])
+    array([1, 1])
     """
 
     __slots__ = (
@@ -108,7 +119,7 @@ class Sampler:
         self,
         stages: Iterable[Stage] | None = None,
         *,
-        min_tokens_to_keep: int | None = 1,
+        min_tokens_to_keep: Integers | None = 1,
         ties: str = "id",
         seed: int | None = None,
         rng: np.random.Generator | None = None,
@@ -123,8 +134,8 @@ class Sampler:
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
-        self._min_tokens_to_keep = check_integer(
-            "min_tokens_to_keep", min_tokens_to_keep, 1, None, "an integer >= 1"
+        self._min_tokens_to_keep: Any = _FLOOR.check_per_row(
+            "min_tokens_to_keep", min_tokens_to_keep
         )
         self._ties = check_choice("ties", ties, ("id", "all"))
         self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
@@ -190,8 +201,8 @@ class Sampler:
         return self._stages
 
     @property
-    def min_tokens_to_keep(self) -> int:
-        """The floor of every truncation."""
+    def min_tokens_to_keep(self) -> Any:
+        """The floor of every truncation: an int, or a read-only array of one per row."""
         return self._min_tokens_to_keep
 
     @property
@@ -245,8 +256,9 @@ class Sampler:
         TypeError
             If `logits` are no array of floats on the CPU.
         ValueError
-            If they have the wrong shape, or, unless ``on_invalid="flag"``, a row is invalid or has
-            no token that the mask and the settings allow; if the mask is not for these rows.
+            If they have the wrong shape, a setting is one per row of another batch, or, unless
+            ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
+            allow; if the mask is not for these rows.
         """
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
@@ -264,6 +276,7 @@ class Sampler:
         step: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
+        raw: bool = False,
         dtype: str | None = None,
     ) -> Samples:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
@@ -283,6 +296,9 @@ class Sampler:
             ``n=``.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
+        raw : bool
+            Also give the figures under the model's own softmax and the kept mass: the fields
+            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -298,7 +314,7 @@ class Sampler:
         Examples
         --------
         >>> from sampler import Sampler
-        >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3)
+        >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3, raw=True)
         >>> int(r.tokens), float(r.logprobs.round(3)), int(r.ranks), int(r.kept)
         (2, -1.313, 2, 2)
         >>> r.top_ids, r.raw_top_ids
@@ -310,8 +326,11 @@ class Sampler:
         top = check_logprobs(logprobs)
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
+        check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.sample(source, count, top, streams=streams, steps=steps, mask=words)
+        r = self._engine.sample(
+            source, count, top, raw=raw, streams=streams, steps=steps, mask=words
+        )
         return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
@@ -321,6 +340,7 @@ class Sampler:
         *,
         mask: Any = None,
         logprobs: int | None = None,
+        raw: bool = False,
         dtype: str | None = None,
     ) -> Samples:
         """Tell of given tokens what `sample` tells of those it draws. Never moves the step.
@@ -335,6 +355,9 @@ class Sampler:
             As for `sample`.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
+        raw : bool
+            Also give the figures under the model's own softmax and the kept mass: the fields
+            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -351,7 +374,7 @@ class Sampler:
         Examples
         --------
         >>> from sampler import Sampler
-        >>> r = Sampler(top_k=2).score([1.0, 3.0, 2.0, 0.0], [1, 0])
+        >>> r = Sampler(top_k=2).score([1.0, 3.0, 2.0, 0.0], [1, 0], raw=True)
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
@@ -361,8 +384,9 @@ class Sampler:
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
+        check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.score(source, given, top, mask=words)
+        r = self._engine.score(source, given, top, raw=raw, mask=words)
         return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
     def distribution(
@@ -388,7 +412,8 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; an invalid row always raises, and so does a tensor that requires grad.
+            As a call; an invalid row always raises, and so does a tensor that requires grad, or a
+            setting that is an array.
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
@@ -504,10 +529,11 @@ class Sampler:
         parts = []
         if not self._named:
             parts.append(f"[{', '.join(map(repr, settings.pop('stages')))}]")
+        ranges = {"min_tokens_to_keep": _FLOOR, **{n: one.range for n, one in STAGES.items()}}
         parts += [
-            f"{name}={show(value)}"
+            f"{name}={ranges[name].show(value) if name in ranges else repr(value)}"
             for name, value in settings.items()
-            if name == "seed" or value != _DEFAULTS[name]
+            if name == "seed" or isinstance(value, np.ndarray) or value != _DEFAULTS[name]
         ]
         return f"Sampler({', '.join(parts)})"
 
@@ -532,8 +558,7 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
     for stage in named:
         if not stage.is_off:
             raise TypeError(
-                f"`stages` and `{stage.setting}` exclude each other: put "
-                f"{type(stage).__name__}({show(stage.value)}) into the chain"
+                f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
             )
     try:
         chain = tuple(stages)
@@ -543,7 +568,7 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
             shown += f" (temperature={shown}?)"
         raise TypeError(f"`stages` has to be a sequence of stages, but is {shown}") from None
     for stage in chain:
-        if not isinstance(stage, Stage):
+        if not isinstance(stage, tuple(STAGES.values())):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
     for before, stage in pairwise(chain):
         if stage.kind == "edit" and before.kind != "edit":

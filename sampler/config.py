@@ -183,7 +183,9 @@ def _fields_of(config: Any) -> dict[str, Any]:
 def _asks(name: str, value: Any) -> bool:
     if value is None or value is False or (isinstance(value, (Sequence, Mapping)) and not value):
         return False
-    return value not in _OFF.get(_meant(name), (value,))
+    off = _OFF.get(_meant(name))
+    # Of an array, which has one value per row, `in` would compare each.
+    return off is not None and bool(getattr(value, "ndim", 0) or value not in off)
 
 
 def _meant(name: str) -> str:

@@ -2,7 +2,8 @@
 
 It explains what the core computes and is the oracle of its tests. `kept` runs the stages and
 gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
-`log_mass` follow. Every function takes one row. Slow: it sorts the vocabulary.
+`log_mass` follow. Every function takes one row, and stages whose settings are numbers: of an array
+of settings, ``stage.at(row)``. Slow: it sorts the vocabulary.
 """
 
 from __future__ import annotations
@@ -105,11 +106,15 @@ def kept(
     return state
 
 
+def log_of_mass(z: _Array) -> float:
+    """Log of the mass of tempered logits, to the nearest multiple of 2**-32."""
+    return float(np.rint(np.log(_weights(z).sum()) * 2**32) / 2**32)
+
+
 def logprobs(state: State) -> _Array:
     """Natural logs of the kept tokens' probabilities, in rank order."""
     with np.errstate(over="ignore"):
-        z = state.z.astype(np.float64)
-    logs: _Array = z - math.log(math.fsum(np.exp(z).tolist()))
+        logs: _Array = state.z.astype(np.float64) - log_of_mass(state.z)
     return logs
 
 
@@ -124,15 +129,14 @@ def probabilities(state: State, vocab: int) -> _Array:
 def log_mass(
     row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
 ) -> float:
-    """Log of what is kept of the mass under temperature alone, to the next multiple of 2**-32."""
+    """Log of what is kept of the mass under temperature alone: a difference of two such logs."""
     stages = list(stages)
+    edits = [stage for stage in stages if stage.kind == "edit"]
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties)
     if state.greedy:
         return 0.0
-    edits = [stage for stage in stages if stage.kind == "edit"]
-    weights = _weights(temper(kept(row, edits), Temperature(state.temperature)).z)
-    share = weights[: len(state.ids)].sum() / weights.sum()
-    return float(np.rint(np.log(share) * 2**32) / 2**32) + 0.0
+    z = temper(kept(row, edits), Temperature(state.temperature)).z
+    return log_of_mass(z[: len(state.ids)]) - log_of_mass(z)
 
 
 def draw(state: State, vocab: int, u: float) -> int:

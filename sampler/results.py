@@ -31,30 +31,34 @@ class Samples:
     logprobs : float64
         Natural log of the token's probability under the law it was sampled from; NaN where
         invalid.
-    raw_logprobs : float64
-        The same under the model's own softmax: temperature 1, nothing removed.
     ranks : int64
         1 + the tokens before it in rank; 0 where invalid.
     kept : int64
         How many tokens the stages kept; 0 where invalid.
-    log_mass : float64
-        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
-        log_mass`` is the token's log-probability there. Rounded to a multiple of 2**-32; 0 where
-        nothing is removed, and at temperature 0; NaN where invalid.
     top_ids, top_logprobs : int64, float64
         The first tokens in rank under the law, padded with -1 and -inf.
+    raw_logprobs : float64
+        As `logprobs`, under the model's own softmax: temperature 1, nothing removed. This and all
+        below is None unless ``raw=True`` asks for it.
+    raw_ranks : int64
+        As `ranks`, in the row as it came in.
+    log_mass : float64
+        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
+        log_mass`` is the token's log-probability there. 0 where nothing is removed, and at
+        temperature 0; NaN where invalid.
     raw_top_ids, raw_top_logprobs : int64, float64
-        The same under the model's own softmax.
+        As `top_ids`, `top_logprobs`, under the model's own softmax.
     """
 
     tokens: Any
     logprobs: Any
-    raw_logprobs: Any
     ranks: Any
     kept: Any
-    log_mass: Any
     top_ids: Any = None
     top_logprobs: Any = None
+    raw_logprobs: Any = None
+    raw_ranks: Any = None
+    log_mass: Any = None
     raw_top_ids: Any = None
     raw_top_logprobs: Any = None
 
@@ -180,17 +184,18 @@ class Distribution:
 
 def shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Samples:
     """Drop the axes that the caller did not ask for, and the lists."""
+    figure: Any = (0, 0) if drop_batch and drop_n else 0 if drop_batch else (slice(None), 0)
+    entry: Any = 0 if drop_batch else ...
 
-    def figures(array: npt.NDArray[Any]) -> Any:
-        array = array[:, 0] if drop_n else array
-        return array[0] if drop_batch else array
+    def figures(array: Any) -> Any:
+        return array if array is None or not (drop_n or drop_batch) else array[figure]
 
-    def lists(array: npt.NDArray[Any]) -> Any:
-        if not with_lists:
-            return None
-        return array[0] if drop_batch else array
+    def lists(array: Any) -> Any:
+        return array[entry] if with_lists and array is not None else None
 
     return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.raw_logprobs, r.ranks, r.kept, r.log_mass)),
-        *map(lists, (r.top_ids, r.top_logprobs, r.raw_top_ids, r.raw_top_logprobs)),
+        *map(figures, (r.tokens, r.logprobs, r.ranks, r.kept)),
+        *map(lists, (r.top_ids, r.top_logprobs)),
+        *map(figures, (r.raw_logprobs, r.raw_ranks, r.log_mass)),
+        *map(lists, (r.raw_top_ids, r.raw_top_logprobs)),
     )

@@ -1,9 +1,9 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
 A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
-cuts. Its one field is the setting, named as Hugging Face names it.
-The field states the range and the value that is off, and all else reads them there: checks, error
-messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
+cuts. Its one field is the setting, named as Hugging Face names it: a number, or an array of one per
+row. The field states the range and the value that is off, and all else reads them there: checks,
+error messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Self,
     TypedDict,
     TypeVar,
     dataclass_transform,
@@ -26,7 +27,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import Ids, Range, integers, reals
+from sampler._checks import Ids, Integers, Range, Reals, integers, reals
 
 __all__ = ["MinP", "SuppressTokens", "Temperature", "TopK", "TopP"]
 
@@ -34,20 +35,15 @@ _Class = TypeVar("_Class", bound="type[Stage]")
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
-def show(value: object) -> str:
-    """`repr`, except that infinity can be typed back."""
-    return "float('inf')" if value == math.inf else repr(value)
-
-
-def setting(off: Any, range_: Range | Ids) -> Any:
+def setting(*, default: Any, range_: Range | Ids) -> Any:
     """Make the field of a stage: off by default, and checked."""
-    return field(default=off, metadata={"range": range_})
+    return field(default=default, metadata={"range": range_})
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
 def stage(cls: _Class) -> _Class:
     """Make a stage's class a dataclass, and keep what its field states where all can read it."""
-    made: Any = dataclass(frozen=True, slots=True, repr=False)(cls)
+    made: Any = dataclass(frozen=True, slots=True, repr=False, eq=False)(cls)
     (own,) = fields(made)
     made.setting, made.off, made.range = own.name, own.default, own.metadata["range"]
     return made  # type: ignore[no-any-return]
@@ -67,11 +63,22 @@ class Stage:
 
     def __post_init__(self) -> None:
         value = getattr(self, self.setting)
-        checked = self.off if value is None else self.range.check(self.setting, value)
+        checked = self.off if value is None else self.range.check_per_row(self.setting, value)
         object.__setattr__(self, self.setting, checked)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({show(self.value)})"
+        return f"{type(self).__name__}({self.range.show(self.value)})"
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return np.array_equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.value.tobytes() if self.is_per_row else self.value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.value,)  # which makes arrays read-only again
 
     @classmethod
     def described(cls) -> str:
@@ -85,13 +92,22 @@ class Stage:
 
     @property
     def value(self) -> Any:
-        """The setting's value."""
+        """The setting's value: a number, or a read-only float64 array of one per row."""
         return getattr(self, self.setting)
 
     @property
+    def is_per_row(self) -> bool:
+        """Whether the setting is an array, so that each row of a batch has its own."""
+        return isinstance(self.value, np.ndarray)
+
+    @property
     def is_off(self) -> bool:
-        """Whether the stage changes nothing."""
-        return bool(self.value == self.off)
+        """Whether the stage changes nothing, in any row."""
+        return bool(np.all(self.value == self.off))
+
+    def at(self, row: int) -> Self:
+        """Return the stage as it is for one row of a batch."""
+        return type(self)(self.range.kind(self.value[row])) if self.is_per_row else self
 
 
 class Edit(Stage):
@@ -133,7 +149,7 @@ class SuppressTokens(Edit):
     arXiv:2212.04356, whose decoder suppresses the tokens that are not speech.
     """
 
-    suppress_tokens: Collection[int] | None = setting((), Ids())
+    suppress_tokens: Collection[int] | None = setting(default=(), range_=Ids())
 
     def pairs(self, vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the ids, each with -inf."""
@@ -175,7 +191,7 @@ class Temperature(Stage):
     """
 
     kind = "scale"
-    temperature: float | None = setting(1.0, reals(0.0, math.inf))
+    temperature: Reals | None = setting(default=1.0, range_=reals(0.0, math.inf))
 
 
 @stage
@@ -205,7 +221,7 @@ class TopK(Stage):
     A. Fan, M. Lewis, Y. Dauphin, "Hierarchical Neural Story Generation", 2018, arXiv:1805.04833.
     """
 
-    top_k: int | None = setting(0, integers(0, note=" (0 or None is off)"))
+    top_k: Integers | None = setting(default=0, range_=integers(0, note=" (0 or None is off)"))
 
 
 @stage
@@ -236,7 +252,7 @@ class TopP(Stage):
     Degeneration", 2019, arXiv:1904.09751.
     """
 
-    top_p: float | None = setting(1.0, reals(0.0, 1.0))
+    top_p: Reals | None = setting(default=1.0, range_=reals(0.0, 1.0))
 
 
 @stage
@@ -266,17 +282,17 @@ class MinP(Stage):
     Outputs", 2024, arXiv:2407.01082.
     """
 
-    min_p: float | None = setting(0.0, reals(0.0, 1.0))
+    min_p: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
 
 
 class Settings(TypedDict, total=False):
     """Every stage by its keyword, in the order in which keywords apply: Hugging Face's."""
 
     suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
-    temperature: Annotated[float | None, Temperature]
-    top_k: Annotated[int | None, TopK]
-    top_p: Annotated[float | None, TopP]
-    min_p: Annotated[float | None, MinP]
+    temperature: Annotated[Reals | None, Temperature]
+    top_k: Annotated[Integers | None, TopK]
+    top_p: Annotated[Reals | None, TopP]
+    min_p: Annotated[Reals | None, MinP]
 
 
 STAGES: Mapping[str, type[Stage]] = {

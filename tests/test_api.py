@@ -1,6 +1,7 @@
 """`Sampler`, `Samples`, `Distribution`: settings, errors, steps, streams, and what they tell."""
 
 import copy
+import dataclasses
 import json
 import math
 import pickle
@@ -49,9 +50,10 @@ INTEGER = {
     "seed": (r"an integer in \[0, 2\*\*64\)", (-1, 2**64, 2**70)),
     "step": (r"an integer in \[0, 2\*\*64\]", (-1, 2**64 + 1, 2**70)),  # 2**64: none is left
 }
-NO_NUMBER = ("0.5", b"1", [1], (1,), {}, np.array([1]), np.array([0.5, 0.5]), np.array(1),
-             np.array(0.5), True, False, np.True_, np.False_, 1j, np.complex64(1), Decimal("0.5"),
-             object(), torch.tensor(1), torch.tensor(0.5), "", np.str_("1"))  # fmt: skip
+NO_NUMBER = ("0.5", b"1", {}, True, False, np.True_, np.False_, 1j, np.complex64(1),
+             Decimal("0.5"), object(), "", np.str_("1"))  # fmt: skip
+ARRAYS = ([1], (1,), np.array([1]), np.array([0.5, 0.5]), np.array(1), np.array(0.5),
+          torch.tensor(1), torch.tensor(0.5))  # fmt: skip
 
 BAD = [
     *((name, value, ValueError, wanted)
@@ -64,6 +66,7 @@ BAD = [
       for name, (wanted, _) in INTEGER.items() for value in (np.int64(-1), np.int8(-128))),
     *((name, value, TypeError, wanted)
       for name, (wanted, _) in (REAL | INTEGER).items() for value in NO_NUMBER),
+    *((name, value, TypeError, INTEGER[name][0]) for name in ("seed", "step") for value in ARRAYS),
     *((name, value, TypeError, wanted)
       for name, (wanted, _) in INTEGER.items()
       for value in (1.0, 40.5, nan, inf, np.float64(2), Fraction(4, 2))),
@@ -316,6 +319,11 @@ def test_a_fresh_seed_stays_one():
         assert engine_of(s.replace(seed=None)).seed_is_fresh
 
 
+def test_choices_are_plain_strings():
+    s = Sampler(ties=np.str_("all"), on_invalid=np.str_("flag"), seed=7)
+    assert repr(s) == "Sampler(ties='all', seed=7, on_invalid='flag')"
+
+
 def test_replace():
     s = Sampler(temperature=0.8, top_k=4, ties="all", seed=7)
     s(ROW), s(ROW)
@@ -430,13 +438,14 @@ def test_flagged_rows(settings, kind):
     mixed, clean = as_kind(bad, kind), as_kind(good, kind)
     assert s(mixed)[rows].tolist() == [-1, -1]
     for n in (None, 3):
-        a = s.sample(mixed, step=4, n=n, logprobs=5)
-        b = s.sample(clean, step=4, n=n, logprobs=5)
+        a = s.sample(mixed, step=4, n=n, logprobs=5, raw=True)
+        b = s.sample(clean, step=4, n=n, logprobs=5, raw=True)
         for name in Samples.__dataclass_fields__:
             left, right = getattr(a, name), getattr(b, name)
             assert left[others].tobytes() == right[others].tobytes(), name
         assert np.all(a.tokens[rows] == -1)
         assert np.all(a.ranks[rows] == 0)
+        assert np.all(a.raw_ranks[rows] == 0)
         assert np.all(a.kept[rows] == 0)
         assert np.all(np.isnan(a.logprobs[rows]))
         assert np.all(np.isnan(a.raw_logprobs[rows]))
@@ -462,7 +471,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     row[-1] = nan
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
     rows = _core.Rows(words, _core.KINDS["float32"], False)
-    tokens = np.full((3, batch, 1), 7)
+    tokens = np.full((4, batch, 1), 7)
     logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
     ids, keys = np.empty((2, batch, 0), np.int64), _core.KeyedUniforms(0, 0)
     chain = _core.Chain([])
@@ -561,13 +570,13 @@ def test_threads_of_different_vocabularies():
     # Scratch memory goes from hand to hand between calls of different sizes.
     rows = [random_rows(3, vocab, vocab) for vocab in (1, 70, 3000, 20000)]
     s = Sampler(top_p=0.95, temperature=3.0, seed=7)
-    expected = [s.sample(x, step=1, n=3, logprobs=4) for x in rows]
+    expected = [s.sample(x, step=1, n=3, logprobs=4, raw=True) for x in rows]
     wrong = []
 
     def work(turn):
         for i in range(40):
             x = (turn + i) % len(rows)
-            got = s.sample(rows[x], step=1, n=3, logprobs=4)
+            got = s.sample(rows[x], step=1, n=3, logprobs=4, raw=True)
             wrong.extend(
                 (x, name)
                 for name in Samples.__dataclass_fields__
@@ -593,11 +602,11 @@ def tokens_at(s, row, stream, step, draws=1):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "top_p": 0.95}, {"top_k": 40}])
 def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
     s, rows = Sampler(**settings, seed=7), random_rows(9)
-    batch = s.sample(rows, step=3, logprobs=3)
+    batch = s.sample(rows, step=3, logprobs=3, raw=True)
     n = s.sample(rows, step=3, n=4)
     assert np.array_equal(batch.tokens, s.sample(rows, step=3, streams=range(9)).tokens)
     for i, row in enumerate(rows):
-        lone = s.sample(row, step=3, streams=i, logprobs=3)
+        lone = s.sample(row, step=3, streams=i, logprobs=3, raw=True)
         for name in Samples.__dataclass_fields__:
             assert getattr(lone, name).tobytes() == getattr(batch, name)[i].tobytes(), name
         assert n.tokens[i].tolist() == s.sample(row, step=3, streams=[i], n=4).tokens.tolist()
@@ -734,20 +743,24 @@ def test_draws_have_their_place_in_the_counter():
     assert np.array_equal(r.tokens[:, :6], fewer.tokens)
 
 
+@pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("top", [None, 0, 3, 9])
 @pytest.mark.parametrize("n", [None, 1, 5])
 @pytest.mark.parametrize("batch", [None, 0, 1, 3])
-def test_shapes(batch, n, top):
+def test_shapes(batch, n, top, raw):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
-    r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top)
+    r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top, raw=raw)
     lead = () if batch is None else (batch,)
-    for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
+    for name in ("tokens", "logprobs", "ranks", "kept", "raw_logprobs", "raw_ranks", "log_mass"):
         value = getattr(r, name)
+        if not raw and name.startswith(("raw", "log_mass")):
+            assert value is None
+            continue
         assert value.shape == (lead if n is None else (*lead, n)), name
         assert value.dtype == (np.float64 if "log" in name else np.int64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
-        if top is None:
+        if top is None or not (raw or name.startswith("top")):
             assert value is None
         else:
             assert value.shape == (*lead, top), name
@@ -789,7 +802,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
     if vocab > 4:
         rows[:, ::5] = -inf
     top = 12
-    r = s.sample(rows, step=2, n=6, logprobs=top)
+    r = s.sample(rows, step=2, n=6, logprobs=top, raw=True)
     for i, row in enumerate(rows):
         state, raw = law(s, row), reference.kept(row, [])
         logprobs = dict(zip(state.ids.tolist(), reference.logprobs(state), strict=True))
@@ -799,7 +812,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
             assert token == reference.draw(state, vocab, reference.uniform(7, i, 2, j))
             assert r.logprobs[i, j] == pytest.approx(logprobs[token], abs=1e-12, rel=1e-13)
             assert r.raw_logprobs[i, j] == pytest.approx(raw_logprobs[token], abs=1e-12, rel=1e-13)
-            assert r.ranks[i, j] == place[token]
+            assert r.ranks[i, j] == r.raw_ranks[i, j] == place[token]
             assert r.kept[i, j] == len(state.ids)
         for ids, logs, of, known in (
             (r.top_ids[i], r.top_logprobs[i], state, logprobs),
@@ -814,8 +827,15 @@ def test_samples_tell_the_law(settings, tied, vocab):
 
 def test_logprobs_do_not_depend_on_what_is_asked():
     s, rows = Sampler(top_p=0.9, seed=7), random_rows(3, 5000)
-    full = s.sample(rows, step=1, n=3, logprobs=8)
-    few = s.sample(rows, step=1, logprobs=2)
+    full = s.sample(rows, step=1, n=3, logprobs=8, raw=True)
+    few = s.sample(rows, step=1, logprobs=2, raw=True)
+    bare = s.sample(rows, step=1, logprobs=2)
+    for field in dataclasses.fields(Samples):
+        name, value = field.name, getattr(bare, field.name)
+        if name.startswith(("raw", "log_mass")):
+            assert value is None, name
+        else:
+            assert value.tobytes() == getattr(few, name).tobytes(), name
     assert few.logprobs.tobytes() == full.logprobs[:, 0].tobytes()
     assert few.raw_logprobs.tobytes() == full.raw_logprobs[:, 0].tobytes()
     assert few.top_logprobs.tobytes() == full.top_logprobs[:, :2].tobytes()
@@ -852,7 +872,7 @@ def test_distribution_is_the_law(settings):
     [([0.0] * 8, math.log(8)), ([5.0], 0.0), ([0.0, -inf, 0.0], math.log(2)), ([0.0, -1e4], 0.0)],
 )
 def test_entropy(logits, entropy):
-    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=1e-15)
+    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=2.0**-32)
 
 
 def test_an_underflowing_token_stays_kept():

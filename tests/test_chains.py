@@ -29,7 +29,7 @@ def check(row, stages, floor, ties):
     settings = {"min_tokens_to_keep": floor, "ties": ties}
     state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)
     s = Sampler(stages, seed=0, **settings)
-    r = s.sample(row, logprobs=1)
+    r = s.sample(row, logprobs=1, raw=True)
     case = (stages, settings)
     assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
     assert r.kept == len(state.ids), case

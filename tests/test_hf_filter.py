@@ -390,7 +390,7 @@ def test_bad_arguments(make):
         ("top_p", -0.1, ValueError, r"a float in \[0, 1\]"),
         ("top_p", nan, ValueError, r"a float in \[0, 1\]"),
         ("min_p", 1.7, ValueError, r"a float in \[0, 1\]"),
-        ("min_p", [0.1], TypeError, r"a float in \[0, 1\]"),
+        ("min_p", ["0.1"], TypeError, r"a float in \[0, 1\]"),
         ("min_tokens_to_keep", 0, ValueError, "an integer >= 1"),
         ("min_tokens_to_keep", 1.0, TypeError, "an integer >= 1"),
         ("filter_value", nan, ValueError, "a float"),
@@ -567,6 +567,17 @@ def test_what_filter_kwargs_gives():
         assert processor.sampler.stages == made
         assert processor.sampler.min_tokens_to_keep == (1 if made is s.stages else 3)
         assert processor.filter_value == -5.0
+
+
+def test_errors_call_them_scores():
+    processor = FilterLogitsProcessor(top_k=3)
+    scores = torch.zeros(2, 9)
+    scores[1, 3] = math.nan
+    with pytest.raises(ValueError, match=r"^`scores` have .* row 1 has nan at token 3$"):
+        processor(None, scores)
+    rows = [torch.zeros(3), torch.zeros(4)]
+    with pytest.raises(TypeError, match=r"pass torch.nested.to_padded_tensor\(scores, -torch"):
+        processor(None, torch.nested.nested_tensor(rows, layout=torch.jagged))
 
 
 # ------------------------------------------------------------------------------ other devices

@@ -167,7 +167,7 @@ def test_assisted_decoding_is_plain_decoding(model, draft, how, settings, monkey
 
     def run(s, stop=NEVER, **more):
         mask = torch.ones_like(row)
-        kwargs = generate_kwargs(s, attention_mask=mask, logprobs=2, eos_token_id=stop)
+        kwargs = generate_kwargs(s, attention_mask=mask, logprobs=2, eos_token_id=stop, raw=True)
         out = model.generate(row, attention_mask=mask, **kwargs, max_new_tokens=30, **more)
         told = kwargs["logits_processor"][-1].samples
         assert told.tokens.tolist() == out[:, 30:].tolist()

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -27,7 +28,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 import tiny
 from sampler import Sampler, Samples, _core, hf
-from sampler.hf import SamplingLogitsProcessor, expand_inputs, generate_kwargs, score
+from sampler.hf import SamplingLogitsProcessor, _sampling, expand_inputs, generate_kwargs, score
 from tiny import (
     CACHE_NAME,
     NEVER,
@@ -45,16 +46,17 @@ from tiny import (
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
-    "tokens": -1, "logprobs": math.nan, "raw_logprobs": math.nan, "ranks": 0, "kept": 0,
-    "log_mass": math.nan,
-    "top_ids": -1, "top_logprobs": math.nan, "raw_top_ids": -1, "raw_top_logprobs": math.nan,
+    "tokens": -1, "logprobs": math.nan, "ranks": 0, "kept": 0,
+    "top_ids": -1, "top_logprobs": math.nan,
+    "raw_logprobs": math.nan, "raw_ranks": 0, "log_mass": math.nan,
+    "raw_top_ids": -1, "raw_top_logprobs": math.nan,
 }  # fmt: skip
 
 
 def run(model, inputs, s, *, ends=None, logprobs=2, **more):
     """All that `model.generate` returns, and the processor."""
     mask = None if model.config.is_encoder_decoder else inputs["attention_mask"]
-    kwargs = generate_kwargs(s, attention_mask=mask, logprobs=logprobs, eos_token_id=ends)
+    kwargs = generate_kwargs(s, attention_mask=mask, logprobs=logprobs, raw=True, eos_token_id=ends)
     out = model.generate(
         **inputs, **kwargs, **{"max_new_tokens": NEW, **more},
         return_dict_in_generate=True, output_scores=True, output_logits=True,
@@ -87,6 +89,9 @@ def check_equal(a, b):
     assert [f.name for f in dataclasses.fields(Samples)] == list(BLANK)
     for name in BLANK:
         x, y = getattr(a, name), getattr(b, name)
+        if x is None or y is None:
+            assert x is y and name.startswith(("raw", "log_mass")), name
+            continue
         assert x.dtype == y.dtype, name
         assert x.shape == y.shape, name
         assert x.tobytes() == y.tobytes() or np.array_equal(x, y, equal_nan=True), name
@@ -110,6 +115,38 @@ def test_samples(model, settings, logprobs):
         batch, length = inputs["input_ids"].shape
         assert r.tokens.tolist() == out.sequences[:, length:].tolist()
         assert r.top_ids.shape == r.raw_top_logprobs.shape == (batch, NEW, logprobs)
+
+
+def test_raw_figures_are_none_unless_asked_for(model):
+    inputs = prompts(2)
+    more = {"max_new_tokens": 3, "return_dict_in_generate": True}
+    found = []
+    for raw in ({}, {"raw": False}, {"raw": True}):
+        kwargs = generate_kwargs(HOT, attention_mask=inputs["attention_mask"], **raw)
+        out = model.generate(**inputs, **kwargs, **more)
+        ours = hf.generate(model, **inputs, sampler=HOT, **more, **raw).samples
+        check_equal(kwargs["logits_processor"][-1].samples, ours)
+        found.append(ours)
+        scored = score(model, out.sequences, HOT, prompt_length=7, **raw)
+        for r in (ours, scored):
+            for name in ("raw_logprobs", "raw_ranks", "log_mass", "raw_top_ids"):
+                assert (getattr(r, name) is not None) == (raw == {"raw": True}), name
+    check_equal(found[0], found[1])
+    assert found[0].logprobs.tobytes() == found[2].logprobs.tobytes()
+
+
+@pytest.mark.parametrize("raw", [None, 1, "yes"])
+def test_bad_raw(model, raw):
+    form = "^`raw` has to be True or False, but is "
+    for call in (
+        lambda: SamplingLogitsProcessor(HOT, raw=raw),
+        lambda: score(model, torch.ones(1, 5).long(), HOT, raw=raw),
+        lambda: hf.generate(model, **prompts(1), sampler=HOT, raw=raw),
+        lambda: HOT.sample([0.0, 1.0], raw=raw),
+        lambda: HOT.score([0.0, 1.0], 0, raw=raw),
+    ):
+        with pytest.raises(TypeError, match=form):
+            call()
 
 
 def test_samples_of_encoder_decoder(encoder_decoder):
@@ -227,7 +264,7 @@ def test_ends_are_seen_by_the_padding(model, pad, monkeypatch):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_another_generation_draws_afresh(model, batch):
     # As each segment of Whisper's long form: equal random numbers gave equal texts.
-    processor, same = SamplingLogitsProcessor(HOT, logprobs=2), prompts(batch)
+    processor, same = SamplingLogitsProcessor(HOT, logprobs=2, raw=True), prompts(batch)
     unrecorded, outs = SamplingLogitsProcessor(HOT, logprobs=None), []
     for inputs, new in (
         (same, NEW),
@@ -408,6 +445,35 @@ def test_a_text_within_a_text(model, where, outer, inner):
         for row in range(batch):
             ids = prompt[row].tolist()
             assert text[row, 14:].tolist() == by_hand(model, ids, HOT, row, 6, draws[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="POSIX")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_begins_a_generation():
+    # The child waited for ever for a thread that only the parent has.
+    scores, ids, holds, done = (
+        torch.zeros(1, 9),
+        torch.zeros(1, 2).long(),
+        threading.Event(),
+        threading.Event(),
+    )
+
+    def begin():
+        with _sampling._BEGINNING:
+            holds.set()
+            done.wait()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    holds.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        SamplingLogitsProcessor(HOT)(ids, scores)
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_two_threads_on_one_processor(model, monkeypatch):
@@ -630,7 +696,12 @@ def test_samples_are_of_what_was_drawn_from(model, monkeypatch):
     logits = [penalty(out.sequences[:, : 9 + t], rows) for t, rows in enumerate(out.logits)]
     assert not torch.equal(logits[-1], out.logits[-1])
     check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, logits=logits))
-    known = {"prompt_length": 9, "attention_mask": inputs["attention_mask"], "logprobs": 2}
+    known = {
+        "prompt_length": 9,
+        "attention_mask": inputs["attention_mask"],
+        "logprobs": 2,
+        "raw": True,
+    }
     r = score(model, out.sequences, HOT, **known, logits_processor=[penalty])
     same_samples(r, processor.samples)
     r = score(model, out.sequences, HOT, **known)
@@ -660,7 +731,7 @@ def test_score(model, settings):
     for inputs in (prompts(), padded(3, 9, 6), padded(4)):
         out, processor = run(model, inputs, s)
         mask, length = inputs["attention_mask"], inputs["input_ids"].shape[1]
-        known = {"prompt_length": length, "logprobs": 2}
+        known = {"prompt_length": length, "logprobs": 2, "raw": True}
         r = score(model, out.sequences, s, **known, attention_mask=mask)
         same_samples(r, processor.samples)
         assert [getattr(r, name).dtype for name in BLANK] == [
@@ -677,7 +748,8 @@ def test_score_of_rows_that_end(model):
     text = run(model, inputs, HOT)[0].sequences[:, 9:].tolist()
     for ends in ([text[0][2], text[2][5]], [row[1] for row in text]):
         out, processor = run(model, inputs, HOT, ends=ends)
-        known = {"prompt_length": 9, "logprobs": 2, "attention_mask": inputs["attention_mask"]}
+        known = {"prompt_length": 9, "logprobs": 2, "raw": True}
+        known["attention_mask"] = inputs["attention_mask"]
         r = score(model, out.sequences, HOT, **known, eos_token_id=ends)
         same_samples(r, processor.samples)
         # An id of the end in the prompt ends nothing.
@@ -689,10 +761,10 @@ def test_score_of_rows_that_end(model):
 def test_score_of_encoder_decoder(encoder_decoder):
     inputs = encoder_inputs()
     out, processor = run(encoder_decoder, inputs, HOT)
-    r = score(encoder_decoder, out.sequences, HOT, **inputs, logprobs=2)
+    r = score(encoder_decoder, out.sequences, HOT, **inputs, logprobs=2, raw=True)
     same_samples(r, processor.samples)
     without = {"input_ids": inputs["input_ids"]}
-    r = score(encoder_decoder, out.sequences, HOT, **without, logprobs=2)
+    r = score(encoder_decoder, out.sequences, HOT, **without, logprobs=2, raw=True)
     assert np.allclose(r.logprobs[0], processor.samples.logprobs[0], atol=1e-4)
     assert not np.allclose(r.logprobs[1], processor.samples.logprobs[1], atol=1e-4)
 
@@ -701,17 +773,17 @@ def test_score_of_a_plain_text(model):
     ids = prompts(2, 9)["input_ids"]
     with torch.no_grad():
         logits = model(ids).logits
-    r = score(model, ids, HOT, logprobs=3)
+    r = score(model, ids, HOT, logprobs=3, raw=True)
     assert r.tokens.tolist() == ids[:, 1:].tolist()
     assert r.top_ids.shape == (2, 8, 3)
     for t in range(8):
-        want = HOT.score(logits[:, t], ids[:, t + 1].tolist(), logprobs=3)
-        same_samples(Samples(*(getattr(r, name)[:, t] for name in BLANK)), want)
+        want = HOT.score(logits[:, t], ids[:, t + 1].tolist(), logprobs=3, raw=True)
+        same_samples(Samples(**{name: getattr(r, name)[:, t] for name in BLANK}), want)
     # Left padding that goes on behind `prompt_length`: padding is not scored.
     left, mask = torch.zeros(2, 12).long(), torch.zeros(2, 12).long()
     left[0, 3:], mask[0, 3:] = ids[0], 1
     left[1, 6:], mask[1, 6:] = ids[1, :6], 1
-    r_left = score(model, left, HOT, attention_mask=mask, logprobs=3)
+    r_left = score(model, left, HOT, attention_mask=mask, logprobs=3, raw=True)
     assert np.allclose(r_left.raw_logprobs[0, 3:], r.raw_logprobs[0], atol=1e-4)
     assert np.allclose(r_left.raw_logprobs[1, 6:], r.raw_logprobs[1, :5], atol=1e-4)
     assert np.isnan(r_left.raw_logprobs[0, :2]).all()
@@ -723,8 +795,8 @@ def test_score_of_a_text_padded_on_the_right(model, lengths):
     # Only a mask of the whole text can tell.
     ids = prompts(2, 9)["input_ids"]
     mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
-    r = score(model, ids * mask, HOT, attention_mask=mask, logprobs=3)
-    want = score(model, ids, HOT, logprobs=3)
+    r = score(model, ids * mask, HOT, attention_mask=mask, logprobs=3, raw=True)
+    want = score(model, ids, HOT, logprobs=3, raw=True)
     for name, blank in BLANK.items():
         getattr(want, name)[mask[:, 1:].numpy() == 0] = blank
     same_samples(r, want)
@@ -732,7 +804,7 @@ def test_score_of_a_text_padded_on_the_right(model, lengths):
 
 def test_score_of_a_removed_token(model):
     out, _ = run(model, prompts(), HOT)
-    r = score(model, out.sequences, Sampler(top_k=1), prompt_length=7)
+    r = score(model, out.sequences, Sampler(top_k=1), prompt_length=7, raw=True)
     argmax = torch.stack(out.logits, dim=1).argmax(dim=-1) == out.sequences[:, 7:]
     assert 0 < argmax.sum() < argmax.numel()
     assert np.array_equal(r.logprobs, np.where(argmax, 0.0, -math.inf))
@@ -936,7 +1008,7 @@ def test_our_loop_returns_everything(model, ends, monkeypatch):
     want, processor = run(model, inputs, HOT, ends=ends)
     more = {} if ends is None else {"eos_token_id": ends}
     out = ours(
-        model, inputs, **more, logprobs=2,
+        model, inputs, **more, logprobs=2, raw=True,
         return_dict_in_generate=True, output_scores=True, output_logits=True,
     )  # fmt: skip
     assert isinstance(out, hf.GenerateOutput)
@@ -1094,7 +1166,7 @@ def test_score_of_ids_beyond_a_narrower_head(model):
     )
     with pytest.raises(ValueError, match=words + "has 60 at place 4$"):
         score(Narrow(), ids, HOT, prompt_length=2)
-    assert np.isfinite(score(Narrow(), ids[:1], HOT, prompt_length=2).raw_logprobs).all()
+    assert np.isfinite(score(Narrow(), ids[:1], HOT, prompt_length=2, raw=True).raw_logprobs).all()
 
 
 def test_score_names_a_step_that_there_is(model):
@@ -1233,7 +1305,7 @@ def test_a_processor_behind_that_forces_one_token(model):
 def test_a_processor_before_the_draw(model):
     inputs = prompts()
     kwargs = generate_kwargs(
-        HOT, attention_mask=inputs["attention_mask"], logits_processor=[forbid_even_ids]
+        HOT, attention_mask=inputs["attention_mask"], raw=True, logits_processor=[forbid_even_ids]
     )
     out = model.generate(
         **inputs, **kwargs, max_new_tokens=NEW, return_dict_in_generate=True, output_logits=True

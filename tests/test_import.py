@@ -74,6 +74,12 @@ def test_one_file_knows_what_a_tensor_is():
         assert not names & OF_TENSORS, file
 
 
+def test_it_works_without_docstrings(tmp_path):
+    code = "import sampler, sampler.hf; assert sampler.Sampler.__doc__ is None"
+    run = python(code, PACKAGE.parent, tmp_path, "-OO", "-W", "ignore")
+    assert run.returncode == 0, run.stderr
+
+
 def test_a_missing_core_is_one_sentence(tmp_path):
     copy = tmp_path / "sampler"
     copy.mkdir()

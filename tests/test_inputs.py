@@ -52,8 +52,8 @@ def assert_same(given, plain, **options):
         s = Sampler(**settings, seed=3)
         assert np.array_equal(Sampler(**settings, seed=3)(given, **options), s(plain))
         for n in (None, 4):
-            a = s.sample(given, step=5, n=n, logprobs=6, **options)
-            b = s.sample(plain, step=5, n=n, logprobs=6)
+            a = s.sample(given, step=5, n=n, logprobs=6, raw=True, **options)
+            b = s.sample(plain, step=5, n=n, logprobs=6, raw=True)
             for field in fields(a):
                 left, right = (np.asarray(getattr(r, field.name)) for r in (a, b))
                 assert left.dtype == right.dtype
@@ -671,7 +671,7 @@ def test_no_rows(dtype):
         assert tokens.dtype == np.int64
         for n in (None, 1, 4):
             for top in (None, 0, 3, 9):
-                r = s.sample(given, n=n, logprobs=top, streams=[], step=[])
+                r = s.sample(given, n=n, logprobs=top, raw=True, streams=[], step=[])
                 shape = (0,) if n is None else (0, n)
                 for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "kept", "log_mass"):
                     assert getattr(r, name).shape == shape, name

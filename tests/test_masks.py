@@ -23,7 +23,7 @@ BLOCK, WORD = 512, 64
 SIZES = [1, 2, 31, 32, 33, 63, 64, 65, 256, 257, 300, 511, 512, 513, 1000, 1025, 2047, 2560, 2561,
          3000, 4097, 9000]  # fmt: skip
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
-RAW = ("raw_logprobs", "raw_top_ids", "raw_top_logprobs")
+RAW = ("raw_logprobs", "raw_ranks", "raw_top_ids", "raw_top_logprobs")
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def everything(s, rows, mask, tokens, n, top):
         rows = rows.view(np.uint16) if rows.dtype.isnative else rows
     found = {"call": s(rows, **more, **words)}
     for name, r in (
-        ("sample", s.sample(rows, **more, **words, step=3, n=n, logprobs=top)),
-        ("score", s.score(rows, tokens, **more, **words, logprobs=top)),
+        ("sample", s.sample(rows, **more, **words, step=3, n=n, logprobs=top, raw=True)),
+        ("score", s.score(rows, tokens, **more, **words, logprobs=top, raw=True)),
     ):
         found |= {f"{name}.{field}": getattr(r, field) for field in r.__slots__}
     found["filter"] = s.filter(rows, **more, **words)
@@ -341,10 +341,10 @@ def test_no_token_left():
 def test_raw_fields_are_of_the_row_as_it_came_in():
     x = np.array([1.0, 3.0, np.nan, 0.0])
     s = Sampler(top_k=2, seed=1)
-    r = s.sample(X, mask=[0, 3], logprobs=4, n=6)
+    r = s.sample(X, mask=[0, 3], logprobs=4, n=6, raw=True)
     assert r.raw_top_ids.tolist() == [1, 2, 0, 3]
-    assert same(r.raw_logprobs, s.score(X, r.tokens).raw_logprobs)
-    r = s.sample(x, mask=[0, 3], logprobs=2)
+    assert same(r.raw_logprobs, s.score(X, r.tokens, raw=True).raw_logprobs)
+    r = s.sample(x, mask=[0, 3], logprobs=2, raw=True)
     assert r.tokens in (0, 3) and np.isfinite(r.logprobs) and np.isnan(r.raw_logprobs)
     assert r.raw_top_ids.tolist() == [-1, -1] and np.all(np.isnan(r.raw_top_logprobs))
 

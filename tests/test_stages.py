@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import sampler
 from law import TABLE
 from sampler import Sampler, reference, stages
-from sampler._checks import Ids
+from sampler._checks import Ids, Integers, Reals
 from sampler.stages import STAGES, Stage
 
 PACKAGE = Path(sampler.__file__).parent
@@ -83,6 +83,25 @@ def test_every_setting_is_a_change_of_a_configuration(stage):
 
 
 @EVERY
+def test_stages_are_small(stage):
+    assert not hasattr(stage(), "__dict__")
+
+
+def test_a_stage_of_somebody_else_is_refused():
+    class Other(Stage):
+        setting, off, top_k = "top_k", 0, 3
+
+        def __init__(self):
+            pass
+
+        def __repr__(self):
+            return "Other()"
+
+    with pytest.raises(TypeError, match=r"^`stages` has to hold stages such as"):
+        Sampler([Other()])
+
+
+@EVERY
 def test_off_changes_nothing(stage):
     plain = Sampler(seed=7)
     for value in (stage.off, None):
@@ -96,7 +115,8 @@ def test_off_changes_nothing(stage):
 def test_signatures_list_the_settings():
     parameters = inspect.signature(Sampler).parameters
     shown = [(name, p.default, p.annotation) for name, p in parameters.items() if name in STAGES]
-    kinds = {"float": float | None, "int": int | None, "sequence of int": Collection[int] | None}
+    kinds = {"float": Reals | None, "int": Integers | None}
+    kinds["sequence of int"] = Collection[int] | None
     assert shown == [(name, one.off, kinds[one.range.noun]) for name, one in STAGES.items()]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
     assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]

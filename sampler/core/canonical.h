@@ -165,12 +165,13 @@ INLINE float fused_emulated(float a, float b, float c)
     return (float)odd;
 }
 
-/* exp(z) / 2**n and, as a double, 2**n: see `exp_canonical`. `bias` is what is added to the
- * exponent of the latter, 0 or 128. */
-INLINE double exp_parts(double z, double bias, double *power)
+/* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
+ * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
+ * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
+INLINE double exp_canonical(double z)
 {
-    const double to_integer =
-        0x1.8p52 + 1023.0 + bias; /* leaves n + 1023 + bias in the lowest bits */
+    const double to_integer = 0x1.8p52 + 1023.0 + 128.0; /* leaves n + 1151 in the lowest bits */
+    z = z > -746.0 ? z : -746.0;
     const double shifted = z * 0x1.71547652b82fep+0 + to_integer;
     const double n = shifted - to_integer;
     const double r = (z - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
@@ -187,27 +188,10 @@ INLINE double exp_parts(double z, double bias, double *power)
     even = even * r2 + 0.5;
     odd = odd * r2 + 1.0 / 6.0;
     const uint64_t bits = bits_of(shifted) << 52;
-    memcpy(power, &bits, sizeof bits);
+    double power;
+    memcpy(&power, &bits, sizeof bits);
     /* The small terms first: 1 + (r + (r2 even + r2 r odd)). */
-    return 1.0 + (r + (r2 * even + r2 * r * odd));
-}
-
-/* exp(z) for z <= 0, relative error below 2**-52, plus 2**-1075 in the subnormals; 0 for -inf.
- * z = n ln 2 + r with |r| <= ln(2)/2 and n ln2_high exact; Taylor to r**13 / 13! (its remainder
- * is below 2**-57); times 2**n in two steps, because 2**-1075 is not a double. NaN gives 0. */
-INLINE double exp_canonical(double z)
-{
-    double power;
-    const double p = exp_parts(z > -746.0 ? z : -746.0, 128.0, &power);
-    return p * power * 0x1p-128;
-}
-
-/* The same bits for z in [-700, 0], with less work; below that, anything. */
-INLINE double exp_near(double z)
-{
-    double power;
-    const double p = exp_parts(z, 0.0, &power);
-    return p * power;
+    return (1.0 + (r + (r2 * even + r2 * r * odd))) * power * 0x1p-128;
 }
 
 /* log(2**extra x) for positive, normal x, error below 3 ULP, without a branch: x = 2**k m with m in

@@ -48,7 +48,7 @@ struct Kernels {
     void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
                               double *);
     Mass (*exact_mass)(const Row *, const Tempering *, Cut, Mass *);
-    Mass (*exact_and_fine_masses)(const Row *, const Tempering *, const Tempering *, double *);
+    void (*fine_masses_of_two)(const Row *, const Tempering *, const Tempering *, double *);
     int64_t (*read)(const Row *, const Tempering *, Cut, int64_t, double *, double *);
     void (*filter)(const Row *, const Tempering *, Cut, double, int, double, void *);
     void (*softmax)(const Row *, ptrdiff_t, int64_t, const double *, ptrdiff_t, int, char *,
@@ -70,7 +70,7 @@ typedef struct {
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
             count_##type, counts_##type, fast, fine_masses_##type, fine_masses_above_##type,       \
-            exact_mass_##type, exact_and_fine_masses_##type, read_##type, filter_##type,           \
+            exact_mass_##type, fine_masses_of_two_##type, read_##type, filter_##type,              \
             softmax_##type                                                                         \
     }
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from sampler.core.job cimport WORK_PER_LOOK, Job, interrupts, row_of, uniform_of
+from sampler.core.job cimport WORK_PER_LOOK, Job, chain_of, interrupts, row_of, uniform_of
 from sampler.core.kernels cimport (
     BLOCK, NO_MASS, WORD, Mass, block_start, blocks_in, high_part, isa, low_part, mass_add,
     mass_value
@@ -18,7 +18,7 @@ cdef inline bint draw_row(Job *job, int64_t row, Scratch *scratch) noexcept nogi
     """What `draw_tokens` does with a row. False where it is invalid."""
     cdef RowState s
     cdef int64_t i
-    if scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         apply_stages(&s)
         draw_all(&s, job, row, job.tokens + row * job.n)
         return True
@@ -162,6 +162,9 @@ cdef inline double accumulate(RowState *s, double *cumulative) noexcept nogil:
         for b in range(blocks_in(&s.row)):
             count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
             add_on(weights, count, &mass, cumulative + block_start(&s.row, b))
+        s.tier = EXACT  # the total is; that of the blocks is not kept
+        s.total = mass_value(mass)
+        s.error = 0.0
     return mass_value(mass)
 
 

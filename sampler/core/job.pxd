@@ -22,7 +22,8 @@ cdef enum:
 # A call: rows, what to do with each, and how far it is. Pointers are NULL where they do not matter.
 cdef struct Job:
     bint (*do_row)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
-    const Chain *chain
+    const Chain *chains   # of row i: chains[i * chain_stride]
+    ptrdiff_t chain_stride  # 0 where one serves every row
     const char *data
     ptrdiff_t row_stride
     ptrdiff_t stride
@@ -47,6 +48,8 @@ cdef struct Job:
     int64_t *ranks
     int64_t *kept
     double *logprobs
+    bint raw              # whether these are asked for as well:
+    int64_t *raw_ranks
     double *raw_logprobs
     double *log_mass
     int64_t *top_ids      # top per row
@@ -76,6 +79,10 @@ cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
 cdef inline Row raw_row_of(const Job *job, int64_t index) noexcept nogil:
     """The row as it came in."""
     return make_row(job.data + index * job.row_stride, job.stride, job.vocab, job.kind, job.swapped)
+
+
+cdef inline const Chain *chain_of(const Job *job, int64_t index) noexcept nogil:
+    return job.chains + index * job.chain_stride
 
 
 cdef inline double uniform_of(const Job *job, int64_t row, int64_t draw) noexcept nogil:

@@ -840,6 +840,38 @@ static void FN(fine_masses_above)(const Row *row, const Tempering *tempering, Cu
     FN(fine)(row, tempering, cut, masses, f, totals, 1);
 }
 
+/* totals[0], totals[1] = the fine masses of a whole scanned row under two temperings, both
+ * unscaled, in one pass. As fine_masses. */
+static void FN(fine_masses_of_two)(const Row *row, const Tempering *first, const Tempering *second,
+                                   double *totals)
+{
+    const Cut all = {-INFINITY, -1};
+    const double max = first->max, slope = 1.4426950408889634 / first->temperature,
+                 other_slope = 1.4426950408889634 / second->temperature;
+    const REAL floor = LARGER(LOWEST, LEAST(max - FINE_DEPTH / slope, 0));
+    const REAL other_floor = LARGER(LOWEST, LEAST(max - FINE_DEPTH / other_slope, 0));
+    double total = 0.0, other_total = 0.0;
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], lowest;
+        const REAL *x;
+        const int64_t count =
+            FN(kept_block)(row, all, SMALLER(floor, other_floor), b, buffer, &x, &lowest);
+        double mass[LANES] = {0}, other[LANES] = {0};
+        for (int64_t i = 0; i < whole_groups(count); i += LANES)
+            EACH_LANE (l) {
+                const double value = (double)x[i + l];
+                const double weight = FN(fine_weight)(value, max, slope);
+                const double other_weight = FN(fine_weight)(value, max, other_slope);
+                mass[l] += value >= (double)floor ? weight : 0.0;
+                other[l] += value >= (double)other_floor ? other_weight : 0.0;
+            }
+        total += add_lanes(mass);
+        other_total += add_lanes(other);
+    }
+    totals[0] = total;
+    totals[1] = other_total;
+}
+
 /* ------------------------------------------------------------------------------- exact masses */
 
 /* w[0..n) = the canonical weights of those of x[0..n) that are >= floor, 0 for the others; n a
@@ -883,38 +915,6 @@ static Mass FN(exact_mass)(const Row *row, const Tempering *tempering, Cut cut, 
         mass_add(&total, mass.high, mass.low);
         if (blocks)
             blocks[b] = mass;
-    }
-    return total;
-}
-
-/* The exact mass of a whole scanned row at temperature 1 and, in the same pass, the fine masses
- * of its blocks under another tempering, for less than a separate pass. As fine_masses; both
- * temperings unscaled. */
-static Mass FN(exact_and_fine_masses)(const Row *row, const Tempering *raw,
-                                      const Tempering *tempering, double *masses)
-{
-    const Cut all = {-INFINITY, -1};
-    const double max = raw->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
-    const REAL exact_floor = LARGER(LOWEST, LEAST(max - (NEGLIGIBLE_DEPTH + 1.0), 0));
-    const REAL fine_floor = LARGER(LOWEST, LEAST(max - FINE_DEPTH / log2e_over_t, 0));
-    Mass total = {0.0, 0.0};
-    for (int64_t b = 0; b < blocks_in(row); b++) {
-        REAL buffer[BLOCK], lowest;
-        const REAL *x;
-        const int64_t count =
-            FN(kept_block)(row, all, SMALLER(exact_floor, fine_floor), b, buffer, &x, &lowest);
-        uint64_t high[LANES] = {0}, low[LANES] = {0};
-        double mass[LANES] = {0};
-        for (int64_t i = 0; i < whole_groups(count); i += LANES)
-            EACH_LANE (l) {
-                const double value = (double)x[i + l];
-                const double exact = exp_near(value - max);
-                const double fine = FN(fine_weight)(value, max, log2e_over_t);
-                add_parts(&high[l], &low[l], x[i + l] >= exact_floor ? exact : 0.0);
-                mass[l] += x[i + l] >= fine_floor ? fine : 0.0;
-            }
-        mass_add_parts(&total, high, low, whole_groups(count));
-        masses[b] = add_lanes(mass);
     }
     return total;
 }

@@ -113,8 +113,8 @@ cdef extern from "dispatch.h" nogil:
         void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
                                   double *) noexcept nogil
         Mass (*exact_mass)(const Row *, const Tempering *, Cut, Mass *) noexcept nogil
-        Mass (*exact_and_fine_masses)(const Row *, const Tempering *, const Tempering *,
-                                      double *) noexcept nogil
+        void (*fine_masses_of_two)(const Row *, const Tempering *, const Tempering *,
+                                   double *) noexcept nogil
         int64_t (*read)(const Row *, const Tempering *, Cut, int64_t, double *,
                         double *) noexcept nogil
         void (*filter)(const Row *, const Tempering *, Cut, double, bint, double,

@@ -1,5 +1,7 @@
 """What is reported of a row besides its tokens: log-probabilities, ranks, the top tokens, the kept
 mass; the filtered row; the distribution.
+
+Every log of a mass is on the grid: the nearest multiple of 2**-32.
 """
 
 from libc.float cimport DBL_MAX
@@ -8,14 +10,15 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport qsort
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, is_interrupted, raw_row_of, row_of
+from sampler.core.job cimport Job, chain_of, is_interrupted, raw_row_of, row_of
 from sampler.core.kernels cimport (
-    BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Cut, Mass, Tempering, block_start, blocks_in,
-    keeps, log_canonical, make_tempering, mass_value, nearest, tempered
+    BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Candidates, Cut, Mass, Tempering, block_start,
+    blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
 )
 from sampler.core.row cimport (
-    LOG_MASS_EXACT, LOG_MASS_FINE, Item, RowState, Scratch, add_up, are_candidates, has_bounds,
-    mass_of_candidates, scan_row, set_fine_errors, weigh_candidates
+    EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState,
+    Scratch, add_up, are_candidates, count_settled, fine_total, has_bounds, mass_of_candidates,
+    refine, scan_row, set_fine_errors, weigh_candidates
 )
 from sampler.core.search cimport first_in_rank
 from sampler.core.stages cimport apply_stages
@@ -25,69 +28,64 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     """What `sample_tokens` does with a row. False where it is invalid."""
     cdef RowState s
     cdef Tempering raw
-    cdef int64_t i, found, kept, n = job.n, top = job.top
-    cdef int64_t *tokens = job.tokens + row * n
+    cdef int64_t i, found, kept, n = job.n, top = job.top, start = row * job.n
+    cdef int64_t *tokens = job.tokens + start
     cdef Item *items = scratch.items
     cdef bint among_candidates
-    cdef double log_mass, raw_log_mass, kept_log_mass, x
-    for i in range(row * top, (row + 1) * top):
-        job.top_ids[i] = -1
-        job.raw_top_ids[i] = -1
-        job.top_logprobs[i] = -INFINITY
-        job.raw_top_logprobs[i] = -INFINITY
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
-        for i in range(row * n, (row + 1) * n):
-            job.tokens[i] = -1
-            job.ranks[i] = 0
-            job.kept[i] = 0
-            job.logprobs[i] = NAN
-            job.raw_logprobs[i] = NAN
-            job.log_mass[i] = NAN
-        for i in range(row * top, (row + 1) * top):
-            job.top_logprobs[i] = NAN
-            job.raw_top_logprobs[i] = NAN
+    cdef double log_mass, raw_log_mass = 0.0, kept_log_mass = 0.0, x
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
+        blank_row(job, row)
         return False
     raw = s.tempering
-    raw_log_mass = log_of_raw_mass(&s)
+    if job.raw:
+        find_whole_masses(&s)
     apply_stages(&s)
+    # The log of the mass takes the fine one in any case, and that will do for the draw.
+    s.broad = True
+    if n > 0 and not job.given:
+        draw_all(&s, job, row, tokens)
+        if is_interrupted(job):
+            return True
     among_candidates = are_candidates(&s, s.cut)
+    log_mass = log_of_mass(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
-    if among_candidates:
-        log_mass = log_canonical(mass_value(mass_of_candidates(&s)))
-    elif s.cut.value == -INFINITY and s.temperature == 1.0:
-        log_mass = raw_log_mass
-    else:
-        log_mass = log_canonical(mass_value(
-            s.row.kernels.exact_mass(&s.row, &s.tempering, s.cut, NULL)))
-    kept_log_mass = log_kept_mass(&s, log_mass, raw_log_mass)
+    if job.raw:
+        raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
+        kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
-        if not job.given:
-            draw_all(&s, job, row, tokens)
-            if is_interrupted(job):
-                return True
         for i in range(n):
             x = s.row.kernels.at(&s.row, tokens[i])
             items[i] = Item(x, tokens[i], i)
-            job.kept[row * n + i] = kept
-            job.log_mass[row * n + i] = kept_log_mass
-            job.logprobs[row * n + i] = -INFINITY
+            job.kept[start + i] = kept
+            job.logprobs[start + i] = -INFINITY
             if keeps(s.cut, x, tokens[i]):
-                job.logprobs[row * n + i] = log_share(&s, x, log_mass)
-            job.raw_logprobs[row * n + i] = -INFINITY
-            if x > -INFINITY:
-                job.raw_logprobs[row * n + i] = raw_log_share(&raw, x, raw_log_mass)
+                job.logprobs[start + i] = log_share(&s, x, log_mass)
+            if job.raw:
+                job.log_mass[start + i] = kept_log_mass
+                job.raw_logprobs[start + i] = -INFINITY
+                if x > -INFINITY:
+                    job.raw_logprobs[start + i] = raw_log_share(&raw, x, raw_log_mass)
         # Tokens given may come after all that is kept in rank, and then are no candidates.
-        rank_items(&s, among_candidates and not job.given, items, n, job.ranks + row * n)
+        rank_items(&s, among_candidates and not job.given, items, n, job.ranks + start)
+        if job.raw:
+            for i in range(n):
+                job.raw_ranks[start + i] = job.ranks[start + i]
     if top > 0:
-        found = top_items(&s, min(top, s.row.n), items)
-        for i in range(found):
-            x = items[i].value
-            job.raw_top_ids[row * top + i] = items[i].id
-            job.raw_top_logprobs[row * top + i] = raw_log_share(&raw, x, raw_log_mass)
-            if keeps(s.cut, x, items[i].id):
-                job.top_ids[row * top + i] = items[i].id
-                job.top_logprobs[row * top + i] = log_share(&s, x, log_mass)
-    if s.row.edits != NULL:
+        # Without the raw ones, only what is kept is listed.
+        found = top_items(&s, min(top, s.row.n if job.raw else kept), items)
+        start = row * top
+        for i in range(top):
+            job.top_ids[start + i] = -1
+            job.top_logprobs[start + i] = -INFINITY
+            if i < found and keeps(s.cut, items[i].value, items[i].id):
+                job.top_ids[start + i] = items[i].id
+                job.top_logprobs[start + i] = log_share(&s, items[i].value, log_mass)
+            if job.raw:
+                job.raw_top_ids[start + i] = items[i].id if i < found else -1
+                job.raw_top_logprobs[start + i] = (
+                    raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
+                )
+    if job.raw and s.row.edits != NULL:
         report_raw(job, row, scratch)
     return True
 
@@ -98,26 +96,49 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
     Uses the scratch of the edited row, so it is the last thing to do.
     """
     cdef RowState s
-    cdef int64_t i, found = 0
-    cdef double x, log_mass = NAN
-    cdef bint valid = scan_row(&s, scratch, job.chain, raw_row_of(job, row))
+    cdef Item *items = scratch.items
+    cdef int64_t i, found = 0, n = job.n, top = job.top, start = row * n
+    cdef double log_mass = NAN
+    cdef bint valid = scan_row(&s, scratch, chain_of(job, row), raw_row_of(job, row))
     if valid:
-        log_mass = log_canonical(mass_value(
-            s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL)))
+        log_mass = on_grid(log_canonical(mass_value(
+            s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL))))
+    for i in range(n):
+        items[i] = Item(s.row.kernels.at(&s.row, job.tokens[start + i]), job.tokens[start + i], i)
+        job.raw_ranks[start + i] = 0
+        job.raw_logprobs[start + i] = -INFINITY if valid else NAN
+        if valid and items[i].value > -INFINITY:
+            job.raw_logprobs[start + i] = raw_log_share(&s.tempering, items[i].value, log_mass)
+    if valid and n > 0:
+        rank_items(&s, False, items, n, job.raw_ranks + start)
+    if valid and top > 0:
+        found = top_items(&s, min(top, s.row.n), items)
+    start = row * top
+    for i in range(top):
+        job.raw_top_ids[start + i] = items[i].id if i < found else -1
+        job.raw_top_logprobs[start + i] = -INFINITY if valid else NAN
+        if i < found:
+            job.raw_top_logprobs[start + i] = raw_log_share(&s.tempering, items[i].value, log_mass)
+
+
+cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:
+    """What `sample_row` reports of an invalid row."""
+    cdef int64_t i
     for i in range(row * job.n, (row + 1) * job.n):
-        x = s.row.kernels.at(&s.row, job.tokens[i])
-        job.raw_logprobs[i] = NAN if not valid else -INFINITY
-        if valid and x > -INFINITY:
-            job.raw_logprobs[i] = raw_log_share(&s.tempering, x, log_mass)
-    if valid and job.top > 0:
-        found = top_items(&s, min(job.top, s.row.n), scratch.items)
-    for i in range(job.top):
-        job.raw_top_ids[row * job.top + i] = -1
-        job.raw_top_logprobs[row * job.top + i] = NAN if not valid else -INFINITY
-    for i in range(found):
-        job.raw_top_ids[row * job.top + i] = scratch.items[i].id
-        job.raw_top_logprobs[row * job.top + i] = raw_log_share(
-            &s.tempering, scratch.items[i].value, log_mass)
+        job.tokens[i] = -1
+        job.ranks[i] = 0
+        job.kept[i] = 0
+        job.logprobs[i] = NAN
+        if job.raw:
+            job.raw_ranks[i] = 0
+            job.raw_logprobs[i] = NAN
+            job.log_mass[i] = NAN
+    for i in range(row * job.top, (row + 1) * job.top):
+        job.top_ids[i] = -1
+        job.top_logprobs[i] = NAN
+        if job.raw:
+            job.raw_top_ids[i] = -1
+            job.raw_top_logprobs[i] = NAN
 
 
 cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
@@ -127,7 +148,7 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef bint shifted
     cdef char *out = job.out + row * job.out_stride
     cdef int64_t i
-    if not scan_row(&s, scratch, job.chain, row_of(job, row)):
+    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         for i in range(job.vocab):
             if job.kind == FLOAT64:
                 (<double *> out)[i] = -INFINITY
@@ -170,7 +191,7 @@ cdef inline int64_t read_distribution(RowState *s, int64_t *ids, double *logits,
     # Greedy keeps one token; its weight is 1 at any temperature.
     add_on(probs, n, &mass, cumulative)
     total = mass_value(mass)
-    log_mass = log_canonical(total)
+    log_mass = on_grid(log_canonical(total))
     for i in range(n):
         logprobs[i] = log_share(s, logits[i], log_mass)
         probs[i] /= total
@@ -188,40 +209,87 @@ cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass
     return max(tempered(raw, x) - log_mass, -DBL_MAX)
 
 
-cdef inline double log_of_raw_mass(RowState *s) noexcept nogil:
-    """The log of the whole row's mass at temperature 1, exact. Where that of another temperature
-    will be asked for, the fine mass at that one too, which then costs less."""
+cdef inline void find_whole_masses(RowState *s) noexcept nogil:
+    """Before the stages: the fine masses that `raw` takes besides that of what is kept. The whole
+    row's at temperature 1 and, where a share of it is kept, at the chain's."""
     cdef Tempering tempering = make_tempering(s.max, s.chain.temperature)
-    cdef Mass mass
+    cdef double totals[2]
+    if s.chain.tier == EXACT or not has_bounds(s, &s.tempering):
+        return
+    if not s.chain.truncates and s.chain.temperature == 1.0:
+        return  # what is kept is the whole row
     if s.chain.truncates and s.chain.temperature != 1.0 and has_bounds(s, &tempering):
-        mass = s.row.kernels.exact_and_fine_masses(&s.row, &s.tempering, &tempering,
-                                                   s.scratch.masses)
+        s.row.kernels.fine_masses_of_two(&s.row, &s.tempering, &tempering, totals)
+        s.raw = fine_total(s, totals[0])
+        s.whole = fine_total(s, totals[1])
+    else:
+        s.row.kernels.fine_masses(&s.row, &s.tempering, KEEP_ALL, s.scratch.masses)
         set_fine_errors(s)
         add_up(s)
-        s.whole = s.total
-        s.whole_error = s.error
-    else:
-        mass = s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL)
-    return log_canonical(mass_value(mass))
+        s.raw = Bounded(s.total, s.error)
+        if s.chain.temperature == 1.0:
+            s.whole = s.raw
 
 
-cdef inline double log_kept_mass(RowState *s, double log_mass, double raw_log_mass) noexcept nogil:
-    """The log of the share of the row's mass that the chain kept, on a grid, at its temperature:
-    from the exact masses, or from a fine one whose bounds prove what these would give."""
-    cdef double low, high
+cdef inline double log_of_mass(RowState *s) noexcept nogil:
+    """The log of the mass of what the stages kept, on the grid: from the first tier that proves
+    it."""
+    cdef double log
+    if s.greedy:
+        return 0.0
+    if are_candidates(s, s.cut):
+        s.scratch.counts[LOG_MASS_CANDIDATES] += 1
+        return on_grid(log_canonical(mass_value(mass_of_candidates(s))))
+    if s.tier == UNKNOWN:
+        refine(s)
+    while True:
+        log = proven_log(s.total, s.error)
+        if log == log:
+            count_settled(s, LOG_MASS_CANDIDATES)
+            return log
+        refine(s)
+
+
+cdef inline double log_of_raw_mass(RowState *s, const Tempering *raw,
+                                   double log_mass) noexcept nogil:
+    """The log of the whole row's mass at temperature 1, on the grid; log_mass is that of what is
+    kept."""
+    if s.cut.value == -INFINITY and s.temperature == 1.0:
+        return log_mass
+    return log_of_whole(s, raw, s.raw)
+
+
+cdef inline double log_of_kept_mass(RowState *s, double log_mass,
+                                    double raw_log_mass) noexcept nogil:
+    """The log of the share of the row's mass that the chain kept, at its temperature: a difference
+    of two logs on the grid."""
     if s.greedy or s.cut.value == -INFINITY:
         return 0.0
     if s.temperature == 1.0:
-        return on_grid(log_mass - raw_log_mass)
-    if s.whole_error < INFINITY:
-        low = on_grid(log_mass - log_canonical(s.whole + s.whole_error) - LOG_SLACK)
-        high = on_grid(log_mass - log_canonical(s.whole - s.whole_error) + LOG_SLACK)
-        if low == high:
-            s.scratch.counts[LOG_MASS_FINE] += 1
-            return low
+        return log_mass - raw_log_mass
+    return log_mass - log_of_whole(s, &s.tempering, s.whole)
+
+
+cdef inline double log_of_whole(RowState *s, const Tempering *tempering,
+                                Bounded fine) noexcept nogil:
+    """The log of the mass of the whole row, on the grid: from the fine one, if that proves it."""
+    cdef double log = proven_log(fine.mass, fine.error)
+    if log == log:
+        s.scratch.counts[LOG_MASS_FINE] += 1
+        return log
     s.scratch.counts[LOG_MASS_EXACT] += 1
-    return on_grid(log_mass - log_canonical(mass_value(
-        s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL))))
+    return on_grid(log_canonical(mass_value(
+        s.row.kernels.exact_mass(&s.row, tempering, KEEP_ALL, NULL))))
+
+
+cdef inline double proven_log(double mass, double error) noexcept nogil:
+    """The log of the exact mass, on the grid, if all that lies within the error of this mass has
+    the same; else NaN. Without an error it is the exact mass."""
+    cdef double low
+    if error == 0.0:
+        return on_grid(log_canonical(mass))
+    low = on_grid(log_canonical(mass - error) - LOG_SLACK)
+    return low if low == on_grid(log_canonical(mass + error) + LOG_SLACK) else NAN
 
 
 cdef inline double on_grid(double log_mass) noexcept nogil:
@@ -259,8 +327,11 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
     """
     cdef double x[BLOCK]
     cdef int64_t b, i, count, before = 0
-    if n == 1 and not among_candidates and items[0].value > -INFINITY:
-        ranks[items[0].place] = s.row.kernels.count(&s.row, Cut(items[0].value, items[0].id))
+    cdef Cut cut
+    if n == 1 and items[0].value > -INFINITY:
+        cut = Cut(items[0].value, items[0].id)
+        ranks[0] = (rank_among_candidates(&s.candidates, cut) if among_candidates
+                    else s.row.kernels.count(&s.row, cut))
         return
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
@@ -281,6 +352,21 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
         # An item counts itself; equal draws of one token share the first one's count.
         before += ranks[items[i].place]
         ranks[items[i].place] = before
+
+
+cdef inline int64_t rank_among_candidates(const Candidates *candidates, Cut cut) noexcept nogil:
+    """How many candidates a cut keeps: by values alone, which compilers vectorise, where none is
+    tied with the last."""
+    cdef int64_t i, above = 0, ties = 0
+    for i in range(candidates.n):
+        above += candidates.values[i] > cut.value
+    for i in range(candidates.n):
+        ties += candidates.values[i] == cut.value
+    if ties == 1:
+        return above + 1
+    for i in range(candidates.n):
+        above += candidates.values[i] == cut.value and candidates.ids[i] <= cut.last
+    return above
 
 
 cdef inline void rank_after(double value, int64_t id, const Item *items, int64_t n,

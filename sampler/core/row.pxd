@@ -42,6 +42,8 @@ cdef enum:
     TOP_P_FAST
     TOP_P_FINE
     TOP_P_EXACT
+    LOG_MASS_CANDIDATES
+    LOG_MASS_FAST
     LOG_MASS_FINE
     LOG_MASS_EXACT
     COUNTERS
@@ -74,7 +76,13 @@ cdef struct Scratch:
     int64_t counts[COUNTERS]
 
 
-# A sampler's stages that are on, in order, and what follows from them: see `complete_chain`.
+# A mass, and a bound on its distance from the exact one: +inf where nothing is known.
+cdef struct Bounded:
+    double mass
+    double error
+
+
+# The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
     int stages[MAX_STAGES]
@@ -103,8 +111,8 @@ cdef struct RowState:
     double total
     double error
     bint broad             # so many tokens share the mass that the fast one proves little
-    double whole           # the fine mass of the whole row at the chain's temperature, if known
-    double whole_error     # its bound, +inf if not
+    Bounded raw            # the mass of the whole row at temperature 1
+    Bounded whole          # and at the chain's
 
 
 cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
@@ -125,7 +133,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.candidates = scratch.candidates
     s.covered = KEEP_NOTHING
     s.broad = False
-    s.whole_error = INFINITY
+    s.raw = s.whole = Bounded(0.0, INFINITY)
     if not -INFINITY < s.max < INFINITY:
         return False
     set_temperature(s, 1.0)
@@ -245,13 +253,6 @@ cdef inline void refine(RowState *s) noexcept nogil:
         s.tier += 1
     elif not has_bounds(s, &s.tempering):
         s.tier = EXACT
-    elif (s.whole_error < INFINITY and s.cut.value == -INFINITY
-          and s.temperature == s.chain.temperature):
-        s.tier = max(<int> FINE, s.chain.tier)
-        if s.tier == FINE:
-            s.total = s.whole
-            s.error = s.whole_error
-            return
     elif s.broad or s.row.kind == FLOAT64:
         s.tier = max(<int> FINE, s.chain.tier)
     else:
@@ -289,6 +290,17 @@ cdef inline double rounding(const RowState *s, double mass) noexcept nogil:
     return mass * (0.5 * DBL_EPSILON) * (s.row.n // LANES + BLOCK) + FINE_FLOOR_ERROR * s.row.n
 
 
+cdef inline double rounding_of_blocks(const RowState *s, double mass) noexcept nogil:
+    """The same where the masses of blocks were added."""
+    return (mass * (0.5 * DBL_EPSILON) * (blocks_in(&s.row) + BLOCK)
+            + FINE_FLOOR_ERROR * s.row.n)
+
+
+cdef inline Bounded fine_total(const RowState *s, double mass) noexcept nogil:
+    """A fine mass of the row, added up by blocks, with its bound."""
+    return Bounded(mass, fine_error(mass, s.row.n) + rounding_of_blocks(s, mass))
+
+
 cdef inline void add_up(RowState *s) noexcept nogil:
     cdef int64_t b
     s.total = 0.0
@@ -296,7 +308,7 @@ cdef inline void add_up(RowState *s) noexcept nogil:
     for b in range(blocks_in(&s.row)):
         s.total += s.scratch.masses[b]
         s.error += s.scratch.errors[b]
-    s.error += rounding(s, s.total)
+    s.error += rounding_of_blocks(s, s.total)
 
 
 cdef inline void count_settled(RowState *s, int question) noexcept nogil:

@@ -391,7 +391,7 @@ typedef struct {
 #define FINE_DEPTH 70.0 /* the fine mass: double */
 #define FINE_WEIGHT_ERROR 1.3e-12
 #define FINE_FLOOR_ERROR 0x1p-69
-#define LOG_SLACK 0x1p-44 /* two logs below 19, each off by 3 ULP at most, and two differences */
+#define LOG_SLACK 0x1p-45 /* two logs below 19, each off by 3 ULP at most, and a difference */
 
 /* The error of the fast mass of a block. The entropy of weights w = 2**y of sum `mass` is
  * at most log2(BLOCK), hence sum(w |y|) <= mass (log2(BLOCK) - log2(mass)): tight for equal

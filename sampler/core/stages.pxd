@@ -13,7 +13,7 @@ from sampler.core.kernels cimport (
     KEEP_ALL, LANES, NO_MASS, Cut, blocks_in, exp_canonical, log_canonical, mass_value, tempered
 )
 from sampler.core.row cimport (
-    TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, are_candidates, candidates_from, longer,
+    FINE, TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, are_candidates, candidates_from, longer,
     mass_of_candidates, refine, set_temperature, shorter, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
@@ -93,7 +93,7 @@ cdef inline Cut top_p(RowState *s, double p) noexcept nogil:
         k = <int64_t> ceil(p * s.row.kernels.count(&s.row, s.cut))
         return first_in_rank(s, k)
     if not are_candidates(s, s.cut):
-        if s.tier == UNKNOWN:
+        if s.tier == UNKNOWN and not begin_with_whole(s):
             refine(s)
         needed = p * s.total
         while True:
@@ -115,6 +115,18 @@ cdef inline Cut top_p(RowState *s, double p) noexcept nogil:
     s.scratch.counts[TOP_P_CANDIDATES] += 1
     return select(s, s.candidates, True, NO_MASS, p * mass_value(mass_of_candidates(s)),
                   s.max).cut
+
+
+cdef inline bint begin_with_whole(RowState *s) noexcept nogil:
+    """Take the fine mass of the whole row, if it is known and the one to ask for. That of its
+    blocks is not known then."""
+    if not (s.whole.error < INFINITY and s.cut.value == -INFINITY
+            and s.temperature == s.chain.temperature):
+        return False
+    s.tier = FINE
+    s.total = s.whole.mass
+    s.error = s.whole.error
+    return True
 
 
 cdef inline Cut min_p(const RowState *s, double m) noexcept nogil:
@@ -140,6 +152,14 @@ cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
 cdef inline double product(double a, double b) noexcept nogil:
     """Temperatures multiply; their product must not reach 0, which means greedy."""
     return max(a * b, 5e-324)
+
+
+cdef inline void add_stage(Chain *chain, int stage, double value) noexcept nogil:
+    """Append a stage to a chain, unless it is off there: NaN."""
+    if value == value:
+        chain.stages[chain.count] = stage
+        chain.values[chain.count] = value
+        chain.count += 1
 
 
 cdef inline void complete_chain(Chain *chain) noexcept nogil:

@@ -42,5 +42,5 @@ __all__ = [
 ]
 
 # Pickles and messages name the public path.
-for _public in (FilterLogitsProcessor, GenerateOutput, SamplingLogitsProcessor):
-    _public.__module__ = __name__
+for _public in __all__:
+    globals()[_public].__module__ = __name__

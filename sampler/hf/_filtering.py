@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from sampler import _inputs
-from sampler._checks import check_real
+from sampler._checks import Integers, check_real, rows_text
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
@@ -76,7 +76,8 @@ class FilterLogitsProcessor(LogitsProcessor):
     Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
     float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
     on another device never leave it: Hugging Face's own warpers compute the same chain there; they
-    take neither ``temperature=0`` or inf nor, with `top_k`, a sampler of ``ties="id"``.
+    take neither ``temperature=0`` or inf, nor settings per row, nor, with `top_k`, a sampler of
+    ``ties="id"``.
 
     One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
     search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
@@ -89,14 +90,15 @@ class FilterLogitsProcessor(LogitsProcessor):
         sampler: Sampler | None = None,
         *,
         filter_value: float = -math.inf,
-        min_tokens_to_keep: int | None = 1,
+        min_tokens_to_keep: Integers | None = 1,
         **settings: Unpack[Settings],
     ) -> None:
         check_names("FilterLogitsProcessor.__init__", settings)
         made = Sampler(**settings, min_tokens_to_keep=min_tokens_to_keep, ties="all", seed=0)
         if sampler is not None:
             check_sampler(sampler)
-            if not all(stage.is_off for stage in made.stages) or made.min_tokens_to_keep != 1:
+            floors = np.atleast_1d(made.min_tokens_to_keep)
+            if not all(stage.is_off for stage in made.stages) or (floors != 1).any():
                 raise TypeError(
                     f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
                     f"and {made!r}"
@@ -108,10 +110,14 @@ class FilterLogitsProcessor(LogitsProcessor):
             check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
         self.filter_value = float(filter_value)
         self._use = Use()
-        self._removes = any(
-            not (stage.is_off or (isinstance(stage, Temperature) and stage.value > 0.0))
-            for stage in made.stages
-        )
+        # Of each row, or of one that stands for all.
+        removes = np.zeros((1, 1), bool)
+        for stage in made.stages:
+            values = np.atleast_1d(stage.value)[:, None]
+            removes = removes | (
+                values == 0.0 if isinstance(stage, Temperature) else values != stage.off
+            )
+        self._removes = torch.from_numpy(removes)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the tempered scores, `filter_value` where a token is not kept.
@@ -152,8 +158,8 @@ class FilterLogitsProcessor(LogitsProcessor):
         filtered: torch.Tensor = source.to_original(
             engine_of(self.sampler).filter(source, name="scores")
         )
-        if self._removes and self.filter_value != -math.inf:
-            filtered.masked_fill_(filtered == -math.inf, self.filter_value)
+        if self.filter_value != -math.inf:
+            filtered.masked_fill_((filtered == -math.inf) & self._removes, self.filter_value)
         return filtered
 
     def __repr__(self) -> str:
@@ -165,6 +171,12 @@ class FilterLogitsProcessor(LogitsProcessor):
             "filter_value": self.filter_value,
             "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
         }
+        if (per_row := engine_of(self.sampler).per_row) is not None:
+            name, length = per_row
+            raise ValueError(
+                f"`{name}` has to be a number on {device}, where Hugging Face's warpers take no "
+                f"arrays, but is for {rows_text(length)}"
+            )
         warpers = []
         for stage in self.sampler.stages:
             if stage.is_off:
@@ -189,7 +201,7 @@ def filter_kwargs(
     sampler: Sampler | None = None,
     *,
     filter_value: float = -math.inf,
-    min_tokens_to_keep: int | None = 1,
+    min_tokens_to_keep: Integers | None = 1,
     logits_processor: Iterable[Any] = (),
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers import LogitsProcessorList, StoppingCriteriaList, StopStringCr
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
-from sampler._checks import check_integer
+from sampler._checks import check_flag, check_integer
 from sampler.api import Sampler, Samples
 from sampler.hf._arguments import check_model, check_sampler
 from sampler.hf._expansion import check_rows_are_prompts
@@ -72,6 +72,7 @@ def generate(
     sampler: Sampler,
     streams: Any = None,
     logprobs: int = 0,
+    raw: bool = False,
     num_return_sequences: int = 1,
     streamer: Any = None,
     **kwargs: Any,
@@ -96,6 +97,8 @@ def generate(
         The random stream of each text.
     logprobs : int, >= 0
         How many top tokens the `samples` of a `GenerateOutput` list.
+    raw : bool
+        Whether they have the figures under the model's own softmax and the kept mass as well.
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional
@@ -142,12 +145,13 @@ def generate(
         check_sampler(sampler)
         check_model(model, "config", "generate")
         check_integer("logprobs", logprobs, 0, 2**40, "an integer >= 0")
+        check_flag("raw", raw)
         copies = check_integer(
             "num_return_sequences", num_return_sequences, 1, None, "an integer >= 1"
         )
         _check_loop(kwargs)
         loop = partial(
-            _loop, sampler=sampler, streams=streams, logprobs=logprobs, copies=copies,
+            _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, copies=copies,
             streamer=streamer, draw_indices=itertools.count(),
         )  # fmt: skip
         return _run(model, inputs, loop, kwargs)
@@ -218,6 +222,7 @@ def _loop(
     sampler: Sampler,
     streams: Any,
     logprobs: int,
+    raw: bool,
     copies: int,
     streamer: Any,
     draw_indices: Iterator[int],
@@ -259,7 +264,11 @@ def _loop(
         mask = None  # that of inputs_embeds; the rows are then the new tokens alone
     returns_dict = config.return_dict_in_generate
     processor = SamplingLogitsProcessor(
-        sampler, streams=streams, attention_mask=mask, logprobs=logprobs if returns_dict else None
+        sampler,
+        streams=streams,
+        attention_mask=mask,
+        logprobs=logprobs if returns_dict else None,
+        raw=raw,
     )
     processor._draw_index += next(draw_indices)
     if streamer is not None:

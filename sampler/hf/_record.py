@@ -18,9 +18,10 @@ from sampler.hf._transformers import Caller
 _BLANK = {
     "tokens": -1,
     "logprobs": math.nan,
-    "raw_logprobs": math.nan,
     "ranks": 0,
     "kept": 0,
+    "raw_logprobs": math.nan,
+    "raw_ranks": 0,
     "log_mass": math.nan,
 }
 _BLANK_LISTS = {
@@ -132,8 +133,8 @@ def aligned(drawn: Sequence[Samples], real: npt.NDArray[np.bool_]) -> Samples:
     def stack(name: str, blank: float) -> npt.NDArray[Any]:
         array = np.stack([getattr(r, name) for r in drawn], axis=1)
         array[~real] = blank
-        return array
+        return array[..., 0] if name in _BLANK else array
 
-    figures = {name: stack(name, blank)[..., 0] for name, blank in _BLANK.items()}
-    lists = {name: stack(name, blank) for name, blank in _BLANK_LISTS.items()}
-    return Samples(**figures, **lists)
+    blanks = {**_BLANK, **_BLANK_LISTS}
+    asked = {name: blank for name, blank in blanks.items() if getattr(drawn[0], name) is not None}
+    return Samples(**{name: stack(name, blank) for name, blank in asked.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
-from sampler._checks import check_batch, check_logprobs, check_numbers
+from sampler._checks import check_batch, check_flag, check_logprobs, check_numbers
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._masks import RowLengths
@@ -21,6 +22,8 @@ from sampler.hf._use import Use
 
 # Held while a generation takes its number: two threads may begin one of the same processor at once.
 _BEGINNING = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child lacks the thread that held it
+    os.register_at_fork(after_in_child=_BEGINNING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -38,8 +41,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
         as part of the row. Not for encoder-decoder models or ``inputs_embeds``, whose mask is not
         that of the rows.
     logprobs : int, >= 0, or None
-        How many of the first tokens in rank `samples` lists at each place. None records nothing,
-        which saves one exact pass over each row.
+        How many of the first tokens in rank `samples` lists at each place. None records nothing.
+    raw : bool
+        Whether `samples` has the figures under the model's own softmax and the kept mass as well:
+        see `Sampler.sample`.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for `samples` to know padding by.
 
@@ -57,7 +62,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
     Raises
     ------
     TypeError
-        If `sampler` is not a Sampler, or streams, `logprobs` or `eos_token_id` are not integers.
+        If `sampler` is not a Sampler, streams, `logprobs` or `eos_token_id` are not integers, or
+        `raw` is not a bool.
     ValueError
         If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
         right.
@@ -95,6 +101,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         streams: Any = None,
         attention_mask: Any = None,
         logprobs: int | None = 0,
+        raw: bool = False,
         eos_token_id: Any = None,
     ) -> None:
         check_sampler(sampler)
@@ -105,6 +112,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._streams = check_numbers("streams", streams, None)
         self._lengths = RowLengths(attention_mask)
         self._top = None if logprobs is None else check_logprobs(logprobs)
+        check_flag("raw", raw)
+        self._raw = raw
         self._eos_ids = check_eos_ids(eos_token_id)
         self._draw_index = -1  # of the last generation
         self._records: list[Record] = []  # in order
@@ -209,7 +218,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
             tokens = engine_of(self.sampler).draw(source, streams=self._streams, name="scores")
-            return Samples(tokens[:, None], None, None, None, None, None)
+            return Samples(tokens[:, None], None, None, None)
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
             raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
@@ -242,10 +251,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 tokens = engine.draw(
                     source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
                 )
-                r = Samples(tokens[:, None], None, None, None, None, None)
+                r = Samples(tokens[:, None], None, None, None)
             else:
                 r = engine.sample(
-                    source, 1, self._top, streams=self._streams, steps=steps,
+                    source, 1, self._top, raw=self._raw, streams=self._streams, steps=steps,
                     first_draw=first_draw, name="scores",
                 )  # fmt: skip
             if begins:
@@ -274,6 +283,7 @@ def generate_kwargs(
     attention_mask: Any = None,
     streams: Any = None,
     logprobs: int | None = 0,
+    raw: bool = False,
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] = (),
 ) -> dict[str, Any]:
@@ -296,6 +306,8 @@ def generate_kwargs(
         The random stream of each row.
     logprobs : int, >= 0, or None
         How many top tokens ``kwargs["logits_processor"][-1].samples`` lists; None records nothing.
+    raw : bool
+        Whether it has the figures under the model's own softmax and the kept mass as well.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for generation and for `samples` alike.
     logits_processor : iterable of LogitsProcessor, optional
@@ -330,6 +342,7 @@ def generate_kwargs(
         streams=streams,
         attention_mask=attention_mask,
         logprobs=logprobs,
+        raw=raw,
         eos_token_id=eos_token_id,
     )
     before = check_processors(logits_processor)

@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from sampler import _inputs
-from sampler._checks import check_batch, check_integer, check_logprobs
+from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
@@ -34,6 +34,7 @@ def score(
     prompt_length: int = 1,
     attention_mask: Any = None,
     logprobs: int = 0,
+    raw: bool = False,
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] | None = None,
     **model_kwargs: Any,
@@ -58,6 +59,8 @@ def score(
         is text; what it masks is padding. For an encoder-decoder model: that of the encoder.
     logprobs : int, >= 0
         How many of the first tokens in rank to list at each place.
+    raw : bool
+        Also give the figures under the model's own softmax and the kept mass.
     eos_token_id : int or sequence of int, optional
         The ids that end a row: what follows the first one in the part scored is padding.
     logits_processor : iterable of LogitsProcessor, optional
@@ -106,6 +109,7 @@ def score(
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
+    check_flag("raw", raw)
     eos_ids = check_eos_ids(eos_token_id)
     processors = LogitsProcessorList(check_processors(logits_processor or ()))
     accepts = signature(_unwrapped(model).forward).parameters
@@ -141,7 +145,7 @@ def score(
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
         steps = np.maximum(place - padding, 0).astype(np.uint64)
-        scored.append(engine.score(source, given, top, steps=steps, name="scores"))
+        scored.append(engine.score(source, given, top, raw=raw, steps=steps, name="scores"))
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
