@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs accuracy conformance lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks accuracy conformance lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -29,6 +29,7 @@ help:
 	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
 	@echo 'make bench-report  the tables and plots of the last run once more'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
+	@echo 'make bench-masks   time a draw with a mask, and with bans, against the bare draw'
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
 	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
 	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
@@ -147,7 +148,7 @@ test-isa: $(VENV)/.has-test $(VENV)/.built
 # sanitizer keeps freed memory, so what is said of memory's size does not hold here.
 ASAN := build/asan
 NOT_ASAN := $(patsubst %,tests/test_core.py::test_%,memory_does_not_grow idle_memory_is_given_back)
-ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads)
+ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads masks)
 $(ASAN)/.built: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Building the extension with an address sanitizer')
 	@rm -rf $(ASAN)
@@ -181,6 +182,7 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@mkdir -p .cache/bench
 	@$(PY) -m pytest benchmarks --benchmark-quiet --benchmark-json=.cache/bench/bench.json $(ARGS)
 	@$(PY) benchmarks/report.py
+	@$(PY) benchmarks/masks.py
 
 # Calls each once, and times nothing.
 bench-check: $(VENV)/.has-bench $(VENV)/.built
@@ -199,6 +201,9 @@ conformance: $(VENV)/.has-bench $(VENV)/.has-testing $(PEERS:%=$(VENV)/.has-benc
 
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)
+
+bench-masks: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/masks.py $(ARGS)
 
 bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/logprobs.py $(ARGS)

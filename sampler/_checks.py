@@ -16,6 +16,7 @@ from sampler import _tensors
 
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
+MOST_TOKENS = 2**27  # of a row
 MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
 
 
@@ -66,6 +67,11 @@ class Range:
     low: float
     high: float | None
     note: str = ""  # for error messages
+
+    @property
+    def noun(self) -> str:
+        """What the setting is, as parameter lines of docstrings write it."""
+        return self.kind.__name__
 
     @property
     def interval(self) -> str:
@@ -128,6 +134,40 @@ class Range:
             row = int(good.argmin())
             self.check(name, array[row].item(), f" in row {row}")
         return floats
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Any token ids: what a setting may be that names tokens."""
+
+    noun = "sequence of int"
+    interval = "each >= 0"
+
+    def __str__(self) -> str:
+        return "a sequence of integers >= 0"
+
+    def show(self, value: tuple[int, ...]) -> str:
+        """`value`, as it can be typed back."""
+        return repr(value)
+
+    def check_per_row(self, name: str, value: Any) -> tuple[int, ...]:
+        """`value` as a tuple, ascending, each id once, for every row.
+
+        TypeError or ValueError in one form.
+        """
+        if isinstance(value, (set, frozenset, range)):
+            value = list(value)
+        array = as_array(name, value)
+        # A list may hold integers beyond int64; NumPy makes floats of an empty one, and `as_array`
+        # objects of a ragged one.
+        fits = array.dtype.kind in "iu" or (array.dtype.kind == ("O" if array.size else "f"))
+        ids: list[Any] = array.tolist() if array.ndim == 1 and fits else [None]
+        if not all(isinstance(token, int) for token in ids):
+            raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
+        for token in ids:
+            if not 0 <= token < MOST_TOKENS:
+                raise ValueError(f"`{name}` has to be {self}, but one is {token}")
+        return tuple(sorted(set(ids)))
 
 
 def reals(low: float, high: float) -> Range:

@@ -14,10 +14,20 @@ def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
 def counts() -> dict[str, dict[str, int]]: ...
 
 @final
+class Edits:
+    def __new__(
+        cls,
+        vocab: int,
+        ids: npt.NDArray[np.int64],
+        values: npt.NDArray[np.float64],
+    ) -> Self: ...
+
+@final
 class Rows:
     batch: int
     vocab: int
     def __new__(cls, words: npt.NDArray[Any], kind: int, swapped: bool) -> Self: ...
+    def edit(self, edits: Edits, mask: npt.NDArray[np.int32] | None = None) -> None: ...
 
 @final
 class Chain:

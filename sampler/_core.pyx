@@ -28,7 +28,8 @@ is in core/, one concern a file, here in the order in which to read them:
 A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; everything a user can
    get wrong is caught in Python before this file is reached. What is re-checked here is what would
    be unsafe. Logits arrive as an array with a kind and a byte order, so that any dtype, stride and
-   alignment is one case; `kernels.h` widens them block by block.
+   alignment is one case; `kernels.h` widens them block by block. Edits, which are bans and masks,
+   are applied there too.
 
 B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
    in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages
@@ -71,7 +72,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport pymutex
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -81,9 +82,9 @@ from sampler.core.job cimport (
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_ISAS, SOFTMAX, WORD, Mass, Row, exp_canonical, fetch_add,
-    fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in, most_blocks,
-    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    MOST_TOKENS, SAMPLER_ISAS, SOFTMAX, WORD, Edits as CEdits, Mass, Row, edit_row, exp_canonical,
+    fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in,
+    most_blocks, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
@@ -217,6 +218,9 @@ cdef size_t lay_out(Scratch *scratch, int64_t vocab) noexcept:
     cdef int64_t blocks = most_blocks(vocab), maxima = maxima_in(blocks) * sizeof(double)
     scratch.maxima = carve(scratch, &used, maxima)
     scratch.folded = carve(scratch, &used, maxima)
+    # A loop over a block's bits may read 8 bytes more.
+    scratch.mask = <uint64_t *> carve(scratch, &used, (blocks * (BLOCK // WORD) + 1)
+                                      * sizeof(uint64_t))
     scratch.candidates.values = <double *> carve(scratch, &used, room * sizeof(double))
     scratch.candidates.ids = <int64_t *> carve(scratch, &used, room * sizeof(int64_t))
     scratch.candidates.weights = <double *> carve(scratch, &used, room * sizeof(double))
@@ -301,13 +305,19 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
 
 
 cdef tuple first_invalid(int64_t index, const Row *row):
-    """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite."""
+    """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite, and -2 where
+    that is so because of the edits."""
     cdef int64_t i
     cdef double x
+    cdef Row raw = row[0]
     for i in range(row.n):
         x = row.kernels.at(row, i)
         if not x < INFINITY:
             return index, i, x
+    edit_row(&raw, NULL)
+    for i in range(row.n):
+        if row.kernels.at(&raw, i) != -INFINITY:
+            return index, -2, -INFINITY
     return index, -1, -INFINITY
 
 
@@ -399,6 +409,51 @@ def counts():
 
 
 @cython.final
+cdef class Edits:
+    """Logits that have another value, the same in every row.
+
+    Parameters
+    ----------
+    vocab : int
+        How many logits a row has.
+    ids, values : buffers of shape (n,), int64 and float64
+        Ids ascending, each once, in [0, vocab); the values numbers that the rows' dtype has, or
+        -inf.
+    """
+
+    cdef CEdits edits
+    cdef int64_t _vocab
+    cdef int64_t *_first
+    cdef const int64_t[::1] _ids
+    cdef const double[::1] _values
+
+    def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values):
+        cdef int64_t i, n = ids.shape[0], chunk, chunks = (vocab + BLOCK - 1) // BLOCK
+        self._vocab = vocab
+        self._ids, self._values = ids, values
+        if values.shape[0] != n:
+            raise ValueError("one value for each id")
+        for i in range(n):
+            if not (ids[i - 1] if i > 0 else -1) < ids[i] < vocab:
+                raise ValueError("the ids have to ascend, in [0, vocab)")
+        if n == 0:
+            return
+        self._first = <int64_t *> malloc((chunks + 1) * sizeof(int64_t))
+        if self._first == NULL:
+            raise MemoryError()
+        i = 0
+        for chunk in range(chunks + 1):
+            while i < n and ids[i] < chunk * BLOCK:
+                i += 1
+            self._first[chunk] = i
+        self.edits.ids, self.edits.values, self.edits.first = &ids[0], &values[0], self._first
+
+    def __dealloc__(self):
+        free(self._first)
+
+
+@cython.final
+@cython.no_gc  # its edits refer to nothing else
 cdef class Rows:
     """A batch of rows of logits: an array, the kind of its floats, and their byte order.
 
@@ -421,6 +476,10 @@ cdef class Rows:
     cdef bint _swapped
     cdef ptrdiff_t _row_stride
     cdef ptrdiff_t _stride
+    cdef Edits _edits
+    cdef CEdits *_masked  # the edits of each row, where there is a mask
+    cdef Py_buffer _mask
+    cdef bint _is_masked  # whether `_mask` is held
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
@@ -447,6 +506,37 @@ cdef class Rows:
     def __dealloc__(self):
         if self._held:
             PyBuffer_Release(&self._buffer)
+        if self._is_masked:
+            PyBuffer_Release(&self._mask)
+        free(self._masked)
+
+    def edit(self, Edits edits not None, mask=None):
+        """Let every call on these rows read them with edits: once.
+
+        mask : buffer of shape (batch, any), int32, contiguous rows of at least one word. Bit j & 31
+        of word j >> 5 is whether token j may be drawn; tokens beyond are not, and bits beyond the
+        tokens are not looked at. Never written to.
+        """
+        cdef int64_t i, words
+        if self._edits is not None or edits._vocab != self.vocab:
+            raise ValueError("the edits have to be of these rows, and the first")
+        self._edits = edits
+        if mask is None:
+            return
+        PyObject_GetBuffer(mask, &self._mask, PyBUF_STRIDES)
+        self._is_masked = True
+        words = self._mask.shape[1] if self._mask.ndim == 2 else 0
+        if (words < 1 or self._mask.shape[0] != self.batch or self._mask.itemsize != 4
+                or self._mask.strides[1] != 4):
+            raise ValueError("the mask has to have words for each of these rows")
+        self._masked = <CEdits *> malloc(max(<int64_t> 1, self.batch) * sizeof(CEdits))
+        if self._masked == NULL:
+            raise MemoryError()
+        for i in range(self.batch):
+            self._masked[i] = edits.edits
+            self._masked[i].allowed = <const int32_t *> (<const char *> self._mask.buf
+                                                         + i * self._mask.strides[0])
+            self._masked[i].words = min(words, (self.vocab + 31) // 32)
 
     cdef void init_job(self, Job *job) noexcept:
         """Begin a job on these rows, in which nothing else is set."""
@@ -458,6 +548,11 @@ cdef class Rows:
         job.vocab = self.vocab
         job.kind = self._kind
         job.swapped = self._swapped
+        if self._masked != NULL:
+            job.edits = self._masked
+            job.edits_step = 1
+        elif self._edits is not None:
+            job.edits = &self._edits.edits
 
 
 @cython.final

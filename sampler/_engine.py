@@ -18,22 +18,25 @@ from sampler import _core
 from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
-from sampler.stages import Stage
+from sampler.stages import Edit, Stage
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
+_MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
 
 
 class InvalidLogit(NamedTuple):
     """The first logit, or the first row of -inf, for which no law is defined."""
 
     row: int
-    token: int  # -1 where the whole row is -inf
+    token: int  # -1 where the whole row is -inf; -2 where the edits make it so
     value: float
 
     def error(self, name: str, row_name: str = "") -> ValueError:
         """Return the ValueError that names the row and the token."""
         where = f"row {row_name or self.row}"
+        if self.token == -2:
+            return ValueError(f"the mask and the bans leave no token in {where}")
         if self.token < 0:
             return ValueError(
                 f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
@@ -45,6 +48,8 @@ class InvalidLogit(NamedTuple):
 
     def error_of_one_row(self, name: str) -> ValueError:
         """Return that of the only row."""
+        if self.token == -2:
+            return ValueError(f"the mask and the bans leave no token in `{name}`")
         if self.token < 0:
             return ValueError(f"`{name}` has to hold a finite value, but is -inf throughout")
         return ValueError(
@@ -66,7 +71,7 @@ def make_chain(
     min_tokens_to_keep: float | FloatArray = 1,
     tier: int = _core.TIERS["fast"],
 ) -> _core.Chain:
-    """Put the stages that are on into the core's form; `tier` is the first to ask, for tests."""
+    """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
     stages = tuple(stages)
     named = [*((s.setting, s.value) for s in stages), ("min_tokens_to_keep", min_tokens_to_keep)]
     per_row = [(name, len(value)) for name, value in named if isinstance(value, np.ndarray)]
@@ -77,13 +82,22 @@ def make_chain(
                 f"`{first}` and `{name}` have to be for the same rows, but are for {batch} and "
                 f"{length}"
             )
+    scales_and_cuts = [s for s in stages if not (s.is_off or isinstance(s, Edit))]
     return _core.Chain(
-        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in stages if not stage.is_off],
+        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in scales_and_cuts],
         ties == "all",
         min_tokens_to_keep,
         tier,
         per_row[0] if per_row else None,
     )
+
+
+def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
+    """Put edits into the core's form."""
+    # Every edit is a ban so far: their order is of no account.
+    ids = [edit.pairs(vocab)[0] for edit in edits]
+    banned = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
+    return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
 def _for_core(stage: Stage) -> float | FloatArray:
@@ -103,11 +117,21 @@ class Engine:
         A setting that is one per row, and for how many rows all such settings are.
     """
 
-    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "per_row", "seed_is_fresh")
+    __slots__ = (
+        "_chain",
+        "_edits",
+        "_flag_invalid",
+        "_keys",
+        "_prepared",
+        "_threads",
+        "per_row",
+        "seed_is_fresh",
+    )
 
     def __init__(
         self,
         chain: _core.Chain,
+        edits: Iterable[Stage],
         *,
         seed: int,
         step: int,
@@ -116,6 +140,8 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
+        self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
+        self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
         self.per_row = chain.per_row
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
@@ -132,9 +158,12 @@ class Engine:
         """The step that the next draw without `steps` takes."""
         return self._keys.step
 
-    def draw_token(self, source: Logits) -> int:
+    def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        rows = source.rows() if self.per_row is None else self._rows_of(source)  # saves a call
+        if self.per_row is None and mask is None and not self._edits:  # saves a call
+            rows = source.rows()
+        else:
+            rows = self._rows_of(source, mask)
         found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
@@ -147,13 +176,14 @@ class Engine:
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> _IntArray:
         """Draw one token per row, shape (batch,); take a step unless `steps` are given.
 
         `first_draw` is the draw index, and `name` what error messages call the logits.
         """
-        rows = self._rows_of(source)
+        rows = self._rows_of(source, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
@@ -173,6 +203,7 @@ class Engine:
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
         first_draw: int = 0,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
         """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
@@ -181,7 +212,9 @@ class Engine:
         asked for.
         """
         figures = np.empty((4 if raw else 3, source.batch, n), np.int64)
-        return self._report(source, self._keys, figures, top, streams, steps, first_draw, name)
+        return self._report(
+            source, self._keys, figures, top, streams, steps, first_draw, mask, name
+        )
 
     def score(
         self,
@@ -191,6 +224,7 @@ class Engine:
         *,
         raw: bool = False,
         steps: _WordArray | None = None,
+        mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
         """Return for given tokens, (batch, n), each in [0, vocab), what `sample` returns.
@@ -199,7 +233,7 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, top, None, steps, 0, name)
+        return self._report(source, None, figures, top, None, steps, 0, mask, name)
 
     def _report(
         self,
@@ -210,13 +244,14 @@ class Engine:
         streams: _WordArray | None,
         steps: _WordArray | None,
         first_draw: int,
+        mask: _MaskWords | None,
         name: str,
     ) -> Samples:
         """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
 
         Without keys `figures[0]` is given.
         """
-        rows = self._rows_of(source)
+        rows = self._rows_of(source, mask)
         raw = len(figures) == 4
         logs = np.empty((3 if raw else 1, *figures.shape[1:]))
         top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
@@ -232,9 +267,11 @@ class Engine:
             return Samples(*shown, logs[1], figures[3], logs[2], top_ids[1], top_logs[1])
         return Samples(*shown)
 
-    def filter(self, source: Logits, *, name: str = "logits") -> npt.NDArray[Any]:
+    def filter(
+        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"
+    ) -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
-        rows = self._rows_of(source)
+        rows = self._rows_of(source, mask)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
@@ -243,9 +280,11 @@ class Engine:
             raise InvalidLogit(*invalid).error(name)
         return source.to_dtype(result.reshape(source.array.shape))
 
-    def distribution(self, source: Logits, *, name: str = "row") -> Distribution:
+    def distribution(
+        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "row"
+    ) -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
-        rows = self._rows_of(source)
+        rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
@@ -253,8 +292,8 @@ class Engine:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
 
-    def _rows_of(self, source: Logits) -> _core.Rows:
-        """Hand the core its view of the rows, if the settings are for as many."""
+    def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
+        """Hand the core its view of the rows, with their edits, if the settings are for as many."""
         if self.per_row is not None:
             name, length = self.per_row
             if source.array.ndim == 1:
@@ -262,7 +301,13 @@ class Engine:
                     f"`{name}` has to be a number for a lone row, but is for {rows_text(length)}"
                 )
             check_batch(name, length, source.batch)
-        return source.rows()
+        rows = source.rows()
+        if mask is not None or self._edits:
+            prepared = self._prepared
+            if prepared is None or prepared[0] != rows.vocab:
+                prepared = self._prepared = (rows.vocab, _edits_of(self._edits, rows.vocab))
+            rows.edit(prepared[1], mask)
+        return rows
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import secrets
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, Unpack
 
 import numpy as np
@@ -24,6 +25,7 @@ from sampler._checks import (
 )
 from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
+from sampler.masks import read_mask
 from sampler.results import Distribution, Samples, shaped
 from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
@@ -140,6 +142,7 @@ class Sampler:
         self._threads = _check_threads(threads)
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
+            self._stages,
             seed=_check_seed(seed, rng),
             step=check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
             seed_is_fresh=seed is None and rng is None,
@@ -227,7 +230,7 @@ class Sampler:
         """The step that the next call takes."""
         return self._engine.step
 
-    def __call__(self, logits: Any, *, dtype: str | None = None) -> Any:
+    def __call__(self, logits: Any, *, mask: Any = None, dtype: str | None = None) -> Any:
         """Draw one token a row, and take a step.
 
         Parameters
@@ -236,6 +239,11 @@ class Sampler:
             float16, bfloat16, float32 or float64, from NumPy, torch on the CPU, or anything with
             ``__array__`` or DLPack; lists become float64. Never written to. A tensor may require
             grad: a token has no gradient.
+        mask : array_like, optional
+            Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
+            j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
+            lists of the ids that are allowed. Tokens beyond the words are not allowed. Never
+            written to.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 
@@ -249,18 +257,21 @@ class Sampler:
             If `logits` are no array of floats on the CPU.
         ValueError
             If they have the wrong shape, a setting is one per row of another batch, or, unless
-            ``on_invalid="flag"``, a row is invalid.
+            ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
+            allow; if the mask is not for these rows.
         """
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
+        words = None if mask is None else read_mask(mask, source.array.shape)
         if source.array.ndim == 2:
-            return self._engine.draw(source)
-        return self._engine.draw_token(source)
+            return self._engine.draw(source, mask=words)
+        return self._engine.draw_token(source, words)
 
     def sample(
         self,
         logits: Any,
         *,
+        mask: Any = None,
         streams: Any = None,
         step: Any = None,
         n: int | None = None,
@@ -274,6 +285,8 @@ class Sampler:
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
             As for a call.
+        mask : array_like, optional
+            As for a call. The raw fields are those of the row without it.
         streams : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The random stream of each row; 0 ... batch - 1 by default.
         step : int or sequence of int of shape (batch,), in [0, 2**64), optional
@@ -314,7 +327,10 @@ class Sampler:
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
         check_flag("raw", raw)
-        r = self._engine.sample(source, count, top, raw=raw, streams=streams, steps=steps)
+        words = None if mask is None else read_mask(mask, source.array.shape)
+        r = self._engine.sample(
+            source, count, top, raw=raw, streams=streams, steps=steps, mask=words
+        )
         return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
@@ -322,6 +338,7 @@ class Sampler:
         logits: Any,
         tokens: Any,
         *,
+        mask: Any = None,
         logprobs: int | None = None,
         raw: bool = False,
         dtype: str | None = None,
@@ -334,6 +351,8 @@ class Sampler:
             As for a call.
         tokens : int or array_like of int, of shape (batch,) or (batch, n), in [0, vocab)
             One token a row, or n; for a single row without `batch`.
+        mask : array_like, optional
+            As for `sample`.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
         raw : bool
@@ -366,10 +385,13 @@ class Sampler:
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
         check_flag("raw", raw)
-        r = self._engine.score(source, given, top, raw=raw)
+        words = None if mask is None else read_mask(mask, source.array.shape)
+        r = self._engine.score(source, given, top, raw=raw, mask=words)
         return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
 
-    def distribution(self, row: Any, *, stream: int = 0, step: int | None = None) -> Distribution:
+    def distribution(
+        self, row: Any, *, mask: Any = None, stream: int = 0, step: int | None = None
+    ) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
 
         Never moves the step.
@@ -377,6 +399,8 @@ class Sampler:
         Parameters
         ----------
         row : array_like of shape (vocab,)
+            As for a call.
+        mask : array_like, optional
             As for a call.
         stream, step : int, in [0, 2**64)
             Where the uniforms of a random stage come from; no stage so far has one.
@@ -396,12 +420,14 @@ class Sampler:
         check_integer("stream", stream, 0, U64_END, U64_TEXT)
         if step is not None:
             check_integer("step", step, 0, U64_END, U64_TEXT)
-        return self._engine.distribution(source)
+        words = None if mask is None else read_mask(mask, source.array.shape)
+        return self._engine.distribution(source, mask=words)
 
     def filter(
         self,
         logits: Any,
         *,
+        mask: Any = None,
         streams: Any = None,
         step: Any = None,
         out: Any = None,
@@ -413,6 +439,8 @@ class Sampler:
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
             As for a call.
+        mask : array_like, optional
+            As for a call: what it forbids is -inf.
         streams, step : int or sequence of int
             Where the uniforms of a random stage come from; no stage so far has one.
         out : array or tensor, optional
@@ -445,7 +473,8 @@ class Sampler:
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
         check_numbers("streams", streams, source.batch)
         check_numbers("step", step, source.batch)
-        filtered = self._engine.filter(source)
+        words = None if mask is None else read_mask(mask, source.array.shape)
+        filtered = self._engine.filter(source, mask=words)
         if target is None:
             return source.to_original(filtered)
         target[...] = filtered
@@ -541,6 +570,12 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
     for stage in chain:
         if not isinstance(stage, tuple(STAGES.values())):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
+    for before, stage in pairwise(chain):
+        if stage.kind == "edit" and before.kind != "edit":
+            raise TypeError(
+                f"`stages` has to begin with what edits the logits, but {stage!r} comes after "
+                f"{before!r}"
+            )
     return chain
 
 

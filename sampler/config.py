@@ -29,7 +29,8 @@ _STAGES: dict[str, tuple[Any, ...]] = {
 }
 _SETTINGS = [name for name in _STAGES if name in STAGES]
 _UNSUPPORTED_STAGES = [name for name in _STAGES if name not in STAGES]
-# These change the logits before any draw, greedy ones too.
+# These change the logits before any draw, greedy ones too: the first that we have, then the others.
+_EDITS: dict[str, tuple[Any, ...]] = {"suppress_tokens": ()}
 _PROCESSORS: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1.0,),
     "encoder_repetition_penalty": (1.0,),
@@ -37,7 +38,6 @@ _PROCESSORS: dict[str, tuple[Any, ...]] = {
     "encoder_no_repeat_ngram_size": (0,),
     "bad_words_ids": (),
     "sequence_bias": (),
-    "suppress_tokens": (),
     "begin_suppress_tokens": (),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
@@ -62,13 +62,14 @@ _ALGORITHMS: dict[str, tuple[Any, ...]] = {
 _OF_THE_DRAW = {
     "do_sample": (),
     **_STAGES,
+    **_EDITS,
     **_PROCESSORS,
     **_ALGORITHMS,
 }
 # Arguments of Sampler that are not fields of a configuration.
 _SAMPLER_ONLY = (
     *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads"),
-    *(name for name in STAGES if name not in _STAGES),
+    *(name for name in STAGES if name not in _STAGES and name not in _EDITS),
 )
 # Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author
 # wanted an effect.
@@ -151,7 +152,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     refused = [
         name
         for name in asked
-        if name not in _SETTINGS and (draws or name not in _UNSUPPORTED_STAGES)
+        if name not in (*_SETTINGS, *_EDITS) and (draws or name not in _UNSUPPORTED_STAGES)
     ]
     if refused:
         taken = asked.keys() | changes.keys() | ({"do_sample"} if draws is not None else set())
@@ -162,8 +163,9 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     else:
         if draws is None:
             _check_not_of_parts(config, fields, changes)
-        _warn_of_greedy(asked, changes)
+        _warn_of_greedy({k: v for k, v in asked.items() if k not in _EDITS}, changes)
         settings = {"temperature": 0.0}
+    settings |= {name: asked[name] for name in _EDITS if name in asked}
     return settings | {name: value for name, value in own.items() if value is not None}
 
 
@@ -202,7 +204,8 @@ def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[st
     for name in order:
         more[name] = None
         meant, value = _meant(name), asked[name]
-        if meant not in taken and (meant in _SETTINGS or (meant == "do_sample" and value is True)):
+        is_ours = meant in _SETTINGS or meant in _EDITS or (meant == "do_sample" and value is True)
+        if meant not in taken and is_ours:
             more.setdefault(meant, value)
     applied = [name for name in order if name in _PROCESSORS]
     lost = [name for name in order if name not in _PROCESSORS]

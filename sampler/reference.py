@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sampler.stages import MinP, Stage, Temperature, TopK, TopP
+from sampler.stages import MinP, Stage, SuppressTokens, Temperature, TopK, TopP
 
 _Array = npt.NDArray[Any]
 
@@ -35,6 +35,11 @@ def _weights(z: _Array) -> _Array:
     # by more than the 1e-12 that the tests allow.
     weights: _Array = np.exp(z.astype(np.longdouble))
     return weights
+
+
+def suppress_tokens(x: _Array, stage: SuppressTokens) -> None:
+    """Forbid these ids."""
+    x[list(stage.value)] = -np.inf
 
 
 def temper(state: State, stage: Temperature) -> State:
@@ -67,6 +72,9 @@ def min_p(state: State, stage: MinP, ties: str) -> int:
     return int(np.sum(state.logits >= threshold))
 
 
+# Each edit changes the row, before anything is ranked.
+_EDITS: dict[type[Stage], Callable[[_Array, Any], None]] = {SuppressTokens: suppress_tokens}
+
 # Each truncation counts how many of the kept tokens stay: all of these keep a prefix in rank.
 _TRUNCATIONS: dict[type[Stage], Callable[[State, Any, str], int]] = {
     TopK: top_k,
@@ -79,12 +87,16 @@ def kept(
     row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
 ) -> State:
     """Run the stages over one row of logits."""
-    x = np.asarray(row, dtype=np.float64)
+    stages = list(stages)
+    x = np.array(row, dtype=np.float64)
+    for edit in stages:
+        if edit.kind == "edit":
+            _EDITS[type(edit)](x, edit)
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
     state = State(ids, x[ids], x[ids].astype(np.longdouble) - x[ids[0]])
     for stage in stages:
-        if stage.is_off or state.greedy:
+        if stage.is_off or stage.kind == "edit" or state.greedy:
             continue
         if isinstance(stage, Temperature):
             state = temper(state, stage)
@@ -118,10 +130,12 @@ def log_mass(
     row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
 ) -> float:
     """Log of what is kept of the mass under temperature alone: a difference of two such logs."""
+    stages = list(stages)
+    edits = [stage for stage in stages if stage.kind == "edit"]
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties)
     if state.greedy:
         return 0.0
-    z = temper(kept(row, []), Temperature(state.temperature)).z
+    z = temper(kept(row, edits), Temperature(state.temperature)).z
     return log_of_mass(z[: len(state.ids)]) - log_of_mass(z)
 
 

@@ -1,16 +1,16 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
-A stage is a small frozen dataclass. Its one field is the setting, named as Hugging Face names it: a
-number, or an array of one per row. The field states the range and the value that is off, and all
-else reads them there: checks, error messages, signatures, tests. `Settings` lists the stages in the
-order in which keywords apply.
+A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
+cuts. Its one field is the setting, named as Hugging Face names it: a number, or an array of one per
+row. The field states the range and the value that is off, and all else reads them there: checks,
+error messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import (
     Annotated,
@@ -25,16 +25,17 @@ from typing import (
 )
 
 import numpy as np
+import numpy.typing as npt
 
-from sampler._checks import Integers, Range, Reals, integers, reals
+from sampler._checks import Ids, Integers, Range, Reals, integers, reals
 
-__all__ = ["MinP", "Temperature", "TopK", "TopP"]
+__all__ = ["MinP", "SuppressTokens", "Temperature", "TopK", "TopP"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
-def setting(*, default: Any, range_: Range) -> Any:
+def setting(*, default: Any, range_: Range | Ids) -> Any:
     """Make the field of a stage: off by default, and checked."""
     return field(default=default, metadata={"range": range_})
 
@@ -52,9 +53,10 @@ class Stage:
     """One step of a chain. Not for direct use: see its subclasses."""
 
     __slots__ = ()
+    kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
     setting: ClassVar[str]
-    off: ClassVar[float]
-    range: ClassVar[Range]
+    off: ClassVar[Any]
+    range: ClassVar[Any]  # a Range, or Ids
 
     def __init__(self, value: Any = None) -> None:
         raise NotImplementedError("use one of its subclasses, such as TopK(40)")
@@ -81,9 +83,12 @@ class Stage:
     @classmethod
     def described(cls) -> str:
         """Say what the setting may be, as the parameter lines of docstrings do."""
-        return (
-            f"{cls.setting} : {cls.range.kind.__name__}, {cls.range.interval}, off at {cls.off:g}"
-        )
+        return f"{cls.setting} : {cls.range.noun}, {cls.range.interval}, off at {cls.off_text()}"
+
+    @classmethod
+    def off_text(cls) -> str:
+        """Show the value that is off, as the documents write it."""
+        return "()" if cls.off == () else f"{cls.off:g}"
 
     @property
     def value(self) -> Any:
@@ -103,6 +108,57 @@ class Stage:
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""
         return type(self)(self.range.kind(self.value[row])) if self.is_per_row else self
+
+
+class Edit(Stage):
+    """A step that changes single logits of the row, before anything else looks at it."""
+
+    __slots__ = ()
+    kind = "edit"
+
+    def pairs(self, vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the ids of the logits that change, ascending, and what they become."""
+        raise NotImplementedError
+
+
+@stage
+class SuppressTokens(Edit):
+    """Never draw the tokens `suppress_tokens`.
+
+    Parameters
+    ----------
+    suppress_tokens : sequence of int, each >= 0, off at () or None
+        Ids of tokens. Kept as a tuple: ascending, each once.
+
+    Raises
+    ------
+    TypeError
+        If `suppress_tokens` is not a sequence of integers.
+    ValueError
+        If one is negative. A call raises it if one is not in the vocabulary.
+
+    Notes
+    -----
+    A token that is suppressed has the logit -inf, whatever it was, NaN included. So it has no rank,
+    no step counts it, and `min_tokens_to_keep` does not bring it back. Costs nothing where no token
+    is suppressed: the other blocks of 512 logits are read in place.
+
+    References
+    ----------
+    A. Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022,
+    arXiv:2212.04356, whose decoder suppresses the tokens that are not speech.
+    """
+
+    suppress_tokens: Collection[int] | None = setting(default=(), range_=Ids())
+
+    def pairs(self, vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Return the ids, each with -inf."""
+        ids = np.array(self.value, np.int64)
+        if ids.size and ids[-1] >= vocab:
+            raise ValueError(
+                f"`suppress_tokens` has to hold ids in [0, {vocab}), but one is {ids[-1]}"
+            )
+        return ids, np.full(ids.size, -np.inf)
 
 
 @stage
@@ -134,6 +190,7 @@ class Temperature(Stage):
     Cognitive Science 9, 1985.
     """
 
+    kind = "scale"
     temperature: Reals | None = setting(default=1.0, range_=reals(0.0, math.inf))
 
 
@@ -231,6 +288,7 @@ class MinP(Stage):
 class Settings(TypedDict, total=False):
     """Every stage by its keyword, in the order in which keywords apply: Hugging Face's."""
 
+    suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
     temperature: Annotated[Reals | None, Temperature]
     top_k: Annotated[Integers | None, TopK]
     top_p: Annotated[Reals | None, TopP]

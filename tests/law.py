@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sampler import MinP, Sampler, Temperature, TopK, TopP
+from sampler import MinP, Sampler, SuppressTokens, Temperature, TopK, TopP
 
 BAND = 1e-12
 
@@ -32,13 +32,19 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
     Runs the sampler on each prefix of the chain, so a stage is judged on its own and the band of
     one does not excuse another. Returns the whole chain's distribution.
     """
-    x = np.asarray(row).astype(np.float64)
+    x = np.array(row).astype(np.float64)
     order = rank(x)
     had, temperature = len(order), 1.0
     d = None
     for i, stage in enumerate(stages):
         s = Sampler(stages[: i + 1], min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=0)
         d = s.distribution(row)
+        if stage.kind == "edit":
+            TABLE[type(stage)].edit(x, stage.value)
+            order = rank(x)
+            had = len(order)
+            assert np.array_equal(d.ids, order), f"{stage} is not the law's"
+            continue
         assert np.array_equal(d.ids, order[: len(d)]), f"{stage} keeps no prefix in rank"
         check_stage(x[order], stage, had, len(d), temperature, min_tokens_to_keep, ties)
         if isinstance(stage, Temperature):  # greedy is greedy, even after infinity
@@ -89,6 +95,11 @@ def judge_min_p(x, m, kept, temperature, floor, ties):
         assert x[kept] < threshold + slack
 
 
+def suppress_tokens(x, ids):
+    for token in ids:
+        x[token] = -np.inf
+
+
 class Case(NamedTuple):
     """How the tests treat a stage. Everything that goes over all stages reads it."""
 
@@ -98,16 +109,27 @@ class Case(NamedTuple):
     edges: tuple  # for random chains, half of the time
     random: Callable  # of a generator: the other half
     judge: Callable | None  # of (x, value, kept, temperature, floor, ties); x in rank order
+    edit: Callable | None = None  # of an edit, in place of `judge`: (x, value), x the row
+
+
+def edits_first(stages):
+    """The same stages as a chain may have them."""
+    return sorted(stages, key=lambda stage: stage.kind != "edit")
 
 
 def random_stage(rng):
-    stage = rng.choice(list(TABLE))
+    """A scale or a cut: what an edit may be depends on the row (see test_masks.py)."""
+    stage = rng.choice([one for one in TABLE if one.kind != "edit"])
     case = TABLE[stage]
     return stage(rng.choice(case.edges) if rng.random() < 0.5 else case.random(rng))
 
 
 inf = float("inf")
 TABLE = {
+    SuppressTokens: Case(  # of rows whose token 4, at least, is there
+        values=((1,), (0, 2, 5)), gentle=((2,),), after=(6,), edges=(), random=None, judge=None,
+        edit=suppress_tokens,
+    ),
     Temperature: Case(
         values=(0.0, 0.3, 4.0, inf), gentle=(0.8, inf), after=0.0,
         edges=(0.0, 1e-30, 0.1, 0.5, 0.8, 1.0, 2.0, 5.0, 100.0, 1e30, inf),

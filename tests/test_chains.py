@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from law import TABLE, check_chain
+from law import TABLE, check_chain, edits_first
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 SETTINGS = [stage(value) for stage, case in TABLE.items() for value in case.values]
@@ -25,6 +25,7 @@ def rows(size):
 
 
 def check(row, stages, floor, ties):
+    stages = edits_first(stages)
     settings = {"min_tokens_to_keep": floor, "ties": ties}
     state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)
     s = Sampler(stages, seed=0, **settings)
@@ -60,7 +61,8 @@ def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
         for ties in TIES:
             before = [BEFORE[(number + i) % len(BEFORE)] for i in range(place)]
             for floor in (1, 70):
-                check_chain(row, [*before, stage, AFTER[number % len(AFTER)]], floor, ties)
+                stages = edits_first([*before, stage, AFTER[number % len(AFTER)]])
+                check_chain(row, stages, floor, ties)
 
 
 @pytest.mark.parametrize("n", range(1, 7))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from sampler import Sampler, config
+from sampler import Sampler, Temperature, TopK, config
 from tiny import VOCAB, prompts
 
 inf, nan = math.inf, math.nan
@@ -244,7 +244,7 @@ STAGES = {"typical_p": 0.9, "epsilon_cutoff": 0.1, "eta_cutoff": 0.1, "top_h": 0
 PROCESSORS = {
     "repetition_penalty": 1.1, "encoder_repetition_penalty": 0.9, "no_repeat_ngram_size": 3,
     "encoder_no_repeat_ngram_size": 3, "bad_words_ids": [[5]], "sequence_bias": [[[5], 2.0]],
-    "suppress_tokens": [5], "begin_suppress_tokens": [5], "forced_bos_token_id": 5,
+    "begin_suppress_tokens": [5], "forced_bos_token_id": 5,
     "forced_eos_token_id": 5, "min_length": 4, "min_new_tokens": 4,
     "exponential_decay_length_penalty": (5, 1.1), "guidance_scale": 1.5,
     "remove_invalid_values": True,
@@ -301,13 +301,13 @@ def test_all_of_them_are_named_in_one_message():
     call = call_in(str(caught.value))
     for name in everything:
         assert f"{name}=None" in call
-    assert evaluate(call, {"do_sample": True, **everything}).stages[1].value == 50
+    assert TopK(50) in evaluate(call, {"do_sample": True, **everything}).stages
     # These tables forget nothing that the module refuses.
     assert STAGES.keys() == set(config._UNSUPPORTED_STAGES)
     assert PROCESSORS.keys() == config._PROCESSORS.keys()
     assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
     arguments = set(inspect.signature(Sampler).parameters) - {"stages"}
-    assert arguments == {*config._SETTINGS, *config._SAMPLER_ONLY}
+    assert arguments == {*config._SETTINGS, *config._EDITS, *config._SAMPLER_ONLY}
 
 
 def test_the_call_to_type_keeps_the_changes():
@@ -383,7 +383,7 @@ def test_misspelled_fields(name, meant):
         with pytest.raises(ValueError, match=r"^`config` asks for what a Sampler does n") as caught:
             read(fields, seed=7)
         message = str(caught.value)
-        if meant in ("temperature", "top_k", "top_p", "min_p"):
+        if meant in ("temperature", "top_k", "top_p", "min_p", "suppress_tokens"):
             assert f"{name}=7 ({meant}?). Instead: " in message
             none = f"{name}=None" if name.isidentifier() else f"**{{{name!r}: None}}"
             assert message.endswith(f"(config, seed=7, {none}, {meant}=7)")
@@ -393,7 +393,7 @@ def test_misspelled_fields(name, meant):
             assert repr(evaluate(call_in(message), fields)) == want
     off = {"temperature": 1.0, "top_k": 50, "min_p": 0.0, "num_beams": 1, "repetition_penalty": 1.0,
            "no_repeat_ngram_size": 0, "typical_p": 1.0, "top_p": 1}.get(meant)  # fmt: skip
-    assert read({"do_sample": True, name: off}).stages[1].value == 50
+    assert TopK(50) in read({"do_sample": True, name: off}).stages
 
 
 def test_a_misspelled_field_is_offered_under_its_right_name():
@@ -413,7 +413,7 @@ def test_a_misspelled_field_is_offered_under_its_right_name():
         fields = {"do_sample": True, "temprature": 0.3, **right}
         with pytest.raises(ValueError, match=r"To go without: .*temprature=None\)$") as caught:
             read(fields, **changes)
-        assert evaluate(call_in(str(caught.value)), fields).stages[0].value == 0.8
+        assert Temperature(0.8) in evaluate(call_in(str(caught.value)), fields).stages
     fields = {"do_sample": False, "do_samples": True}
     with pytest.raises(ValueError, match=r"To go without: .*do_samples=None\)$"):
         read(fields)
@@ -448,7 +448,7 @@ def test_a_path_is_not_a_configuration(path):
 )  # fmt: skip
 def test_settings_of_other_libraries(name, off, on):
     for value in (off, None):
-        assert read({"do_sample": True, name: value}).stages[1].value == 50
+        assert TopK(50) in read({"do_sample": True, name: value}).stages
     fields = {"do_sample": True, name: on}
     with pytest.raises(
         ValueError, match=r"\(transformers ignores it\)\. To go without: "
@@ -463,8 +463,19 @@ def test_tensors_and_other_keys_pass():
     ids = torch.tensor([2, 3])
     fields = {"do_sample": True, "eos_token_id": ids, "stop_ids": ids, 1: ids}
     assert repr(read(fields, seed=7)) == "Sampler(top_k=50, ties='all', seed=7)"
-    with pytest.raises(ValueError, match=r"suppress_tokens=tensor"):
-        read({"suppress_tokens": ids})
+    with pytest.raises(ValueError, match=r"begin_suppress_tokens=tensor"):
+        read({"begin_suppress_tokens": ids})
+
+
+@pytest.mark.parametrize("ids", [[2, 3], torch.tensor([2, 3])])
+def test_suppressed_tokens_are_ours_greedy_or_not(ids):
+    want = "Sampler(suppress_tokens=(2, 3), temperature=0.0, seed=7)"
+    assert repr(read({"suppress_tokens": ids}, seed=7)) == want
+    assert repr(read({}, suppress_tokens=ids, seed=7)) == want
+    assert repr(read({"suppress_tokens": ids}, do_sample=False, seed=7)) == want
+    want = "Sampler(suppress_tokens=(2, 3), top_k=50, ties='all', seed=7)"
+    assert repr(read({"do_sample": True, "suppress_tokens": ids}, seed=7)) == want
+    assert read({"suppress_tokens": ids}, suppress_tokens=None, seed=7).stages[0].is_off
 
 
 def test_settings_for_each_part_of_a_model():
@@ -476,7 +487,7 @@ def test_settings_for_each_part_of_a_model():
                 read(form, do_sample=None, top_k=5, seed=7)
             assert f"(config{where}, do_sample=None, top_k=5, seed=7)" in str(caught.value)
     # The settings of all count where there are such.
-    assert read({"do_sample": True, "top_k": 9, "talker_config": part}).stages[1].value == 9
+    assert TopK(9) in read({"do_sample": True, "top_k": 9, "talker_config": part}).stages
     assert repr(read({"talker_config": part}, do_sample=False, seed=7)).endswith("re=0.0, seed=7)")
     assert repr(read({"speaker_config": {"rate": 2}}, seed=7)) == "Sampler(temperature=0.0, seed=7)"
 

@@ -33,7 +33,8 @@ def ulps(value, exact):
 
 
 def test_the_stages_of_the_core_are_those_of_python():
-    assert set(STAGES) == set(_core.STAGES)
+    in_the_core = {name for name, stage in STAGES.items() if stage.kind != "edit"}
+    assert in_the_core == set(_core.STAGES)
 
 
 @pytest.mark.parametrize("stage", [-1, len(_core.STAGES), 2**40])

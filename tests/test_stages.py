@@ -1,13 +1,15 @@
 """What a stage states once, and who reads it: checks, messages, signatures, documents, the core.
 
 A new stage is a dataclass and a line of `Settings` in stages.py, a function in core/stages.pxd, its
-twin in reference.py, a row of the tests' table in law.py, and a row in docs/law.md.
+twin in reference.py, a row of the tests' table in law.py, and a row in docs/law.md. An edit has no
+function in the core: its dataclass says which logits change.
 """
 
 import ast
 import inspect
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 import sampler
 from law import TABLE
 from sampler import Sampler, reference, stages
-from sampler._checks import Integers, Reals
+from sampler._checks import Ids, Integers, Reals
 from sampler.stages import STAGES, Stage
 
 PACKAGE = Path(sampler.__file__).parent
@@ -28,12 +30,16 @@ ROW = np.array([1.0, 3.0, 2.0, 2.0, -np.inf, 0.0])
 
 
 def inside(stage):
+    if isinstance(stage.range, Ids):  # some of those of ROW
+        return st.lists(st.integers(0, 3)).map(lambda ids: tuple(sorted(set(ids))))
     if stage.range.kind is int:
         return st.integers(min_value=stage.range.low)
     return st.floats(stage.range.low, stage.range.high)
 
 
 def outside(stage):
+    if isinstance(stage.range, Ids):
+        return st.integers(max_value=-1).map(lambda token: (token,))
     low, high = stage.range.low, stage.range.high
     if stage.range.kind is int:
         return st.integers(max_value=low - 1)
@@ -64,7 +70,8 @@ def test_values_outside_are_refused_in_one_sentence(stage, data):
         with pytest.raises(ValueError, match="has to be") as caught:
             make(value)
         messages.append(str(caught.value))
-    assert set(messages) == {f"`{stage.setting}` has to be {stage.range}, but is {value}"}
+    found = f"one is {value[0]}" if isinstance(stage.range, Ids) else f"is {value}"
+    assert set(messages) == {f"`{stage.setting}` has to be {stage.range}, but {found}"}
 
 
 @EVERY
@@ -108,8 +115,9 @@ def test_off_changes_nothing(stage):
 def test_signatures_list_the_settings():
     parameters = inspect.signature(Sampler).parameters
     shown = [(name, p.default, p.annotation) for name, p in parameters.items() if name in STAGES]
-    kinds = {float: Reals | None, int: Integers | None}
-    assert shown == [(name, one.off, kinds[one.range.kind]) for name, one in STAGES.items()]
+    kinds = {"float": Reals | None, "int": Integers | None}
+    kinds["sequence of int"] = Collection[int] | None
+    assert shown == [(name, one.off, kinds[one.range.noun]) for name, one in STAGES.items()]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
     assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]
     with pytest.raises(
@@ -123,8 +131,8 @@ def test_signatures_list_the_settings():
 
 @EVERY
 def test_docstrings_state_range_and_off_value(stage):
-    kind, interval = stage.range.kind.__name__, stage.range.interval
-    line = f"{stage.setting} : {kind}, {interval}, off at {stage.off:g}"
+    kind, interval = stage.range.noun, stage.range.interval
+    line = f"{stage.setting} : {kind}, {interval}, off at {stage.off_text()}"
     assert f"\n    {line} or None\n" in stage.__doc__
     assert f"\n    {line}\n        See `{stage.__name__}`.\n" in Sampler.__doc__
     assert "{settings}" not in Sampler.__doc__
@@ -137,10 +145,12 @@ def test_documents_state_range_and_off_value(stage):
     law = (ROOT / "docs" / "law.md").read_text()
     name, interval = re.escape(stage.__name__), re.escape(stage.range.interval)
     assert re.search(
-        rf"^\| `{name}\((\w)\)`, \1 {interval} \| {stage.off:g} \| ", law, re.MULTILINE
+        rf"^\| `{name}\((\w)\)`, \1 {interval} \| {re.escape(stage.off_text())} \| ",
+        law,
+        re.MULTILINE,
     )
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert [off for name, off in rows if name == stage.setting] in ([], [f"{stage.off:g}"])
+    assert [off for name, off in rows if name == stage.setting] in ([], [stage.off_text()])
 
 
 # ------------------------------------------------------------------------ where a stage is named

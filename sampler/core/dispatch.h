@@ -16,9 +16,25 @@
 #include <immintrin.h>
 #endif
 
+#ifdef SAMPLER_X86
+/* +inf where a bit of the index is set, -inf where not. */
+#define LIMITS_OF_TWO(bits)                                                                        \
+    (bits) & 1 ? INFINITY : -INFINITY, (bits) >> 1 & 1 ? INFINITY : -INFINITY
+#define LIMITS_OF_FOUR(bits) {LIMITS_OF_TWO(bits), LIMITS_OF_TWO((bits) >> 2)}
+_Alignas(16) static const float limits_of_four[16][4] = {
+    LIMITS_OF_FOUR(0),  LIMITS_OF_FOUR(1),  LIMITS_OF_FOUR(2),  LIMITS_OF_FOUR(3),
+    LIMITS_OF_FOUR(4),  LIMITS_OF_FOUR(5),  LIMITS_OF_FOUR(6),  LIMITS_OF_FOUR(7),
+    LIMITS_OF_FOUR(8),  LIMITS_OF_FOUR(9),  LIMITS_OF_FOUR(10), LIMITS_OF_FOUR(11),
+    LIMITS_OF_FOUR(12), LIMITS_OF_FOUR(13), LIMITS_OF_FOUR(14), LIMITS_OF_FOUR(15),
+};
+_Alignas(16) static const double limits_of_two[4][2] = {
+    {LIMITS_OF_TWO(0)}, {LIMITS_OF_TWO(1)}, {LIMITS_OF_TWO(2)}, {LIMITS_OF_TWO(3)},
+};
+#endif
+
 /* The kernels for rows of one element type; each is described where it is defined. */
 struct Kernels {
-    void (*scan)(const Row *, void *);
+    int64_t (*scan)(const Row *, void *);
     double (*top)(const Row *);
     double (*bound)(const Row *, int64_t, void *);
     int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *);
@@ -47,6 +63,7 @@ typedef struct {
     void (*weigh)(const Tempering *, const double *, int64_t, double *);
     Mass (*sum)(const double *, int64_t);
     void (*split)(const double *, const double *, int64_t, double, Split *);
+    void (*align)(const Row *, uint64_t *);
 } Isa;
 
 #define KERNELS(type, fast)                                                                        \
@@ -60,7 +77,7 @@ typedef struct {
 #define ISA_OF(name)                                                                               \
     {                                                                                              \
         #name, KERNELS(float_##name, fast_masses_float_##name), KERNELS(double_##name, NULL),      \
-            weigh_##name, sum_##name, split_##name                                                 \
+            weigh_##name, sum_##name, split_##name, align_##name                                                \
     }
 
 /* Both element types of an instruction set: SAMPLER_FUSED where it has a fused multiply-add. */
@@ -141,7 +158,7 @@ static inline void set_isa(int number) { isa = isas + number; }
 
 static inline Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, int swapped)
 {
-    Row row = {data, stride, n, kind, swapped, 0, 0, BLOCK, NULL, NULL};
+    Row row = {data, stride, n, kind, swapped, 0, 0, BLOCK, NULL, NULL, NULL, NULL};
     const ptrdiff_t size = kind == FLOAT64 ? 8 : kind == FLOAT32 ? 4 : 2;
     row.direct = !swapped && stride == size && (uintptr_t)data % (uintptr_t)size == 0;
     row.in_place = row.direct && kind >= FLOAT32;
@@ -149,6 +166,13 @@ static inline Row make_row(const char *data, ptrdiff_t stride, int64_t n, int ki
     if (row.direct && n > 4 * BLOCK && (uintptr_t)data % 64 != 0)
         row.lead = (int64_t)(64 - (uintptr_t)data % 64) / size;
     return row;
+}
+
+/* Let a row be read with edits. */
+static inline void edit_row(Row *row, const Edits *edits)
+{
+    row->edits = edits;
+    row->in_place = 0;
 }
 
 #endif

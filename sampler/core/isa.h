@@ -84,6 +84,8 @@ static void CANDIDATES(split)(const double *values, const double *weights, int64
         CANDIDATES(split_with)(values, NULL, n, t, split, 0);
 }
 
+static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, bits); }
+
 /* ---------------------------------------------------------------------- for both element types */
 
 /* a * b + c as fast as can be, for what need not have the same bits everywhere. */
@@ -103,6 +105,7 @@ static void CANDIDATES(split)(const double *values, const double *weights, int64
 #endif
 
 #define REAL float
+#define WORD_OF_REAL uint32_t
 #define REAL_IS_FLOAT
 #define LOWEST (-FLT_MAX)
 #define LEAST(value, above) least_float(value, above)
@@ -110,18 +113,21 @@ static void CANDIDATES(split)(const double *values, const double *weights, int64
 #include "kernels.h"
 #include "softmax.h"
 #undef REAL
+#undef WORD_OF_REAL
 #undef REAL_IS_FLOAT
 #undef LOWEST
 #undef LEAST
 #undef FN
 
 #define REAL double
+#define WORD_OF_REAL uint64_t
 #define LOWEST (-DBL_MAX)
 #define LEAST(value, above) least_double(value, above)
 #define FN FN_DOUBLE
 #include "kernels.h"
 #include "softmax.h"
 #undef REAL
+#undef WORD_OF_REAL
 #undef LOWEST
 #undef LEAST
 #undef FN

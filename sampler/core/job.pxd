@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from sampler.core.kernels cimport MOST_WORKERS, Row, fetch_add, getpid, make_row, philox_uniform
+from sampler.core.kernels cimport (
+    MOST_WORKERS, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
+)
 from sampler.core.row cimport Chain, Scratch
 
 
@@ -29,6 +31,8 @@ cdef struct Job:
     int64_t vocab
     int kind
     bint swapped
+    const Edits *edits    # of the first row; those of the next are edits_step further
+    int64_t edits_step
     bint flag_invalid
     # The uniforms: given, or keyed by seed, stream and step.
     const double *u
@@ -66,6 +70,14 @@ cdef struct Job:
 
 
 cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
+    cdef Row row = raw_row_of(job, index)
+    if job.edits != NULL:
+        edit_row(&row, job.edits + index * job.edits_step)
+    return row
+
+
+cdef inline Row raw_row_of(const Job *job, int64_t index) noexcept nogil:
+    """The row as it came in."""
     return make_row(job.data + index * job.row_stride, job.stride, job.vocab, job.kind, job.swapped)
 
 

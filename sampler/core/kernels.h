@@ -5,14 +5,15 @@
  * at or above a double; FN(name) gives the functions names of their own.
  *
  * Whatever the dtype, the stride or the byte order, `load` hands the loops a contiguous block,
- * padded with -inf to whole groups; a native contiguous row is handed over in place. So every loop
+ * padded with -inf to whole groups; a native contiguous row is handed over in place. Edits of the
+ * row are applied there too, and in `at`: nothing else reads a row. So every loop
  * sees aligned counts and is plain C that a compiler vectorises: a fixed number of explicit lanes
  * where a sum or a maximum crosses elements, hence the same bits on every instruction set.
  */
 
-/* Copy `count` <= BLOCK logits from `start` on into buffer, padded to whole groups, and return
- * it. */
-NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+/* Copy `count` <= BLOCK logits from `start` on, as they are in memory, into buffer, padded to whole
+ * groups, and return it. */
+INLINE const REAL *FN(copy_stored)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const char *p = row->data + start * row->stride;
 #ifdef REAL_IS_FLOAT
@@ -54,12 +55,156 @@ NOINLINE const REAL *FN(copy)(const Row *row, int64_t start, int64_t count, REAL
     return buffer;
 }
 
-/* The same, in place where that can be. */
+/* x[r * IN_VECTOR ...], r < LANES / IN_VECTOR, where the bits from bit i on allow it, -inf elsewhere:
+ * the smaller of it and +inf or -inf, so an allowed NaN is +inf, which is as invalid. `bits` may be
+ * read up to 8 bytes from bit i on. */
+#if defined(SAMPLER_X86) && ISA == 2 && defined(REAL_IS_FLOAT)
+#define VECTOR __m512
+#define IN_VECTOR 16
+#define MOST_OF _mm512_max_ps
+#define STORE _mm512_storeu_ps
+#define NONE _mm512_set1_ps(-INFINITY)
+INLINE __m512 FN(allowed)(const float *x, const char *bits, int r)
+{
+    const __mmask16 lanes = _load_mask16((__mmask16 *)(bits + 2 * r));
+    return _mm512_mask_min_ps(NONE, lanes, _mm512_loadu_ps(x), _mm512_set1_ps(INFINITY));
+}
+#elif defined(SAMPLER_X86) && ISA == 2
+#define VECTOR __m512d
+#define IN_VECTOR 8
+#define MOST_OF _mm512_max_pd
+#define STORE _mm512_storeu_pd
+#define NONE _mm512_set1_pd(-INFINITY)
+INLINE __m512d FN(allowed)(const double *x, const char *bits, int r)
+{
+    const __mmask8 lanes = (__mmask8)bits[r];
+    return _mm512_mask_min_pd(NONE, lanes, _mm512_loadu_pd(x), _mm512_set1_pd(INFINITY));
+}
+#elif defined(SAMPLER_X86) && ISA == 1 && defined(REAL_IS_FLOAT)
+#define VECTOR __m256
+#define IN_VECTOR 8
+#define MOST_OF _mm256_max_ps
+#define STORE _mm256_storeu_ps
+#define NONE _mm256_set1_ps(-INFINITY)
+INLINE __m256 FN(allowed)(const float *x, const char *bits, int r)
+{
+    /* Shift a lane's bit to the sign, by which blendv chooses. */
+    int32_t lanes;
+    memcpy(&lanes, bits, sizeof lanes);
+    const __m256i by = _mm256_sub_epi32(_mm256_set1_epi32(31 - IN_VECTOR * r),
+                                        _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i sign = _mm256_sllv_epi32(_mm256_set1_epi32(lanes), by);
+    return _mm256_min_ps(_mm256_loadu_ps(x), _mm256_blendv_ps(NONE, _mm256_set1_ps(INFINITY),
+                                                              _mm256_castsi256_ps(sign)));
+}
+#elif defined(SAMPLER_X86) && ISA == 1
+#define VECTOR __m256d
+#define IN_VECTOR 4
+#define MOST_OF _mm256_max_pd
+#define STORE _mm256_storeu_pd
+#define NONE _mm256_set1_pd(-INFINITY)
+INLINE __m256d FN(allowed)(const double *x, const char *bits, int r)
+{
+    int64_t lanes;
+    memcpy(&lanes, bits, sizeof lanes);
+    const __m256i by = _mm256_sub_epi64(_mm256_set1_epi64x(63 - IN_VECTOR * r),
+                                        _mm256_setr_epi64x(0, 1, 2, 3));
+    const __m256i sign = _mm256_sllv_epi64(_mm256_set1_epi64x(lanes), by);
+    return _mm256_min_pd(_mm256_loadu_pd(x), _mm256_blendv_pd(NONE, _mm256_set1_pd(INFINITY),
+                                                              _mm256_castsi256_pd(sign)));
+}
+#elif defined(SAMPLER_X86) && defined(REAL_IS_FLOAT)
+#define VECTOR __m128
+#define IN_VECTOR 4
+#define MOST_OF _mm_max_ps
+#define STORE _mm_storeu_ps
+#define NONE _mm_set1_ps(-INFINITY)
+INLINE __m128 FN(allowed)(const float *x, const char *bits, int r)
+{
+    const int lanes = (unsigned char)bits[r / 2] >> r % 2 * IN_VECTOR & 15;
+    return _mm_min_ps(_mm_loadu_ps(x), _mm_load_ps(limits_of_four[lanes]));
+}
+#elif defined(SAMPLER_X86)
+#define VECTOR __m128d
+#define IN_VECTOR 2
+#define MOST_OF _mm_max_pd
+#define STORE _mm_storeu_pd
+#define NONE _mm_set1_pd(-INFINITY)
+INLINE __m128d FN(allowed)(const double *x, const char *bits, int r)
+{
+    const int lanes = (unsigned char)bits[r / 4] >> r % 4 * IN_VECTOR & 3;
+    return _mm_min_pd(_mm_loadu_pd(x), _mm_load_pd(limits_of_two[lanes]));
+}
+#endif
+
+/* to[i] = x[i] where it is allowed, else -inf; i < n, a whole number of LANES. */
+INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
+{
+    for (int64_t i = 0; i < n; i += LANES) {
+#ifdef VECTOR
+        for (int r = 0; r < LANES / IN_VECTOR; r++)
+            STORE(to + i + r * IN_VECTOR,
+                  FN(allowed)(x + i + r * IN_VECTOR, (const char *)bits + i / 8, r));
+#else
+        const unsigned lanes = bits[i / WORD] >> i % WORD & 0xffff;
+        EACH_LANE (l) {
+            const REAL value = x[i + l];
+            to[i + l] = lanes & 1u << l ? value : -(REAL)INFINITY;
+        }
+#endif
+    }
+}
+
+/* A block of a row with edits: one that has none is handed over as any other, and one that is
+ * forbidden throughout is not read. The padding stays -inf: no bit is set and no id lies there.
+ */
+INLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    const Edits *edits = row->edits;
+    const REAL *x = buffer;
+    const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
+    const int allowed = bits ? how_many(bits) : (int)ALL_ALLOWED;
+    if (allowed == NONE_ALLOWED) {
+        for (int64_t i = 0; i < whole_groups(count); i++)
+            buffer[i] = -(REAL)INFINITY;
+        return buffer;
+    }
+    if (row->direct && row->kind >= FLOAT32 && count % GROUP == 0)
+        x = (const REAL *)row->data + start;
+    else
+        FN(copy_stored)(row, start, count, buffer);
+    if (allowed != ALL_ALLOWED) {
+        FN(hide)(x, whole_words(count), bits, buffer);
+        x = buffer;
+    }
+    if (!edits->ids)
+        return x;
+    const int64_t end = edits->first[(start + count - 1) / BLOCK + 1];
+    for (int64_t i = first_edit(edits, start); i < end && edits->ids[i] < start + count; i++) {
+        const int64_t place = edits->ids[i] - start;
+        if (x != buffer)
+            memcpy(buffer, x, (size_t)count * sizeof *buffer);
+        x = buffer;
+        if (allowed == ALL_ALLOWED || bits[place / WORD] >> place % WORD & 1)
+            buffer[place] = (REAL)edits->values[i];
+    }
+    return x;
+}
+
+/* What `load` does where a block may not be in place. */
+NOINLINE const REAL *FN(load_other)(const Row *row, int64_t start, int64_t count, REAL *buffer)
+{
+    return row->edits ? FN(load_edited)(row, start, count, buffer)
+                      : FN(copy_stored)(row, start, count, buffer);
+}
+
+/* `count` <= BLOCK logits from `start` on, padded to whole groups: in place where that can be, else
+ * in the buffer. */
 INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     if (row->in_place && count % GROUP == 0)
         return (const REAL *)row->data + start;
-    return FN(copy)(row, start, count, buffer);
+    return FN(load_other)(row, start, count, buffer);
 }
 
 /* ----------------------------------------------------------------------------- the read pass */
@@ -116,19 +261,125 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
 }
 #endif
 
-/* The read pass: fills the maxima_in(n) maxima of a row. */
-static void FN(scan)(const Row *row, void *maxima)
+/* The maxima of those of a block's logits that are allowed: of the others none is looked at. +inf
+ * may stand for NaN. */
+INLINE void FN(scan_allowed)(const REAL *x, const uint64_t *bits, REAL *maxima)
+{
+#ifdef VECTOR
+    VECTOR largest[2][LANES / IN_VECTOR];
+    for (int r = 0; r < LANES / IN_VECTOR; r++)
+        largest[0][r] = largest[1][r] = NONE;
+    for (int i = 0; i < BLOCK; i += 2 * LANES)
+        for (int half = 0; half < 2; half++)
+            for (int r = 0; r < LANES / IN_VECTOR; r++)
+                largest[half][r] = MOST_OF(
+                    FN(allowed)(x + i + half * LANES + r * IN_VECTOR,
+                                (const char *)bits + (i + half * LANES) / 8, r),
+                    largest[half][r]);
+    for (int r = 0; r < LANES / IN_VECTOR; r++)
+        STORE(maxima + r * IN_VECTOR, MOST_OF(largest[0][r], largest[1][r]));
+#else
+    REAL shown[BLOCK];
+    FN(hide)(x, BLOCK, bits, shown);
+    FN(scan_block)(shown, BLOCK, maxima);
+#endif
+}
+
+/* One logit, as it is in memory. */
+INLINE double FN(stored)(const Row *row, int64_t token)
+{
+    const char *p = row->data + token * row->stride;
+#ifdef REAL_IS_FLOAT
+    if (row->kind == FLOAT32)
+        return (double)float_of_bits(word32(p, row->swapped));
+    const uint16_t word = word16(p, row->swapped);
+    return (double)(row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word));
+#else
+    return double_of_bits(word64(p, row->swapped));
+#endif
+}
+
+/* The same, where few are, one by one. */
+INLINE void FN(scan_few)(const Row *row, int64_t start, const uint64_t *bits, int64_t count,
+                         REAL *maxima)
+{
+    EACH_LANE (l)
+        maxima[l] = -(REAL)INFINITY;
+    for (int64_t j = 0; j < count; j += WORD)
+        for (uint64_t rest = bits[j / WORD]; rest; rest &= rest - 1) {
+            const int64_t place = j + first_bit(rest);
+            const REAL x = (REAL)FN(stored)(row, start + place);
+            REAL *most = maxima + place % LANES;
+            *most = x > *most || x != x ? x : *most;
+        }
+}
+
+/* The maxima of a block of a row with edits, if they can be found without `load`; returns whether.
+ * Adds to `allowed` how many tokens are; at most, once they are many. */
+NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL *maxima,
+                             int64_t *allowed)
+{
+    const Edits *edits = row->edits;
+    const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
+    const int some = bits ? how_many(bits) : (int)ALL_ALLOWED;
+    if (some == NONE_ALLOWED) {
+        EACH_LANE (l)
+            maxima[l] = -(REAL)INFINITY;
+        return 1;
+    }
+    if (some == ALL_ALLOWED || *allowed >= 8 * BLOCK)
+        *allowed += count;
+    else
+        for (int j = 0; j < BLOCK / WORD; j++)
+            *allowed += count_bits(bits[j]);
+    if (edits->ids && has_edit(edits, start, count))
+        return 0;
+    if (some == FEW_ALLOWED) {
+        FN(scan_few)(row, start, bits, count, maxima);
+        return 1;
+    }
+    if (row->direct && count == BLOCK) {
+#ifdef REAL_IS_FLOAT
+        if (row->kind == BFLOAT16 && some == ALL_ALLOWED) {
+            FN(scan_words)((const uint16_t *)row->data + start, maxima);
+            return 1;
+        }
+#endif
+        if (row->kind >= FLOAT32 && some == ALL_ALLOWED) {
+            FN(scan_block)((const REAL *)row->data + start, BLOCK, maxima);
+            return 1;
+        }
+        if (row->kind >= FLOAT32) {
+            FN(scan_allowed)((const REAL *)row->data + start, bits, maxima);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The read pass: fills the maxima_in(n) maxima of a row. Returns at most how many tokens are
+ * allowed. */
+static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
     const int64_t blocks = blocks_in(row);
+    int64_t allowed = row->edits ? 0 : row->n;
+#ifdef REAL_IS_FLOAT
+    const int words = row->kind == BFLOAT16 && row->direct && !row->edits;
+#endif
     for (int64_t b = 0; b < blocks; b++) {
         const int64_t count = block_size(row, b);
+        if (!row->in_place) {
 #ifdef REAL_IS_FLOAT
-        if (row->kind == BFLOAT16 && row->direct && count == BLOCK) {
-            FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
-            continue;
-        }
+            if (words && count == BLOCK) {
+                FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
+                continue;
+            }
 #endif
+            if (row->edits &&
+                FN(scan_edited)(row, block_start(row, b), count, m + b * LANES, &allowed))
+                continue;
+        }
         const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
         /* Compilers do better by a length that they know. */
         if (count == BLOCK)
@@ -138,6 +389,7 @@ static void FN(scan)(const Row *row, void *maxima)
     }
     for (int64_t i = blocks * LANES; i < maxima_in(blocks_in(row)); i++)
         m[i] = -(REAL)INFINITY;
+    return allowed;
 }
 
 /* The largest logit of a scanned row; NaN if any logit is. */
@@ -269,11 +521,30 @@ INLINE uint64_t FN(reaching)(const REAL *x, REAL t)
     return bits;
 }
 
+/* The same of a block of which few tokens are allowed; -1 where that is not known. */
+INLINE int64_t FN(gather_few)(const Row *row, int64_t start, REAL from, double high, double *values,
+                              int64_t *ids)
+{
+    const uint64_t *bits = mask_of(row, start);
+    int64_t found = 0;
+    if (how_many(bits) != FEW_ALLOWED)
+        return -1;
+    for (int64_t j = 0; j < BLOCK / WORD; j++)
+        if (bits[j]) {
+            const int64_t token = start + j * WORD + first_bit(bits[j]);
+            const double x = edited_logit(row->edits, token, FN(stored)(row, token));
+            values[found] = x;
+            ids[found] = token;
+            found += x >= (double)from && x < high;
+        }
+    return found;
+}
+
 /* Every token of a scanned row with low <= x < high, into values and ids, in the order of ids.
  * Returns how many, or -1 if they are more than `room` or seem to be; the arrays hold WORD more
  * than that. low > -inf. */
-static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
-                          int64_t *ids)
+INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t room,
+                               double *values, int64_t *ids, const int masked)
 {
     const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
     const int64_t n = maxima_in(blocks_in(row));
@@ -290,8 +561,18 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
             const int in_four = first_bit(parts) / LANES;
             const int64_t b = i / LANES + in_four, start = block_start(row, b);
             const int64_t count = block_size(row, b);
-            const REAL *x = FN(load)(row, start, count, buffer);
             parts &= ~(UINT64_C(0xffff) << in_four * LANES);
+            if (masked) {
+                const int64_t few =
+                    FN(gather_few)(row, start, from, high, values + found, ids + found);
+                if (few >= 0) {
+                    found += few;
+                    if (found > room)
+                        return -1;
+                    continue;
+                }
+            }
+            const REAL *x = FN(load)(row, start, count, buffer);
             for (int64_t j = 0; j < count; j += WORD) {
                 uint64_t bits = FN(reaching)(x + j, from);
                 if (bits == 0)
@@ -309,6 +590,13 @@ static int64_t FN(gather)(const Row *row, double low, double high, int64_t room,
         }
     }
     return found;
+}
+
+static int64_t FN(gather)(const Row *row, double low, double high, int64_t room, double *values,
+                          int64_t *ids)
+{
+    return row->allowed ? FN(gather_from)(row, low, high, room, values, ids, 1)
+                        : FN(gather_from)(row, low, high, room, values, ids, 0);
 }
 
 /* The id of the nth token of a scanned row, from 1, whose logit is `value`; -1 if there are
@@ -335,29 +623,29 @@ static int64_t FN(find)(const Row *row, double value, int64_t nth)
 /* One logit. */
 static double FN(at)(const Row *row, int64_t token)
 {
-    const char *p = row->data + token * row->stride;
-#ifdef REAL_IS_FLOAT
-    if (row->kind == FLOAT32)
-        return (double)float_of_bits(word32(p, row->swapped));
-    const uint16_t word = word16(p, row->swapped);
-    return (double)(row->kind == FLOAT16 ? widen_float16(word) : widen_bfloat16(word));
-#else
-    return double_of_bits(word64(p, row->swapped));
-#endif
+    const double x = FN(stored)(row, token);
+    return row->edits ? edited_logit(row->edits, token, x) : x;
 }
 
 /* Of the logits at first, first + step ..., those with low <= x < high, into values, which holds
  * one more than there can be. Returns how many. */
-static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low, double high,
-                        double *values)
+INLINE int64_t FN(pick_from)(const Row *row, int64_t first, int64_t step, double low, double high,
+                             double *values, const int edited)
 {
     int64_t found = 0;
     for (int64_t i = first; i < row->n; i += step) {
-        const double x = FN(at)(row, i);
+        const double x = edited ? FN(at)(row, i) : FN(stored)(row, i);
         values[found] = x;
         found += (low <= x) & (x < high);
     }
     return found;
+}
+
+static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low, double high,
+                        double *values)
+{
+    return row->edits ? FN(pick_from)(row, first, step, low, high, values, 1)
+                      : FN(pick_from)(row, first, step, low, high, values, 0);
 }
 
 /* ----------------------------------------------------------------------- what a cut leaves */
@@ -679,3 +967,8 @@ static void FN(filter)(const Row *row, const Tempering *tempering, Cut cut, doub
 
 #undef LARGER
 #undef SMALLER
+#undef VECTOR
+#undef IN_VECTOR
+#undef MOST_OF
+#undef STORE
+#undef NONE

@@ -1,6 +1,6 @@
 """What the C headers of this folder define, for Cython. What each function does is said there."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 
 cdef extern from "philox.h" nogil:
@@ -71,11 +71,20 @@ cdef extern from "rows.h" nogil:
         double least
         double most
 
+    ctypedef struct Edits:
+        const int64_t *ids
+        const double *values
+        const int64_t *first
+        const int32_t *allowed
+        int64_t words
+
     ctypedef struct Row:
         int64_t n
         int kind
         const Kernels *kernels
         const void *maxima
+        const Edits *edits
+        const uint64_t *allowed
 
     int64_t blocks_in(const Row *row)
     int64_t block_start(const Row *row, int64_t b)
@@ -89,7 +98,7 @@ cdef extern from "rows.h" nogil:
 cdef extern from "dispatch.h" nogil:
     # Over rows, for one element type: kernels.h and softmax.h.
     ctypedef struct Kernels:
-        void (*scan)(const Row *, void *) noexcept nogil
+        int64_t (*scan)(const Row *, void *) noexcept nogil
         double (*top)(const Row *) noexcept nogil
         double (*bound)(const Row *, int64_t, void *) noexcept nogil
         int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *) noexcept nogil
@@ -118,6 +127,7 @@ cdef extern from "dispatch.h" nogil:
         void (*weigh)(const Tempering *, const double *, int64_t, double *) noexcept nogil
         Mass (*sum)(const double *, int64_t) noexcept nogil
         void (*split)(const double *, const double *, int64_t, double, Split *) noexcept nogil
+        void (*align)(const Row *, uint64_t *) noexcept nogil
 
     const Isa *isa
     int SAMPLER_ISAS
@@ -125,6 +135,7 @@ cdef extern from "dispatch.h" nogil:
     bint isa_runs(int number)
     void set_isa(int number)
     Row make_row(const char *data, ptrdiff_t stride, int64_t n, int kind, bint swapped)
+    void edit_row(Row *row, const Edits *edits)
 
 cdef extern from "pool.h" nogil:
     enum:

@@ -10,7 +10,7 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.stdlib cimport qsort
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, chain_of, is_interrupted, row_of
+from sampler.core.job cimport Job, chain_of, is_interrupted, raw_row_of, row_of
 from sampler.core.kernels cimport (
     BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Candidates, Cut, Mass, Tempering, block_start,
     blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
@@ -85,7 +85,40 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_top_logprobs[start + i] = (
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
+    if job.raw and s.row.edits != NULL:
+        report_raw(job, row, scratch)
     return True
+
+
+cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    """The raw results of an edited row: those of the row as it came in, NaN where it is invalid.
+
+    Uses the scratch of the edited row, so it is the last thing to do.
+    """
+    cdef RowState s
+    cdef Item *items = scratch.items
+    cdef int64_t i, found = 0, n = job.n, top = job.top, start = row * n
+    cdef double log_mass = NAN
+    cdef bint valid = scan_row(&s, scratch, chain_of(job, row), raw_row_of(job, row))
+    if valid:
+        log_mass = on_grid(log_canonical(mass_value(
+            s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL))))
+    for i in range(n):
+        items[i] = Item(s.row.kernels.at(&s.row, job.tokens[start + i]), job.tokens[start + i], i)
+        job.raw_ranks[start + i] = 0
+        job.raw_logprobs[start + i] = -INFINITY if valid else NAN
+        if valid and items[i].value > -INFINITY:
+            job.raw_logprobs[start + i] = raw_log_share(&s.tempering, items[i].value, log_mass)
+    if valid and n > 0:
+        rank_items(&s, False, items, n, job.raw_ranks + start)
+    if valid and top > 0:
+        found = top_items(&s, min(top, s.row.n), items)
+    start = row * top
+    for i in range(top):
+        job.raw_top_ids[start + i] = items[i].id if i < found else -1
+        job.raw_top_logprobs[start + i] = -INFINITY if valid else NAN
+        if i < found:
+            job.raw_top_logprobs[start + i] = raw_log_share(&s.tempering, items[i].value, log_mass)
 
 
 cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:

@@ -8,7 +8,7 @@ exact.
 
 from libc.float cimport DBL_EPSILON, DBL_MAX
 from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 
 from sampler.core.kernels cimport (
     BLOCK, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, Candidates,
@@ -20,6 +20,7 @@ from sampler.core.kernels cimport (
 cdef enum:
     MAX_STAGES = 64
     SMALL = 256           # all tokens of a row up to this long are candidates from the start
+    MOST_ALLOWED = 2048   # and all that are allowed, where edits leave no more of a longer row
     LEAST_ROOM = 4096     # how many candidates there is room for in a short row
     FAST_FROM = 512       # below this many tokens the exact mass costs less than proving another
 
@@ -61,6 +62,7 @@ cdef struct Scratch:
     void *arena            # what the next ones point into
     void *maxima           # of the row
     void *folded           # room for as many
+    uint64_t *mask         # of the row, aligned to its blocks
     Candidates candidates  # tokens of the row, ids ascending
     Candidates part        # some of those, or of the row
     double *masses         # one per block: the fast or the fine mass, and its error
@@ -116,12 +118,16 @@ cdef struct RowState:
 cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
                           Row row) noexcept nogil:
     """Read the row once, and begin its state. False where it holds NaN, +inf or no finite logit."""
-    row.kernels.scan(&row, scratch.maxima)
+    cdef int64_t allowed
+    if row.edits != NULL and row.edits.allowed != NULL:
+        isa.align(&row, scratch.mask)
+        row.allowed = scratch.mask
+    allowed = row.kernels.scan(&row, scratch.maxima)
     row.maxima = scratch.maxima
     s.scratch = scratch
     s.chain = chain
     s.row = row
-    s.max = row.kernels.top(&row)
+    s.max = row.kernels.top(&row) + 0.0  # of 0.0 and -0.0 either may be found first
     s.greedy = False
     s.cut = KEEP_ALL
     s.candidates = scratch.candidates
@@ -131,7 +137,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     if not -INFINITY < s.max < INFINITY:
         return False
     set_temperature(s, 1.0)
-    if row.n <= SMALL:
+    if allowed <= (SMALL if row.edits == NULL else MOST_ALLOWED):
         candidates_from(s, -DBL_MAX, False)
         s.covered = KEEP_ALL
     return True

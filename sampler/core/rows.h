@@ -26,6 +26,17 @@ enum { SOFTMAX, LOG_SOFTMAX, LOGSUMEXP };
 
 typedef struct Kernels Kernels; /* dispatch.h */
 
+/* What is changed of a row before anything looks at it: single logits that have another value, and
+ * tokens that are not allowed. Both are -inf where they are forbidden, whatever the logit is: it
+ * may be NaN. */
+typedef struct {
+    const int64_t *ids;    /* of the logits with another value: ascending, each in [0, n) */
+    const double *values;  /* the values: -inf, or numbers that the row's loops work on */
+    const int64_t *first;  /* first[c] .. first[c + 1] are those in [c BLOCK, (c + 1) BLOCK) */
+    const int32_t *allowed; /* bit j & 31 of word j >> 5: whether token j is; NULL: all are */
+    int64_t words;         /* the tokens beyond these are not */
+} Edits;
+
 typedef struct {
     const char *data;       /* the first logit */
     ptrdiff_t stride;       /* bytes from one logit to the next; any sign, 0 too */
@@ -39,6 +50,9 @@ typedef struct {
     /* What `scan` has written: the largest of every LANES-th logit of each block, LANES values a
      * block, padded with -inf to whole words; double for FLOAT64, else float. */
     const void *maxima;
+    const Edits *edits; /* NULL where there are none; a row with some is not `in_place` */
+    /* What `align_mask` has written; NULL where there is no mask. */
+    const uint64_t *allowed;
 } Row;
 
 /* Blocks have BLOCK logits, except the last one, and the first one where that lets all others
@@ -70,6 +84,104 @@ static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WO
 
 /* How many maxima a row with so many blocks has, padding included. */
 static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LANES); }
+
+/* ---------------------------------------------------------------------------------- its edits */
+
+/* 64 bits from bit `shift` < 32 of two words of 64 on. */
+INLINE uint64_t shifted_word(uint64_t low, uint64_t high, int shift)
+{
+    return low >> shift | high << 1 << (63 - shift); /* in two steps: a shift by 64 is undefined */
+}
+
+/* Bit i: whether token + i is allowed, i < WORD. Nothing is said of tokens beyond the row. */
+static inline uint64_t allowed_from(const Edits *edits, int64_t token)
+{
+    const int64_t at = token >> 5;
+    uint64_t words[3] = {0, 0, 0};
+    for (int64_t i = 0; i < 3 && at + i < edits->words; i++)
+        words[i] = (uint32_t)edits->allowed[at + i];
+    return shifted_word(words[0] | words[1] << 32, words[2], (int)(token & 31));
+}
+
+/* Write the mask of a row with one block by block, BLOCK / WORD words each: bit i of a block is
+ * whether its token i is allowed, 0 beyond its tokens. */
+INLINE void align_mask(const Row *row, uint64_t *bits)
+{
+    const Edits *edits = row->edits;
+    for (int64_t b = 0; b < blocks_in(row); b++, bits += BLOCK / WORD) {
+        const int64_t start = block_start(row, b), count = block_size(row, b), at = start >> 5;
+        if (count == BLOCK && at + BLOCK / 32 + 2 <= edits->words) {
+            const uint32_t *words = (const uint32_t *)edits->allowed + at;
+            uint64_t pairs[BLOCK / WORD + 1];
+            for (int j = 0; j <= BLOCK / WORD; j++)
+                pairs[j] = words[2 * j] | (uint64_t)words[2 * j + 1] << 32;
+            for (int j = 0; j < BLOCK / WORD; j++)
+                bits[j] = shifted_word(pairs[j], pairs[j + 1], (int)(start & 31));
+        } else
+            for (int64_t j = 0; j < BLOCK; j += WORD) {
+                const int64_t rest = count - j;
+                const uint64_t in_block = rest >= WORD ? UINT64_MAX
+                                          : rest > 0   ? (UINT64_C(1) << rest) - 1
+                                                       : 0;
+                bits[j / WORD] = in_block ? allowed_from(edits, start + j) & in_block : 0;
+            }
+    }
+}
+
+/* What the aligned mask of a block says of it: FEW is at most one token in each word. */
+enum { NONE_ALLOWED, FEW_ALLOWED, SOME_ALLOWED, ALL_ALLOWED };
+INLINE int how_many(const uint64_t *bits)
+{
+    uint64_t any = 0, several = 0, all = UINT64_MAX;
+    for (int j = 0; j < BLOCK / WORD; j++) {
+        any |= bits[j];
+        all &= bits[j];
+        several |= bits[j] & (bits[j] - 1);
+    }
+    return any == 0             ? NONE_ALLOWED
+           : several == 0       ? FEW_ALLOWED
+           : all == UINT64_MAX  ? ALL_ALLOWED
+                                : SOME_ALLOWED;
+}
+
+/* The aligned mask of the block that begins at `start`. */
+static inline const uint64_t *mask_of(const Row *row, int64_t start)
+{
+    const int64_t b = start == 0 ? 0 : 1 + (start - row->lead) / BLOCK;
+    return row->allowed + b * (BLOCK / WORD);
+}
+
+/* The first of the logits with another value that is at or after `token`, as a place in `ids`. */
+static inline int64_t first_edit(const Edits *edits, int64_t token)
+{
+    int64_t i = edits->first[token / BLOCK];
+    const int64_t end = edits->first[token / BLOCK + 1];
+    while (i < end && edits->ids[i] < token)
+        i++;
+    return i;
+}
+
+/* Whether any logit of `count` from `start` on has another value. */
+static inline int has_edit(const Edits *edits, int64_t start, int64_t count)
+{
+    const int64_t i = first_edit(edits, start);
+    return i < edits->first[(start + count - 1) / BLOCK + 1] && edits->ids[i] < start + count;
+}
+
+/* The logit of a token, of which `x` is in memory. */
+static inline double edited_logit(const Edits *edits, int64_t token, double x)
+{
+    if (edits->allowed && !(allowed_from(edits, token) & 1))
+        return -INFINITY;
+    if (edits->ids) {
+        const int64_t i = first_edit(edits, token);
+        if (i < edits->first[token / BLOCK + 1] && edits->ids[i] == token)
+            return edits->values[i];
+    }
+    return x;
+}
+
+/* -------------------------------------------------------------------------------- its numbers */
 
 INLINE uint16_t word16(const char *p, int swapped)
 {
@@ -165,6 +277,18 @@ static inline int first_bit(uint64_t bits)
     for (; !(bits & 1); bits >>= 1)
         place++;
     return place;
+#endif
+}
+
+static inline int count_bits(uint64_t bits)
+{
+#if defined(__GNUC__)
+    return __builtin_popcountll(bits);
+#else
+    int count = 0;
+    for (; bits; bits &= bits - 1)
+        count++;
+    return count;
 #endif
 }
 

@@ -28,7 +28,7 @@ INLINE const REAL *FN(part)(const Row *row, int64_t start, int64_t end, REAL *bu
 {
     if (row->in_place && (end - start) % LANES == 0)
         return (const REAL *)row->data + start;
-    return FN(copy)(row, start, end - start, buffer);
+    return FN(load_other)(row, start, end - start, buffer);
 }
 
 /* The largest logit of a row; NaN if any is. */
@@ -43,7 +43,7 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
         end = FN(part_end)(row->n, start, lead);
         const int64_t count = end - start;
         const REAL *x = row->in_place && count % WORD == 0 ? (const REAL *)row->data + start
-                                                           : FN(copy)(row, start, count, buffer);
+                                                           : FN(load_other)(row, start, count, buffer);
         if (count == BLOCK)
             FN(scan_block)(x, BLOCK, found);
         else

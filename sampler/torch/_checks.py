@@ -32,7 +32,7 @@ def check_input(value: Any, name: str = "input") -> None:
 
 def check_temperature(x: torch.Tensor, value: Any) -> float:
     refuse_tensor(value, str(Temperature.range), "divide `input` by it")
-    temperature = Temperature.range.check("temperature", value)
+    temperature: float = Temperature.range.check("temperature", value)
     # There input / temperature would be NaN.
     if not x.is_cpu and not 0.0 < temperature < math.inf:
         raise ValueError(

@@ -1,0 +1,406 @@
+"""Edits of the row: a mask or a ban gives what -inf in a copy of the row gives, to the bit.
+
+`copied` is the oracle. Each mutant that has been planted is named where it was seen.
+"""
+
+import pickle
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sampler
+from law import random_stage
+from sampler import Sampler, SuppressTokens, Temperature, TopK, TopP, _core
+from sampler.masks import read_mask
+from test_law import KINDS, make_row
+
+INFO = sampler.build_info()
+BLOCK, WORD = 512, 64
+SIZES = [1, 2, 31, 32, 33, 63, 64, 65, 256, 257, 300, 511, 512, 513, 1000, 1025, 2047, 2560, 2561,
+         3000, 4097, 9000]  # fmt: skip
+DTYPES = ["float16", "bfloat16", "float32", "float64"]
+RAW = ("raw_logprobs", "raw_ranks", "raw_top_ids", "raw_top_logprobs")
+
+
+@pytest.fixture
+def each_isa():
+    yield INFO["isas"]
+    _core.choose_isa(INFO["isa"])
+
+
+def words_of(allowed):
+    """The layout, bit by bit."""
+    rows, vocab = allowed.shape
+    words = np.zeros((rows, -(-vocab // 32)), np.uint32)
+    for row, token in np.argwhere(allowed):
+        words[row, token >> 5] |= np.uint32(1 << (token & 31))
+    return words.view(np.int32)
+
+
+def copied(rows, allowed, banned=()):
+    """The rows with -inf written in."""
+    rows = np.where(allowed, rows, np.array(-np.inf).astype(rows.dtype))
+    rows[:, list(banned)] = -np.inf
+    return rows
+
+
+def random_allowed(rng, batch, vocab):
+    """Masks of every density; stretches too, so that whole blocks are forbidden, or untouched."""
+    share = rng.choice([0.0, 0.002, 0.02, 0.3, 0.75, 0.99, 1.0])
+    allowed = rng.random((batch, vocab)) < share
+    for _ in range(rng.integers(0, 4)):
+        first, width = rng.integers(vocab), rng.choice([1, 40, BLOCK, 3 * BLOCK])
+        allowed[:, first : first + width] = rng.random() < 0.5
+    allowed[np.arange(batch), rng.integers(0, vocab, batch)] = True
+    return allowed
+
+
+def as_dtype(x, dtype):
+    if dtype != "bfloat16":
+        with np.errstate(over="ignore"):
+            return x.astype(dtype)
+    return x.astype(np.float32).astype(ml_dtypes.bfloat16)
+
+
+def laid_out(rng, rows):
+    """The same values at any offset in memory, with any strides, in either byte order."""
+    batch, vocab = rows.shape
+    way = rng.integers(5 if rows.dtype.name != "bfloat16" else 4)
+    if way == 0:
+        lead = int(rng.integers(0, 64))
+        view = np.zeros((batch, vocab + lead + 7), rows.dtype)[:, lead : lead + vocab]
+    elif way == 1:
+        view = np.zeros((batch, 3 * vocab), rows.dtype)[:, ::3]
+    elif way == 2:
+        view = np.zeros((batch, vocab), rows.dtype)[:, ::-1]
+    elif way == 3:
+        view = np.zeros(batch * vocab * rows.itemsize + 1, np.uint8)[1:].view(rows.dtype)
+        view = view.reshape(batch, vocab)
+    else:
+        return rows.astype(rows.dtype.newbyteorder())
+    view[:] = rows
+    return view
+
+
+def random_mask(rng, allowed):
+    """A mask in one of its forms, and what it allows."""
+    vocab = allowed.shape[1]
+    form = rng.choice(["words", "narrow", "wide", "strided", "tensor", "bools", "ids"])
+    if form == "bools":
+        return allowed if rng.random() < 0.5 else torch.from_numpy(allowed), allowed
+    if form == "ids":
+        return [np.flatnonzero(row).tolist() for row in allowed], allowed
+    words = words_of(allowed)
+    if form == "narrow" and words.shape[1] > 1:
+        width = int(rng.integers(1, words.shape[1]))
+        allowed = allowed & (np.arange(vocab) < 32 * width)
+        words = words[:, :width]
+    elif form == "wide":
+        words = np.pad(words, ((0, 0), (0, 3)))
+    elif form == "strided":
+        words = np.repeat(words, 2, axis=1)[:, ::2]
+    elif form == "tensor":
+        words = torch.from_numpy(words)
+    if form in ("words", "strided", "tensor") and vocab % 32:
+        words = words.clone() if form == "tensor" else words.copy()
+        words[:, -1] |= -1 << (vocab % 32)  # spare bits, as xgrammar sets them
+    return words, allowed
+
+
+def everything(s, rows, mask, tokens, n, top):
+    """All that a sampler says of rows, by name."""
+    more = {} if mask is None else {"mask": mask}
+    words = {"dtype": "bfloat16"} if rows.dtype.name == "bfloat16" else {}
+    if words:
+        rows = rows.view(np.uint16) if rows.dtype.isnative else rows
+    found = {"call": s(rows, **more, **words)}
+    for name, r in (
+        ("sample", s.sample(rows, **more, **words, step=3, n=n, logprobs=top, raw=True)),
+        ("score", s.score(rows, tokens, **more, **words, logprobs=top, raw=True)),
+    ):
+        found |= {f"{name}.{field}": getattr(r, field) for field in r.__slots__}
+    found["filter"] = s.filter(rows, **more, **words)
+    return found
+
+
+def same(a, b):
+    a, b = (np.asarray(x).astype(np.asarray(x).dtype.newbyteorder("=")) for x in (a, b))
+    return a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def check_equal(rng, vocab, *, dtype=None, stages=None, isa=None, batch=None):
+    """An edited batch of random rows, under a random chain, against a copied one."""
+    if isa is not None:
+        _core.choose_isa(isa)
+    batch = int(rng.choice([1, 2, 5])) if batch is None else batch
+    dtype = rng.choice(DTYPES) if dtype is None else dtype
+    base = np.float16 if dtype == "float16" else np.float32 if dtype != "float64" else np.float64
+    rows = as_dtype(np.stack([make_row(rng, rng.choice(KINDS), vocab, base) for _ in range(batch)]),
+                    dtype)  # fmt: skip
+    if rng.random() < 0.15:
+        rows[rng.integers(batch), rng.integers(vocab)] = rng.choice([np.nan, np.inf])
+    allowed = random_allowed(rng, batch, vocab)
+    mask, allowed = random_mask(rng, allowed)
+    banned = np.unique(rng.integers(0, vocab, rng.choice([0, 0, 1, 20])))
+    expected = copied(rows, allowed, banned)
+    numbers = expected.astype(np.float64)
+    visible = np.all(numbers < np.inf, axis=1) & np.any(numbers > -np.inf, axis=1)
+    edited = rows.copy()
+    if rng.random() < 0.3:  # what is forbidden is never looked at
+        bad = rng.choice(np.array([np.nan, np.inf]), rows.shape).astype(rows.dtype)
+        forbidden = ~allowed
+        forbidden[:, banned] = True
+        edited = np.where(forbidden & (rng.random(rows.shape) < 0.5), bad, rows)
+    edited = laid_out(rng, edited)
+    before = edited.tobytes()
+    if stages is None:
+        stages = [random_stage(rng) for _ in range(rng.integers(0, 4))]
+    more = {
+        "seed": int(rng.integers(2**32)), "threads": int(rng.choice([1, 3])), "on_invalid": "flag",
+        "ties": str(rng.choice(["id", "all"])), "min_tokens_to_keep": int(rng.choice([1, 1, 4])),
+    }  # fmt: skip
+    n, top = int(rng.choice([1, 7])), int(rng.choice([0, 3, 40]))
+    tokens = rng.integers(0, vocab, (batch, 2))
+    s = Sampler([SuppressTokens(banned), *stages], **more)
+    plain = Sampler(stages, **more)
+    found = everything(s, edited, mask, tokens, n, top)
+    wanted = everything(plain, expected, None, tokens, n, top)
+    raw = everything(plain, edited, None, tokens, n, top)
+    assert edited.tobytes() == before
+    assert np.array_equal(found["call"] >= 0, visible)
+    for name, value in found.items():
+        field = name.split(".")[-1]
+        if field not in RAW:
+            assert same(value, wanted[name]), (name, stages, more)
+        elif name.startswith("score"):  # the same tokens: those of the row as it came in
+            assert same(value[visible], raw[name][visible]), (name, stages, more)
+    if batch == 1 and visible[0] and rows.dtype.name != "bfloat16":
+        a, b = s.distribution(edited[0], mask=mask[0]), plain.distribution(expected[0])
+        for field in ("ids", "probs", "logprobs"):
+            assert same(getattr(a, field), getattr(b, field))
+
+
+@settings(max_examples=400)
+@given(seed=st.integers(0, 2**32 - 1), vocab=st.sampled_from(SIZES))
+def test_edited_rows_equal_copied_rows(seed, vocab):
+    # Planted, each seen red: a mask that allows beyond its width; a ban that lands in the padded
+    # tail; maxima of the row before its edits; a first block that is one token longer; the bfloat16
+    # shortcut without edits; `at` without them; NaN looked at under the mask.
+    check_equal(np.random.default_rng(seed), vocab)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [257, 2561, 9000])
+def test_on_every_isa(dtype, vocab, each_isa):
+    for isa in each_isa:
+        rng = np.random.default_rng(vocab)
+        for _ in range(25):
+            check_equal(rng, vocab, dtype=dtype, isa=isa)
+
+
+@pytest.mark.parametrize("stages", [
+    [Temperature(0.8), TopK(50)], [Temperature(0.8), TopP(0.9)], [Temperature(5.0), TopP(0.95)],
+    [Temperature(0.8)], [Temperature(0.0)],
+], ids=str)  # fmt: skip
+def test_long_rows(stages):
+    rng = np.random.default_rng(7)
+    for _ in range(6):
+        check_equal(rng, 70_000, stages=stages, batch=2)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_triples():
+    rng = np.random.default_rng(20261128)
+    for number in range(100_000):
+        check_equal(rng, int(rng.choice(SIZES[: 18 if number % 10 else None])), batch=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lead", [0, 5])
+def test_invalid_logits_are_seen_where_they_are_allowed(dtype, lead, each_isa):
+    # Planted: the limit and the logit of a masked comparison changed round, which loses NaN.
+    vocab = 5 * BLOCK + 70
+    rng = np.random.default_rng(lead)
+    allowed = rng.random(vocab) < 0.75
+    few = rng.random(vocab) < 0.004
+    few[0] = True
+    rows = as_dtype(np.zeros(vocab + lead), dtype)[lead:]
+    words = {"dtype": "bfloat16"} if dtype == "bfloat16" else {}
+    for isa in each_isa:
+        _core.choose_isa(isa)
+        for mask in (allowed, few, np.ones(vocab, bool)):
+            s = Sampler(seed=1, on_invalid="flag")
+            packed = read_mask(mask, mask.shape)[0]
+            tokens = np.unique([*rng.integers(0, vocab, 60), *np.flatnonzero(few)[:9], vocab - 1])
+            for token in tokens:
+                for bad in (np.nan, -np.nan, np.inf):
+                    rows[token] = bad
+                    view = rows.view(np.uint16) if words else rows
+                    assert (s(view, mask=packed, **words) < 0) == mask[token], (isa, token, bad)
+                rows[token] = 0.0
+
+
+# ---------------------------------------------------------------------------- what a mask may be
+
+X = np.array([1.0, 3.0, 2.0, 0.0])
+
+
+@pytest.mark.parametrize("mask", [
+    np.array([0b0101], np.int32), np.array([[0b0101]], np.int32), torch.tensor([0b0101]).int(),
+    np.array([0b0101], ">i4"), np.array([0b0101, 0, 0], np.int32), [0, 2], (2, 0, 0),
+    [np.int64(0), np.int64(2)], np.array([True, False, True, False]), [True, False, True, False],
+    torch.tensor([True, False, True, False]),
+])  # fmt: skip
+def test_forms_of_one_mask(mask):
+    s = Sampler(seed=3)
+    assert s.filter(X, mask=mask).tolist() == [1.0, -np.inf, 2.0, -np.inf]
+    assert s.distribution(X, mask=mask).ids.tolist() == [2, 0]
+    assert s.score(X, [0, 1], mask=mask).ranks.tolist() == [2, 3]
+    assert s.sample(X, mask=mask, n=5).kept.tolist() == [2] * 5
+    assert s(X, mask=mask) in (0, 2)
+
+
+def test_forms_of_a_batch():
+    allowed = np.arange(6).reshape(2, 3) % 2 == 0
+    words = np.array([[0b101], [0b010]], np.int32)
+    for mask in (words, allowed, allowed.tolist(), [[0, 2], [1]], [np.array([2, 0]), (1,)]):
+        assert read_mask(mask, (2, 3)).tolist() == words.tolist()
+    assert read_mask([[], [1]], (2, 3)).tolist() == [[0], [2]]
+    assert read_mask([], (3,)).tolist() == [[0]]
+    assert read_mask(np.zeros((2, 0), np.int32), (2, 3)).tolist() == [[0], [0]]
+    assert Sampler(seed=1)(np.zeros((0, 3)), mask=np.zeros((0, 1), np.int32)).tolist() == []
+
+
+@given(seed=st.integers(0, 2**32 - 1), vocab=st.integers(1, 200), batch=st.integers(1, 4))
+def test_packing(seed, vocab, batch):
+    rng = np.random.default_rng(seed)
+    allowed = rng.random((batch, vocab)) < rng.random()
+    wanted = words_of(allowed)
+    assert same(read_mask(allowed, allowed.shape), wanted)
+    assert same(read_mask([np.flatnonzero(row).tolist() for row in allowed], allowed.shape), wanted)
+
+
+@pytest.mark.parametrize(("mask", "error", "message"), [
+    (np.ones(4), TypeError, "has to be int32 words, bools, or lists of allowed ids, but is float"),
+    (np.ones(4, np.int64), TypeError, "or lists of allowed ids, but is int64$"),
+    ([0.5, 1.0], TypeError, "allowed ids, integers in \\[0, 4\\), but are float64$"),
+    ("0101", TypeError, "lists of allowed ids, but is a str$"),
+    ({0, 2}, TypeError, "lists of allowed ids, but is a set$"),
+    ([[0, 2]], TypeError, "but a row is \\[\\[0, 2\\]\\]$"),
+    ([0, 4], ValueError, "integers in \\[0, 4\\), but one is 4, at index 1$"),
+    ([-1], ValueError, "integers in \\[0, 4\\), but one is -1, at index 0$"),
+    (np.ones((2, 1), np.int32), ValueError, "shape \\(1,\\) for .* \\(4,\\).* shape \\(2, 1\\)"),
+    (np.ones((1, 4), bool), ValueError, "of shape \\(4,\\), .* has shape \\(1, 4\\)$"),
+    (np.ones(5, bool), ValueError, "of shape \\(4,\\), .* has shape \\(5,\\)$"),
+    (np.array([1, 0, 2], np.int32), ValueError, "0 beyond the 1 words of 4 tokens, .* row 0$"),
+])  # fmt: skip
+def test_bad_masks(mask, error, message):
+    s = Sampler(seed=3)
+    for call in (s, s.sample, s.filter, s.distribution, lambda x, mask: s.score(x, 0, mask=mask)):
+        with pytest.raises(error, match=message):
+            call(X, mask=mask)
+    assert s.step == 0
+
+
+@pytest.mark.parametrize("mask", [
+    np.ones((1, 1), np.int32), np.ones(1, np.int32), np.ones((3, 1), np.int32),
+    np.ones(4, bool), np.ones((3, 4), bool), [[0]], [[0], [0], [0]], [0, 1],
+])  # fmt: skip
+def test_a_mask_of_another_batch(mask):
+    with pytest.raises((ValueError, TypeError), match=r"`mask` ha(s|ve) to be"):
+        Sampler(seed=3)(np.zeros((2, 4)), mask=mask)
+
+
+def test_no_token_left():
+    rows = np.zeros((4, 40))
+    mask = np.full((4, 2), -1, np.int32)
+    mask[3] = 0
+    mask[3, 0] = 1 << 7
+    s = Sampler(suppress_tokens=[7], seed=1)
+    message = "^the mask and the bans leave no token in row 3$"
+    for call in (s, s.sample, s.filter, lambda x, mask: s.score(x, [0] * 4, mask=mask)):
+        with pytest.raises(ValueError, match=message):
+            call(rows, mask=mask)
+    with pytest.raises(ValueError, match=r"^the mask and the bans leave no token in `row`$"):
+        s.distribution(rows[3], mask=[7])
+    flagged = s.replace(on_invalid="flag").sample(rows, mask=mask)
+    assert (flagged.tokens >= 0).tolist() == [True, True, True, False]
+    assert flagged.kept.tolist() == [39, 39, 39, 0]
+    rows[3] = -np.inf  # which is the row's own fault
+    with pytest.raises(ValueError, match=r"row 3 is -inf throughout$"):
+        s(rows, mask=mask)
+    rows[3, 7:9] = np.nan
+    with pytest.raises(ValueError, match=r"row 3 has nan at token 8$"):
+        s(rows, mask=[[0]] * 3 + [[6, 7, 8]])
+
+
+def test_raw_fields_are_of_the_row_as_it_came_in():
+    x = np.array([1.0, 3.0, np.nan, 0.0])
+    s = Sampler(top_k=2, seed=1)
+    r = s.sample(X, mask=[0, 3], logprobs=4, n=6, raw=True)
+    assert r.raw_top_ids.tolist() == [1, 2, 0, 3]
+    assert same(r.raw_logprobs, s.score(X, r.tokens, raw=True).raw_logprobs)
+    r = s.sample(x, mask=[0, 3], logprobs=2, raw=True)
+    assert r.tokens in (0, 3) and np.isfinite(r.logprobs) and np.isnan(r.raw_logprobs)
+    assert r.raw_top_ids.tolist() == [-1, -1] and np.all(np.isnan(r.raw_top_logprobs))
+
+
+def test_masks_are_not_written_to():
+    mask = np.full((2, 2), 5, np.int32)
+    mask.flags.writeable = False
+    Sampler(seed=1)(np.zeros((2, 40), np.float32), mask=mask)
+    assert np.all(mask == 5)
+
+
+# --------------------------------------------------------------------------------- suppress_tokens
+
+
+@pytest.mark.parametrize("ids", [[5, 1, 1], (1, 5), {5, 1}, np.array([5, 1]), torch.tensor([1, 5])])
+def test_ids_are_kept_in_order(ids):
+    s = Sampler(suppress_tokens=ids, temperature=0.5, seed=3)
+    assert s.stages[0] == SuppressTokens([1, 5])
+    assert hash(s.stages[0]) == hash(SuppressTokens([1, 5]))
+    assert repr(s) == "Sampler(suppress_tokens=(1, 5), temperature=0.5, seed=3)"
+    for other in (pickle.loads(pickle.dumps(s)), s.replace(top_k=None), eval(repr(s))):
+        assert repr(other) == repr(s) and other.stages == s.stages
+    assert s.replace(suppress_tokens=None).stages[0].is_off
+    assert Sampler([SuppressTokens(ids), Temperature(0.5)], seed=3)(np.zeros(6)) == s(np.zeros(6))
+
+
+@pytest.mark.parametrize(("value", "error", "message"), [
+    (5, TypeError, "a sequence of integers >= 0, but is 5$"),
+    ("5", TypeError, "a sequence of integers >= 0, but is '5'$"),
+    ([0.5], TypeError, "a sequence of integers >= 0, but is \\[0.5\\]$"),
+    ([True], TypeError, "a sequence of integers >= 0, but is \\[True\\]$"),
+    ([[1]], TypeError, "a sequence of integers >= 0, but is \\[\\[1\\]\\]$"),
+    ([3, -1], ValueError, "a sequence of integers >= 0, but one is -1$"),
+    ([2**40], ValueError, "a sequence of integers >= 0, but one is 1099511627776$"),
+])  # fmt: skip
+def test_bad_ids(value, error, message):
+    for make in (SuppressTokens, lambda ids: Sampler(suppress_tokens=ids)):
+        with pytest.raises(error, match=f"^`suppress_tokens` has to be {message}"):
+            make(value)
+
+
+def test_ids_outside_the_vocabulary_are_found_by_the_call():
+    s = Sampler(suppress_tokens=[3, 4], seed=1)
+    with pytest.raises(
+        ValueError, match=r"^`suppress_tokens` has to hold ids in \[0, 4\), but one is 4$"
+    ):
+        s(X)
+    assert s.step == 0
+    assert s(np.zeros(5)) < 3  # another vocabulary
+    assert s(np.zeros(9)) not in (3, 4)
+
+
+@pytest.mark.parametrize("before", [Temperature(0.8), TopK(2), Temperature(1.0)])
+def test_edits_come_first(before):
+    message = f"but {SuppressTokens([2])!r} comes after {before!r}".replace("(", r"\(")
+    with pytest.raises(TypeError, match=message.replace(")", r"\)")):
+        Sampler([SuppressTokens([1]), before, SuppressTokens([2])])
+    two = Sampler([SuppressTokens([1]), SuppressTokens([2, 1]), before], seed=1)
+    assert two.distribution(X).ids.tolist() in ([0, 3], [0])
