@@ -255,7 +255,7 @@ def test_a_floor_above_top_k_is_not_widened_by_ties():
 
 def test_every_setting_is_shown():
     for name, stage in STAGES.items():
-        assert f"\n    {name} : {stage.range.kind.__name__}, " in FilterLogitsProcessor.__doc__
+        assert f"\n    {name} : {stage.range.noun}, " in FilterLogitsProcessor.__doc__
         for make in (FilterLogitsProcessor, filter_kwargs):
             parameter = inspect.signature(make).parameters[name]
             assert (parameter.kind, parameter.default) == (parameter.KEYWORD_ONLY, stage.off)

@@ -22,7 +22,8 @@ from sampler.stages import STAGES
 from test_law import make_row
 
 inf, nan = float("inf"), float("nan")
-EVERY = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+NUMBERS = [one for one in STAGES.values() if one.kind != "edit"]
+EVERY = pytest.mark.parametrize("stage", NUMBERS)
 ISAS = sampler.build_info()["isas"]
 
 # name -> the same values in another container; of a bfloat16, another dtype
@@ -126,7 +127,7 @@ def test_rows_of_a_batch_are_the_rows_alone(isa, seed, vocab, container):
     _core.choose_isa(isa)
     batch = int(rng.integers(1, 7))
     rows = CONTAINERS[container](random_batch(rng, batch, vocab).astype(np.float64))
-    stages = rng.choice(list(TABLE), rng.integers(0, 5))
+    stages = rng.choice(NUMBERS, rng.integers(0, 5))
     chain = [(stage, random_values(rng, stage, batch)) for stage in stages]
     floors = 1 if rng.random() < 0.5 else rng.choice([1, 1, 3, 70], batch).tolist()
     ties, threads = str(rng.choice(["id", "all"])), int(rng.choice([1, 2]))
@@ -465,7 +466,7 @@ def test_generate_draws_each_row_by_its_settings(model):
 def test_a_configuration_takes_arrays_as_changes():
     for values in ([0.5, 0.7], np.array([0.5, 0.7]), torch.tensor([0.5, 0.75]).double()):
         s = Sampler.from_generation_config({"do_sample": True}, temperature=values, seed=7)
-        assert s.stages[0] == Temperature(values)
+        assert Temperature(values) in s.stages
     with pytest.warns(UserWarning, match="no effect"):
         s = Sampler.from_generation_config({}, top_k=np.array([3, 4]), seed=7)
     assert engine_of(s).per_row is None

@@ -113,6 +113,9 @@ class FilterLogitsProcessor(LogitsProcessor):
         # Of each row, or of one that stands for all.
         removes = np.zeros((1, 1), bool)
         for stage in made.stages:
+            if stage.kind == "edit":
+                removes = removes | (not stage.is_off)
+                continue
             values = np.atleast_1d(stage.value)[:, None]
             removes = removes | (
                 values == 0.0 if isinstance(stage, Temperature) else values != stage.off
