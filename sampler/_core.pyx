@@ -10,6 +10,7 @@ is in core/, one concern a file, here in the order in which to read them:
     search.pxd   the same in a whole row, where no candidates will do
     report.pxd   log-probabilities, ranks, the top, the filtered row, the distribution
     job.pxd      a call, as its threads see it
+    scratch.pxd  how a thread's scratch memory is laid out
     kernels.pxd  what the C headers define: the loops over logits, the arithmetic, the uniforms
 
     row -> scan -> candidates ---------> select -> cut -> draw -> token
@@ -28,7 +29,7 @@ is in core/, one concern a file, here in the order in which to read them:
 A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; everything a user can
    get wrong is caught in Python before this file is reached. What is re-checked here is what would
    be unsafe. Logits arrive as an array with a kind and a byte order, so that any dtype, stride and
-   alignment is one case; `kernels.h` widens them block by block. Edits, which are bans and masks,
+   alignment is one case; `load.h` widens them block by block. Edits, which are bans and masks,
    are applied there too.
 
 B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
@@ -82,45 +83,19 @@ from sampler.core.job cimport (
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_ISAS, SOFTMAX, WORD, Edits as CEdits, Mass, Row, edit_row, exp_canonical,
-    fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, maxima_in,
-    most_blocks, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row, exp_canonical, fetch_add,
+    fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, philox_uniform, pool_enter,
+    pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
     LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
-    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, room_for,
-    rounding, scan_row, set_temperature
+    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, rounding,
+    scan_row, set_temperature
 )
-from sampler.core.search cimport PICKED
+from sampler.core.scratch cimport destroy, lay_out, regrow
 from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
-
-
-cdef extern from *:
-    """
-    #if defined(__clang__)
-    #define SAMPLER_COMPILER __VERSION__
-    #elif defined(__GNUC__)
-    #define SAMPLER_COMPILER "gcc " __VERSION__
-    #elif defined(_MSC_VER)
-    #define SAMPLER_TEXT(x) #x
-    #define SAMPLER_VALUE(x) SAMPLER_TEXT(x)
-    #define SAMPLER_COMPILER "MSVC " SAMPLER_VALUE(_MSC_VER)
-    #else
-    #define SAMPLER_COMPILER "unknown"
-    #endif
-
-    /* For `make test-asan`: nobody may read or write this memory. */
-    #ifdef __SANITIZE_ADDRESS__
-    #include <sanitizer/asan_interface.h>
-    #define SAMPLER_FORBID(start, size) ASAN_POISON_MEMORY_REGION(start, size)
-    #else
-    #define SAMPLER_FORBID(start, size) ((void)0)
-    #endif
-    """
-    const char *SAMPLER_COMPILER
-    void SAMPLER_FORBID(void *start, size_t size) noexcept
 
 
 cdef enum:
@@ -201,56 +176,6 @@ cdef void release(Scratch *scratch) noexcept:
             kept = True
     if not kept:
         destroy(scratch)
-
-
-cdef void destroy(Scratch *scratch) noexcept:
-    free(scratch.arena)
-    free(scratch.cumulative)
-    free(scratch.items)
-    free(scratch)
-
-
-cdef size_t lay_out(Scratch *scratch, int64_t vocab) noexcept:
-    """Point the arrays into the arena; returns its size."""
-    cdef size_t used = 64 - <size_t> scratch.arena % 64
-    cdef int64_t room = room_for(vocab) + 2 * WORD
-    cdef int64_t part = max(<int64_t> PICKED, room // 4) + 2 * WORD
-    cdef int64_t blocks = most_blocks(vocab), maxima = maxima_in(blocks) * sizeof(double)
-    scratch.maxima = carve(scratch, &used, maxima)
-    scratch.folded = carve(scratch, &used, maxima)
-    # A loop over a block's bits may read 8 bytes more.
-    scratch.mask = <uint64_t *> carve(scratch, &used, (blocks * (BLOCK // WORD) + 1)
-                                      * sizeof(uint64_t))
-    scratch.candidates.values = <double *> carve(scratch, &used, room * sizeof(double))
-    scratch.candidates.ids = <int64_t *> carve(scratch, &used, room * sizeof(int64_t))
-    scratch.candidates.weights = <double *> carve(scratch, &used, room * sizeof(double))
-    scratch.part.values = <double *> carve(scratch, &used, part * sizeof(double))
-    scratch.part.ids = <int64_t *> carve(scratch, &used, part * sizeof(int64_t))
-    scratch.part.weights = <double *> carve(scratch, &used, part * sizeof(double))
-    scratch.masses = <double *> carve(scratch, &used, blocks * sizeof(double))
-    scratch.errors = <double *> carve(scratch, &used, blocks * sizeof(double))
-    scratch.blocks = <Mass *> carve(scratch, &used, blocks * sizeof(Mass))
-    return used
-
-
-cdef void *carve(Scratch *scratch, size_t *used, size_t size) noexcept:
-    """The next `size` bytes of the arena; without an arena, only count them.
-
-    Neighbours start at different offsets in a page: a loop that reads one array and writes another
-    at the same offset is several times slower.
-    """
-    cdef size_t start = used[0]
-    used[0] += (size + 63) // 64 * 64 + 64 * 11
-    if scratch.arena == NULL:
-        return NULL
-    SAMPLER_FORBID(<char *> scratch.arena + start + size, used[0] - start - size)
-    return <char *> scratch.arena + start
-
-
-cdef void *regrow(void *old, size_t size) noexcept:
-    # The old contents are of no use: do not let realloc copy them.
-    free(old)
-    return malloc(size)
 
 
 # ------------------------------------------------------------------------------ jobs, threads

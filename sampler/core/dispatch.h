@@ -28,7 +28,10 @@ _Alignas(16) static const float limits_of_four[16][4] = {
     LIMITS_OF_FOUR(12), LIMITS_OF_FOUR(13), LIMITS_OF_FOUR(14), LIMITS_OF_FOUR(15),
 };
 _Alignas(16) static const double limits_of_two[4][2] = {
-    {LIMITS_OF_TWO(0)}, {LIMITS_OF_TWO(1)}, {LIMITS_OF_TWO(2)}, {LIMITS_OF_TWO(3)},
+    {LIMITS_OF_TWO(0)},
+    {LIMITS_OF_TWO(1)},
+    {LIMITS_OF_TWO(2)},
+    {LIMITS_OF_TWO(3)},
 };
 #endif
 
@@ -174,5 +177,18 @@ static inline void edit_row(Row *row, const Edits *edits)
     row->edits = edits;
     row->in_place = 0;
 }
+
+/* The compiler and its version. */
+#if defined(__clang__)
+#define SAMPLER_COMPILER __VERSION__
+#elif defined(__GNUC__)
+#define SAMPLER_COMPILER "gcc " __VERSION__
+#elif defined(_MSC_VER)
+#define SAMPLER_TEXT(x) #x
+#define SAMPLER_VALUE(x) SAMPLER_TEXT(x)
+#define SAMPLER_COMPILER "MSVC " SAMPLER_VALUE(_MSC_VER)
+#else
+#define SAMPLER_COMPILER "unknown"
+#endif
 
 #endif

@@ -1,5 +1,5 @@
 /* The kernels of one instruction set: those over candidates, which are here, and those over rows,
- * `kernels.h` and `softmax.h`, for both element types. `dispatch.h` includes this file once per
+ * `load.h`, `kernels.h` and `softmax.h`, for both element types. `dispatch.h` includes this file once per
  * instruction set, with ISA its number, CANDIDATES, FN_FLOAT and FN_DOUBLE giving the functions of
  * each their own names, and SAMPLER_FUSED defined where it has a fused multiply-add.
  */
@@ -88,6 +88,9 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 
 /* ---------------------------------------------------------------------- for both element types */
 
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
+
 /* a * b + c as fast as can be, for what need not have the same bits everywhere. */
 #ifdef SAMPLER_FUSED
 #define MULADD_FLOAT(a, b, c) __builtin_fmaf(a, b, c)
@@ -110,6 +113,7 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 #define LOWEST (-FLT_MAX)
 #define LEAST(value, above) least_float(value, above)
 #define FN FN_FLOAT
+#include "load.h"
 #include "kernels.h"
 #include "softmax.h"
 #undef REAL
@@ -124,6 +128,7 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 #define LOWEST (-DBL_MAX)
 #define LEAST(value, above) least_double(value, above)
 #define FN FN_DOUBLE
+#include "load.h"
 #include "kernels.h"
 #include "softmax.h"
 #undef REAL
@@ -132,6 +137,8 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 #undef LEAST
 #undef FN
 
+#undef LARGER
+#undef SMALLER
 #undef MULADD_FLOAT
 #undef MULADD_DOUBLE
 #undef FUSED

@@ -130,6 +130,7 @@ cdef extern from "dispatch.h" nogil:
         void (*align)(const Row *, uint64_t *) noexcept nogil
 
     const Isa *isa
+    const char *SAMPLER_COMPILER
     int SAMPLER_ISAS
     const char *isa_name(int number)
     bint isa_runs(int number)

@@ -30,11 +30,11 @@ typedef struct Kernels Kernels; /* dispatch.h */
  * tokens that are not allowed. Both are -inf where they are forbidden, whatever the logit is: it
  * may be NaN. */
 typedef struct {
-    const int64_t *ids;    /* of the logits with another value: ascending, each in [0, n) */
-    const double *values;  /* the values: -inf, or numbers that the row's loops work on */
-    const int64_t *first;  /* first[c] .. first[c + 1] are those in [c BLOCK, (c + 1) BLOCK) */
+    const int64_t *ids;     /* of the logits with another value: ascending, each in [0, n) */
+    const double *values;   /* the values: -inf, or numbers that the row's loops work on */
+    const int64_t *first;   /* first[c] .. first[c + 1] are those in [c BLOCK, (c + 1) BLOCK) */
     const int32_t *allowed; /* bit j & 31 of word j >> 5: whether token j is; NULL: all are */
-    int64_t words;         /* the tokens beyond these are not */
+    int64_t words;          /* the tokens beyond these are not */
 } Edits;
 
 typedef struct {
@@ -138,10 +138,10 @@ INLINE int how_many(const uint64_t *bits)
         all &= bits[j];
         several |= bits[j] & (bits[j] - 1);
     }
-    return any == 0             ? NONE_ALLOWED
-           : several == 0       ? FEW_ALLOWED
-           : all == UINT64_MAX  ? ALL_ALLOWED
-                                : SOME_ALLOWED;
+    return any == 0            ? NONE_ALLOWED
+           : several == 0      ? FEW_ALLOWED
+           : all == UINT64_MAX ? ALL_ALLOWED
+                               : SOME_ALLOWED;
 }
 
 /* The aligned mask of the block that begins at `start`. */

@@ -42,8 +42,9 @@ INLINE double FN(maximum)(const Row *row, int64_t lead)
     for (int64_t start = 0, end; start < row->n; start = end) {
         end = FN(part_end)(row->n, start, lead);
         const int64_t count = end - start;
-        const REAL *x = row->in_place && count % WORD == 0 ? (const REAL *)row->data + start
-                                                           : FN(load_other)(row, start, count, buffer);
+        const REAL *x = row->in_place && count % WORD == 0
+                            ? (const REAL *)row->data + start
+                            : FN(load_other)(row, start, count, buffer);
         if (count == BLOCK)
             FN(scan_block)(x, BLOCK, found);
         else
