@@ -83,9 +83,9 @@ from sampler.core.job cimport (
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row, exp_canonical, fetch_add,
-    fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row, philox_uniform, pool_enter,
-    pool_leave, pool_start, pool_wait, set_isa
+    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
+    exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
+    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
