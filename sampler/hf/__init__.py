@@ -9,8 +9,8 @@ row's token and returns scores that leave it no rival, so the argmax that follow
 whatever of Hugging Face's sampling runs after it. Its filters, softmax and multinomial never run.
 
 `FilterLogitsProcessor` and `filter_kwargs` are the other way round: our temperature and filters,
-Hugging Face's draw. `generate` is a loop of our own; `score` tells of an existing text what a
-sampler would have told while drawing it.
+Hugging Face's draw. `generate` is a loop of our own; `score` returns for an existing text what a
+sampler would have reported while drawing it.
 
 One concern per file: `_sampling` is our draw, with its `_record` of a generation and the `_masks`
 of its prompts; `_filtering`, `_scoring`, `_generation` and `_expansion` have what their names say;
