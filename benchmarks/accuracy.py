@@ -111,22 +111,21 @@ def plot(path: Path) -> None:
     """The error of every probability of a row, by how far its logit is below the maximum."""
     x = np.random.default_rng(2).uniform(-60, 20, 4000).astype(np.float32)
     wanted = exact(x)["softmax"]
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    # A panel each: torch and NumPy err alike, and one would hide the other.
+    figure, axes = plt.subplots(1, 3, figsize=(11, 4.2), sharey=True, layout="constrained")
     depth = x.max() - x
-    styles = {"torch": "#56b4e9", "NumPy": "#009e73", "sampler": "#d55e00"}
-    for name, color in styles.items():
-        ax = axes[1 if name == "sampler" else 0]
+    styles = {"torch": "#0072b2", "NumPy": "#009e73", "sampler": "#d55e00"}
+    for ax, (name, color) in zip(axes, styles.items(), strict=True):
         found = errors(libraries()[name]["softmax"](x), wanted, "softmax")
-        ax.scatter(depth, found, s=3, color=color, label=name, alpha=0.6, linewidths=0)
-    for ax in axes:
-        ax.axhspan(-4, 4, color="0.88", zorder=0, label="within 4 ULP")
-        ax.set_xlabel("how far below the maximum the logit is")
+        ax.scatter(depth, found, s=3, color=color, alpha=0.6, linewidths=0)
+        ax.axhspan(-4, 4, color="0.85", zorder=0, label="within 4 ULP")
+        ax.set_title(f"{name}: at most {np.abs(found).max():.2g} ULP", loc="left")
+        ax.set_xlabel("distance below the largest logit")
+        ax.set_axisbelow(True)
         ax.grid(color="0.92")
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(loc="upper left", markerscale=4, frameon=False)
+    axes[-1].legend(loc="upper left", frameon=False)
     axes[0].set_ylabel("error of the probability, ULP")
-    axes[0].set_title("exp(x - max) / sum in float32")
-    axes[1].set_title("powers of two with exact exponents")
     figure.suptitle("float32 softmax of 4,000 logits between -60 and 20", fontweight="bold")
     figure.savefig(path, dpi=120)
 

@@ -336,7 +336,11 @@ def plot(found: dict[str, dict[str, Result]], path: Path) -> None:
         )
     for ax in axes[len(names) :]:
         ax.set_axis_off()
-    axes[0].legend(framealpha=1, edgecolor="none", loc="lower right")
+    # Under the panels: inside, it would lie on a band.
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=3, frameon=False, fontsize=9,
+    )  # fmt: skip
     figure.suptitle("Counts of the short row's tokens", fontweight="bold")
     figure.savefig(path)
 

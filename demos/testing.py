@@ -57,7 +57,9 @@ def main(output: Path) -> None:
     wrong = check_draws(draws_of(off, n, seed=1), probs)
 
     figure = Figure(figsize=(10.5, 8), dpi=120, layout="constrained")
-    axes = figure.subplot_mosaic([["right", "wrong"], ["power", "power"]], height_ratios=[1, 1.15])
+    axes = figure.subplot_mosaic(
+        [["right", "wrong"], ["marks", "marks"], ["power", "power"]], height_ratios=[1, 0.08, 1.15]
+    )
     for name, result, what in (
         ("right", right, "a correct sampler"),
         ("wrong", wrong, f"every probability {BIAS:.0%} off"),
@@ -66,7 +68,9 @@ def main(output: Path) -> None:
         axes[name].set_title(f"{what}: p = {result.pvalue:.2g}", loc="left")
         axes[name].set_ylim(0.95, 1.05)
         dress(axes[name])
-    axes["right"].legend(loc="upper right", framealpha=1, edgecolor="none")
+    marks = axes["right"].get_legend_handles_labels()
+    axes["marks"].legend(*marks, loc="center", ncols=3, frameon=False, fontsize=9)
+    axes["marks"].set_axis_off()
 
     ax = axes["power"]
     draws = np.geomspace(1000, 1e7, 13).astype(int)

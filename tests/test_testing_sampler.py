@@ -323,6 +323,8 @@ def test_beside_other_rows_as_many_are_drawn_as_are_planned():
 def test_the_picture_of_a_sampler_has_a_panel_a_part(tmp_path):
     result = check_sampler(gumbel(1), ROW, tail=False)
     figure = result.plot(tmp_path / "parts.png")
+    assert len(figure.legends) == 1  # under the panels, not on a band of one
+    assert not any(ax.get_legend() for ax in figure.axes)
     counted = [part for part in result.parts.values() if part.bins is not None]
     assert len(figure.axes) >= len(counted) == 10
     ax = figure.axes[1]

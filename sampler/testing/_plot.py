@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
@@ -47,10 +47,26 @@ def plot(result: Result, path: str | PathLike[str] | None, ax: Axes | None) -> F
         _plot_bins(ax, panel)
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    axes[0].legend(framealpha=1, edgecolor="none", fontsize=8)
+    _explain(figure)
     if path is not None:
         figure.savefig(path)
     return figure
+
+
+def _explain(figure: Figure) -> None:
+    """Put one legend for all panels under them: inside a panel it would lie on a band."""
+    found: dict[str, Any] = {}
+    for ax in figure.axes:
+        handles, labels = ax.get_legend_handles_labels()
+        found |= {label: handle for handle, label in zip(handles, labels, strict=True)}
+    figure.legend(
+        found.values(),
+        found.keys(),
+        loc="outside lower center",
+        ncols=2 if figure.get_figwidth() < 9 else 4,
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def _plot_bins(ax: Axes, result: Result) -> None:
@@ -64,9 +80,10 @@ def _plot_bins(ax: Axes, result: Result) -> None:
     law = stats.binom(draws, np.minimum(probs, 1.0))
     # Wide enough that all bins of a correct sampler lie within it, but for alpha.
     miss = result.alpha / (2 * len(probs))
+    all_bins = f"where all bins lie, except in {result.alpha:.2g} of runs"
     bands = [
-        (law.ppf(0.0005), law.isf(0.0005), 0.9, "a bin, in 99.9 % of runs"),
-        (law.ppf(miss), law.isf(miss), 0.45, f"every bin, in all but {result.alpha:.2g} of runs"),
+        (law.ppf(0.0005), law.isf(0.0005), 0.9, "where one bin lies in 99.9 % of runs"),
+        (law.ppf(miss), law.isf(miss), 0.45, all_bins),
     ]
     # Bins of one size are spread out by their place, others by what is expected of them.
     spread = expected.max() > 1.5 * expected.min()
@@ -78,7 +95,8 @@ def _plot_bins(ax: Axes, result: Result) -> None:
         ax.fill_between(x, *edges, color=_GREY, alpha=shade, lw=0, label=label)
     ax.axhline(1, color="black", lw=0.8)
     ratio = observed / expected
-    ax.plot(x[~outside], ratio[~outside], "o", ms=3.5, mew=0, color=_BLUE, label="a bin")
+    inside: dict[str, Any] = {"color": _BLUE, "label": "a bin: a token, or several rare ones"}
+    ax.plot(x[~outside], ratio[~outside], "o", ms=3.5, mew=0, **inside)
     if outside.any():
         ax.plot(x[outside], ratio[outside], "X", ms=8, mew=0, color=_ORANGE, label="outside")
     if spread:
