@@ -232,7 +232,7 @@ wheel: $(VENV)/.has-lint
 
 # With -I, so that the tree here cannot stand in for the wheel.
 check-wheel: wheel
-	$(call say,'Trying the wheel in an environment of its own')
+	$(call say,'Trying the wheel in a clean environment')
 	@set -e; tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
 	"$(PYTHON)" -m venv "$$tmp"; \
 	"$$tmp/bin/python" -m pip -qq --disable-pip-version-check install -c constraints.txt dist/*.whl; \

@@ -35,7 +35,7 @@ def describe() -> dict[str, object]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
+    """The processor's name, where the system reports it."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
@@ -52,7 +52,7 @@ def cores() -> int:
 
 
 def cache_bytes() -> int:
-    """The largest cache; 64 MiB where the system does not tell, and at most 512 MiB."""
+    """The largest cache; 64 MiB where the system does not report it, and at most 512 MiB."""
     sizes = [
         int(file.read_text().strip().removesuffix("K")) * 1024
         for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")

@@ -1,4 +1,4 @@
-"""Print the worst errors of the softmax family, ours beside NumPy's, SciPy's and torch's.
+"""Print the worst errors of the softmax family, ours, NumPy's, SciPy's and torch's.
 
     make accuracy                     # the table
     make accuracy ARGS="--docs"       # and the plot of docs/softmax.md

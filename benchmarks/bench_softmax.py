@@ -1,7 +1,7 @@
-"""The softmax family beside torch's and SciPy's: large vocabularies, and many short rows.
+"""The softmax family, torch's and SciPy's: large vocabularies, and many short rows.
 
 Every round has each of them in turn, so that a slow moment of the machine falls on all; what counts
-is the median of the ratios within a round. A call is timed right behind another of its kind, with
+is the median of the ratios within a round. A call is timed right after another of its kind, with
 its rows in the cache.
 """
 

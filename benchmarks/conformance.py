@@ -1,6 +1,6 @@
 """Check the samplers that people use with `sampler.testing`, ours by the same rules.
 
-    make conformance                  # the table, and .cache/conformance.json: some minutes
+    make conformance                  # the table, and .cache/conformance.json: a few minutes
     make conformance ARGS="--docs"    # and the picture of docs/conformance.md
 
 Each is asked three things: `check_sampler` on a short row; whether tokens that cannot be drawn are,
@@ -58,13 +58,13 @@ class Peer:
     Attributes
     ----------
     make
-        A sampler of a seed; a call draws one token a row.
+        A sampler of a seed; a call draws one token per row.
     law
         The probabilities of a row.
     plain_make, plain_law
         The same without truncation, where tokens far down can be drawn.
     seeded
-        Whether the seed is one of its own; otherwise it is drawn from unseeded.
+        Whether it takes a seed; otherwise it is drawn from unseeded.
     """
 
     name: str

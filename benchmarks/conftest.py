@@ -4,9 +4,9 @@
     .venv/bin/pytest benchmarks -k "top-k50 and 131072"    # or some, in pytest-benchmark's own way
 
 A *warm* figure is the same row called again and again, one row after the other; its median is that
-of the rows' medians. A *cold* one walks once through more rows than the caches hold. Beside both
-stands what one `np.max` over the same float32 numbers takes, by the same timer, right before and
-right after, so that a slow minute of a shared machine falls on both.
+of the rows' medians. A *cold* one walks once through more rows than the caches hold. Both
+come with the time of one `np.max` over the same float32 numbers, by the same timer, right before
+and right after, so that a slow minute of a shared machine falls on both.
 """
 
 from __future__ import annotations

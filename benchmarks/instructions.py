@@ -1,7 +1,7 @@
 """Count the instructions of a call, which a busy machine does not change.
 
     make bench-instructions                     # a table, and .cache/bench/instructions.json
-    make bench-instructions BASE=before.json    # beside an earlier such file, changes marked
+    make bench-instructions BASE=before.json    # compared with an earlier file, changes marked
 
 valgrind's callgrind runs a fixed set of calls on the AVX2 kernels (it knows no AVX-512). Counted is
 the whole Python call, after two calls that are not. The same build gives the same numbers.

@@ -31,7 +31,7 @@ from _tables import new_console, new_table
 
 OURS = "sampler"
 READ = "np.max, reading the row"
-# Okabe and Ito's colours, which colour-blind readers tell apart, and a marker each.
+# Okabe and Ito's colours, which colour-blind readers can distinguish, and a marker each.
 STYLES = {
     OURS: ("#d55e00", "o"),
     "Hugging Face": ("#0072b2", "s"),
@@ -216,7 +216,7 @@ def generation_table(records: list[Record], console: Console) -> None:
         return
     table = new_table(
         f"A token of generate(), {TOP_P}, on {records[0]['threads']} thread(s)",
-        "model", "way", right=("ms a token", "to greedy", "share of sampling"),
+        "model", "way", right=("ms per token", "to greedy", "share of sampling"),
     )  # fmt: skip
     for r in records:
         ways = r["ms_per_token"]
@@ -362,9 +362,9 @@ def plot_kept(records: list[Record], path: Path) -> None:
 
 def plot_batch(records: list[Record], path: Path) -> None:
     here = where(records, benchmark="bench_batch", setting=str(TOP_P))
-    figure, ax = new_axes(f"Rows of {VOCAB:,}, {TOP_P}: time a row against the batch")
+    figure, ax = new_axes(f"Rows of {VOCAB:,}, {TOP_P}: time per row against the batch")
     draw_lines(ax, lines_of(here, "batch", a_row=True))
-    ax.set_ylabel("microseconds a row")
+    ax.set_ylabel("microseconds per row")
     ax.set_xscale("log", base=2)
     ax.set_xlabel("rows in a call")
     ax.xaxis.set_major_formatter(PLAIN)
@@ -372,7 +372,7 @@ def plot_batch(records: list[Record], path: Path) -> None:
 
 
 def plot_threads(records: list[Record], path: Path) -> None:
-    """How many times as fast as one thread; the milliseconds are written beside it."""
+    """How many times as fast as one thread; the milliseconds are written next to it."""
     here = [r for r in where(records, benchmark="bench_threads") if r["threads"] != "auto"]
     counts = sorted({r["threads"] for r in here})
     figure, ax = new_axes(f"64 rows of {VOCAB:,}, {TOP_P}: what threads gain")

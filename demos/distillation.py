@@ -159,7 +159,7 @@ def plot(teachers: _Array, hards: _Array, softs: _Array, digits: int, path: Path
         mean, deviation = values.mean(), values.std(ddof=spread)
         ax.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
         ax.axhline(mean, color=colour, lw=1.5, label=name)
-    # Seeds beside each other, so that equal accuracies do not hide one another.
+    # Seeds side by side, so that equal accuracies do not hide one another.
     for values, shift in zip(softs, np.linspace(-0.06, 0.06, len(softs)), strict=True):
         ax.plot(np.array(TEMPERATURES) * 2**shift, values, ".", ms=5, color=BLUE, alpha=0.5, mew=0)
     ax.errorbar(

@@ -70,7 +70,7 @@ class BarStreamer:
     Parameters
     ----------
     total : int
-        The most tokens a row can get.
+        The most tokens that a row can get.
     """
 
     def __init__(self, total: int) -> None:
@@ -78,7 +78,7 @@ class BarStreamer:
         self.bar = tqdm(total=total, desc="tokens of each text", leave=False, disable=None)
 
     def put(self, tokens: torch.Tensor) -> None:
-        """Take what generate() hands over: the prompts first, then a token a row."""
+        """Take what generate() hands over: the prompts first, then one token per row."""
         if tokens.ndim == 1:
             self.bar.update()
 
@@ -122,7 +122,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, chat: bool) -> Mappi
 def logprob_table(
     samples: Samples, row: int, tokenizer: PreTrainedTokenizerBase, top: int
 ) -> Table:
-    """Tell of every token of a text what the sampler knew when it drew it."""
+    """List the log-probability, rank and likeliest alternatives of each token of a text."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     for name in ("#", "token", "id", "p", "ln p", "raw ln p", "rank", "kept"):
         table.add_column(name, justify="left" if name == "token" else "right", no_wrap=True)
@@ -165,7 +165,7 @@ def show_texts(
     console: Console,
     top: int | None,
 ) -> None:
-    """Print each text under a heading, and unless `top` is None what was known of its tokens."""
+    """Print each text under a heading, and unless `top` is None its log-probabilities."""
     for row, prompt in enumerate(prompts):
         if row:
             click.echo()
@@ -178,7 +178,7 @@ def show_texts(
 
 
 @click.command(context_settings={"show_default": True, "help_option_names": ["-h", "--help"]})
-@click.option("--prompt", default=PROMPT, help="What to tell the model.")
+@click.option("--prompt", default=PROMPT, help="The prompt.")
 @click.option("--raw", is_flag=True, help="Continue the prompt as it stands: no chat template.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=200)
 @click.option(

@@ -38,7 +38,7 @@ _Array = npt.NDArray[Any]
 
 @dataclass
 class Rates:
-    """Counts beside what they should be, a place for each kept token, the likeliest first.
+    """Counts and what they should be, one entry per kept token, the likeliest first.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ def pool(expected: _Array, observed: _Array) -> tuple[_Array, _Array]:
             bins.append(last)
             last = np.zeros(2)
     if bins:
-        bins[-1] = bins[-1] + last  # what is left is too little for a bin of its own
+        bins[-1] = bins[-1] + last  # what is left is too little for its own bin
     return tuple(np.array(bins).reshape(-1, 2).T)
 
 

@@ -24,7 +24,7 @@ OUTPUTS = {"max_new_tokens": 1, "return_dict_in_generate": True, "output_scores"
 
 
 class Instead(LogitsProcessor):
-    """Give Hugging Face's warpers, which run behind it, these rows."""
+    """Give Hugging Face's warpers, which run after it, these rows."""
 
     def __init__(self, rows):
         self.rows = rows

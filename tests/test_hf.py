@@ -146,7 +146,7 @@ def test_seed(model):
         assert len(seeds) == 2
 
 
-# --------------------------------------------------------------------- beside other settings
+# ----------------------------------------------------------------------- with other settings
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def check_rows(rows, floor=1, filter_value=-inf, **settings):
     """Hold our processor against Hugging Face's warpers, after every stage of one chain.
 
     Our kept set has to be the law's. Where theirs is another one, `check_edge` has to find a reason
-    in their float32, and the stages behind are not compared any more: nor where x / temperature
+    in their float32, and later stages are not compared any more: nor where x / temperature
     overflows, which leaves them with NaN. Returns for each row whether all of the chain agreed.
     """
     stages, same = chain(settings), np.ones(len(rows), bool)
@@ -438,7 +438,7 @@ NEW = 12
 
 
 def draw(model, seed=7, **kwargs):
-    """The new tokens of three prompts, and torch's random state behind them."""
+    """The new tokens of three prompts, and torch's random state after them."""
     inputs = prompts()
     torch.manual_seed(seed)
     out = model.generate(**inputs, **{"max_new_tokens": NEW, **kwargs})

@@ -119,7 +119,7 @@ def test_inputs_embeds(model):
             **kwargs,
             max_new_tokens=1,
         )
-    # With the ids beside, they are the rows.
+    # With the ids as well, they are the rows.
     both = model.generate(
         **inputs, inputs_embeds=embeds, max_new_tokens=NEW,
         **generate_kwargs(HOT, attention_mask=inputs["attention_mask"]),
@@ -169,9 +169,9 @@ def test_assisted_decoding_is_plain_decoding(model, draft, how, settings, monkey
         mask = torch.ones_like(row)
         kwargs = generate_kwargs(s, attention_mask=mask, logprobs=2, eos_token_id=stop, raw=True)
         out = model.generate(row, attention_mask=mask, **kwargs, max_new_tokens=30, **more)
-        told = kwargs["logits_processor"][-1].samples
-        assert told.tokens.tolist() == out[:, 30:].tolist()
-        return out[0, 30:].tolist(), told
+        recorded = kwargs["logits_processor"][-1].samples
+        assert recorded.tokens.tolist() == out[:, 30:].tolist()
+        return out[0, 30:].tolist(), recorded
 
     for seed in range(4):
         s = Sampler(**settings, seed=seed)
@@ -295,7 +295,7 @@ def test_stop_strings(model, tokenizer):
 
 
 class After(StoppingCriteria):
-    """Stop row i behind `lengths[i]` tokens."""
+    """Stop row i after `lengths[i]` tokens."""
 
     def __init__(self, *lengths):
         self.lengths = torch.tensor(lengths)
@@ -473,7 +473,7 @@ def test_watermark(model, monkeypatch):
         model, **inputs, sampler=HOT, max_new_tokens=NEW, watermarking_config=MARK
     )
     assert marked[:, 7:].tolist() != want
-    # On the model it would run behind the draw of Hugging Face's loop: it is off.
+    # On the model it would run after the draw of Hugging Face's loop: it is off.
     monkeypatch.setattr(model.generation_config, "watermarking_config", MARK)
     assert generate(model, inputs, HOT).tolist() == want
 

@@ -64,7 +64,7 @@ def run(model, inputs, s, *, ends=None, logprobs=2, **more):
     return out, kwargs["logits_processor"][-1]
 
 
-def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None, draw=0):
+def samples_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None, draw=0):
     """What `samples` should be, from the sampler and the logits of `generate`."""
     if model.config.is_encoder_decoder:
         lengths, new = np.ones(len(out.sequences), int), out.sequences[:, 1:].numpy()
@@ -75,13 +75,13 @@ def told_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None, draw=0
         tiny.sample(s, rows, lengths + t, logprobs, draw)
         for t, rows in enumerate(logits or out.logits)
     ]
-    behind = np.zeros(new.shape, bool)
-    behind[:, 1:] = np.logical_or.accumulate(np.isin(new, ends), axis=1)[:, :-1]
+    ended = np.zeros(new.shape, bool)
+    ended[:, 1:] = np.logical_or.accumulate(np.isin(new, ends), axis=1)[:, :-1]
     fields = {}
     for name, blank in BLANK.items():
         fields[name] = np.stack([getattr(r, name) for r in steps], axis=1)
-        fields[name][behind] = blank
-    assert np.array_equal(fields["tokens"], np.where(behind, -1, new))
+        fields[name][ended] = blank
+    assert np.array_equal(fields["tokens"], np.where(ended, -1, new))
     return Samples(**fields)
 
 
@@ -111,7 +111,7 @@ def test_samples(model, settings, logprobs):
     for inputs in (prompts(), padded(3, 9, 6), prompts(1)):
         out, processor = run(model, inputs, s, logprobs=logprobs)
         r = processor.samples
-        check_equal(r, told_by_hand(model, inputs, s, out, logprobs=logprobs))
+        check_equal(r, samples_by_hand(model, inputs, s, out, logprobs=logprobs))
         batch, length = inputs["input_ids"].shape
         assert r.tokens.tolist() == out.sequences[:, length:].tolist()
         assert r.top_ids.shape == r.raw_top_logprobs.shape == (batch, NEW, logprobs)
@@ -152,14 +152,14 @@ def test_bad_raw(model, raw):
 def test_samples_of_encoder_decoder(encoder_decoder):
     inputs = encoder_inputs()
     out, processor = run(encoder_decoder, inputs, HOT)
-    check_equal(processor.samples, told_by_hand(encoder_decoder, inputs, HOT, out))
+    check_equal(processor.samples, samples_by_hand(encoder_decoder, inputs, HOT, out))
 
 
 def test_nothing_recorded(model):
     inputs = prompts()
-    told, _ = run(model, inputs, HOT)
+    recorded, _ = run(model, inputs, HOT)
     out, processor = run(model, inputs, HOT, logprobs=None)
-    assert torch.equal(out.sequences, told.sequences)
+    assert torch.equal(out.sequences, recorded.sequences)
     with pytest.raises(RuntimeError, match=r"^nothing was recorded, because `logprobs` is None$"):
         _ = processor.samples
     processor = SamplingLogitsProcessor(HOT)
@@ -201,7 +201,7 @@ def test_rows_that_end(model, ends, pad):
             given = list(given)
         out, processor = run(model, inputs, HOT, ends=given, **more)
         r = processor.samples
-        check_equal(r, told_by_hand(model, inputs, HOT, out, ends))
+        check_equal(r, samples_by_hand(model, inputs, HOT, out, ends))
         assert r.tokens.shape == (4, out.sequences.shape[1] - 9)
         assert (r.tokens == -1).any()
 
@@ -212,7 +212,7 @@ def test_all_rows_end_early(model):
     ends = [text[0][1], text[1][4], text[2][2]]
     out, processor = run(model, inputs, HOT, ends=ends)
     assert out.sequences.shape == (3, 14)
-    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, ends))
+    check_equal(processor.samples, samples_by_hand(model, inputs, HOT, out, ends))
     ends = [row[0] for row in text]
     out, processor = run(model, inputs, HOT, ends=ends)
     assert processor.samples.tokens.tolist() == [[end] for end in ends]
@@ -222,7 +222,7 @@ def test_a_lone_row_that_ends(model):
     inputs = prompts(1)
     text = run(model, inputs, HOT)[0].sequences[0, 7:].tolist()
     out, processor = run(model, inputs, HOT, ends=text[4])
-    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, text[4]))
+    check_equal(processor.samples, samples_by_hand(model, inputs, HOT, out, text[4]))
     assert processor.samples.tokens.shape == (1, text.index(text[4]) + 1)
 
 
@@ -234,7 +234,7 @@ def test_ends_over_many_texts(model, pad):
         s = Sampler(temperature=5.0, seed=seed)
         out, processor = run(model, inputs, s, ends=5, pad_token_id=pad, max_new_tokens=30)
         r = processor.samples
-        check_equal(r, told_by_hand(model, inputs, s, out, 5))
+        check_equal(r, samples_by_hand(model, inputs, s, out, 5))
         padding_as_text += (r.tokens == 0).any() and (r.tokens == -1).any()
     assert padding_as_text > 3
 
@@ -247,14 +247,14 @@ def test_ends_are_seen_by_the_padding(model, pad, monkeypatch):
     for seed in range(80):
         s = Sampler(temperature=5.0, seed=seed)
         out, processor = run(model, inputs, s, max_new_tokens=30)
-        want = told_by_hand(model, inputs, s, out, 5)
+        want = samples_by_hand(model, inputs, s, out, 5)
         drawn = np.stack([s.sample(x, step=7 + t).tokens for t, x in enumerate(out.logits)], 1)
-        behind = want.tokens == -1
+        ended = want.tokens == -1
         # What can be known: padding shows in the token before the last one, and was not drawn.
-        if (drawn[behind] == pad).any() or (behind.sum(axis=1) == 1).any():
+        if (drawn[ended] == pad).any() or (ended.sum(axis=1) == 1).any():
             continue
         check_equal(processor.samples, want)
-        seen += behind.any()
+        seen += ended.any()
     assert seen > 20
 
 
@@ -290,7 +290,7 @@ def test_another_generation_draws_afresh(model, batch):
         assert torch.equal(out.sequences, outs[-2][1].sequences)
         assert len(processor.generations) == len(outs) // 2
     for draw, ((inputs, out), r) in enumerate(zip(outs[::2], processor.generations, strict=True)):
-        check_equal(r, told_by_hand(model, inputs, HOT, out, draw=draw))
+        check_equal(r, samples_by_hand(model, inputs, HOT, out, draw=draw))
     with pytest.raises(RuntimeError, match=r"has drawn 13 generations: read `generations`"):
         _ = processor.samples
 
@@ -695,7 +695,7 @@ def test_samples_are_of_what_was_drawn_from(model, monkeypatch):
     penalty = RepetitionPenaltyLogitsProcessor(3.0)
     logits = [penalty(out.sequences[:, : 9 + t], rows) for t, rows in enumerate(out.logits)]
     assert not torch.equal(logits[-1], out.logits[-1])
-    check_equal(processor.samples, told_by_hand(model, inputs, HOT, out, logits=logits))
+    check_equal(processor.samples, samples_by_hand(model, inputs, HOT, out, logits=logits))
     known = {
         "prompt_length": 9,
         "attention_mask": inputs["attention_mask"],
@@ -779,7 +779,7 @@ def test_score_of_a_plain_text(model):
     for t in range(8):
         want = HOT.score(logits[:, t], ids[:, t + 1].tolist(), logprobs=3, raw=True)
         same_samples(Samples(**{name: getattr(r, name)[:, t] for name in BLANK}), want)
-    # Left padding that goes on behind `prompt_length`: padding is not scored.
+    # Left padding that goes on after `prompt_length`: padding is not scored.
     left, mask = torch.zeros(2, 12).long(), torch.zeros(2, 12).long()
     left[0, 3:], mask[0, 3:] = ids[0], 1
     left[1, 6:], mask[1, 6:] = ids[1, :6], 1
@@ -863,7 +863,7 @@ def test_score_of_bad_input(model, given, error, words):
 
 
 class Short:
-    """A criterion: stop every row behind 11 tokens."""
+    """A criterion: stop every row after 11 tokens."""
 
     def __call__(self, input_ids, scores, **kwargs):
         return torch.full((len(input_ids),), input_ids.shape[1] >= 11)
@@ -1117,9 +1117,9 @@ def test_score_of_a_compiled_model(model):
     compiled = torch.compile(model, backend="eager")
     try:
         for lm in (model, compiled):
-            told = score(lm, out, s, prompt_length=7, attention_mask=inputs["attention_mask"])
+            scored = score(lm, out, s, prompt_length=7, attention_mask=inputs["attention_mask"])
             drawn = kwargs["logits_processor"][-1].samples
-            assert np.abs(told.logprobs - drawn.logprobs).max() < 1e-4
+            assert np.abs(scored.logprobs - drawn.logprobs).max() < 1e-4
     finally:
         torch._dynamo.reset()
 
@@ -1313,7 +1313,7 @@ def test_a_processor_before_the_draw(model):
     logits = [forbid_even_ids(None, x) for x in out.logits]
     check_equal(
         kwargs["logits_processor"][-1].samples,
-        told_by_hand(model, inputs, HOT, out, logits=logits, logprobs=0),
+        samples_by_hand(model, inputs, HOT, out, logits=logits, logprobs=0),
     )
     assert (out.sequences[:, 7:] % 2 == 1).all()
 
@@ -1372,9 +1372,9 @@ def test_a_script_that_loses_its_draw_is_told_at_its_end(tmp_path):
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
     }
-    told = subprocess.run(run, capture_output=True, text=True, env=env, check=True).stderr
-    assert f"{script}:3: RuntimeWarning: generate() never called the processor made here" in told
+    warned = subprocess.run(run, capture_output=True, text=True, env=env, check=True).stderr
+    assert f"{script}:3: RuntimeWarning: generate() never called the processor made here" in warned
     script.write_text("\n".join([*lines, "raise ValueError"]))
-    told = subprocess.run(run, capture_output=True, text=True, env=env, check=False).stderr
-    assert "ValueError" in told
-    assert "RuntimeWarning" not in told
+    warned = subprocess.run(run, capture_output=True, text=True, env=env, check=False).stderr
+    assert "ValueError" in warned
+    assert "RuntimeWarning" not in warned

@@ -46,7 +46,7 @@ def test_numpy_alone_is_imported(modules):
     assert not tops & set(HEAVY)
     # Nor anything else from outside the standard library.
     foreign = tops - set(sys.stdlib_module_names) - {"numpy", "sampler", "", "__main__"}
-    foreign -= {"cython_runtime"}  # a name that every Cython module leaves behind
+    foreign -= {"cython_runtime"}  # a name that every Cython module leaves
     assert not {name for name in foreign if not name.startswith("_")}
 
 

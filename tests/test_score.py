@@ -1,4 +1,4 @@
-"""`Sampler.score`: of given tokens, what `sample` tells of those it draws."""
+"""`Sampler.score`: for given tokens, what `sample` returns for drawn ones."""
 
 import itertools
 import math
@@ -122,7 +122,7 @@ def check_all_tokens(s, row):
     assert np.array_equal(r.tokens, np.arange(len(row)))
     assert (r.kept == len(law)).all()
 
-    # -inf logits rank behind all others, also by id.
+    # -inf logits rank after all others, also by id.
     everything = np.concatenate([order, np.flatnonzero(x == -inf)])
     assert np.array_equal(r.ranks[everything], np.arange(1, len(row) + 1))
 
@@ -191,8 +191,8 @@ def test_the_top_lists_do_not_depend_on_the_tokens():
     lists = [s.score(x, [token] * len(x), logprobs=5, raw=True) for token in (0, 7, 299)]
     r = s.sample(x, logprobs=5, raw=True)
     for name in LISTS:
-        for told in lists:
-            assert getattr(told, name).tobytes() == getattr(r, name).tobytes()
+        for scored in lists:
+            assert getattr(scored, name).tobytes() == getattr(r, name).tobytes()
     assert lists[0].top_ids.shape == (len(x), 5)
     assert lists[0].top_ids[0, 3:].tolist() == [-1, -1]
 
@@ -205,13 +205,13 @@ def test_real_rows(real_logits):
         state = reference.kept(row, s.stages)
         order = rank(row.astype(np.float64))
         places = [0, 1, len(state.ids) - 1, len(state.ids), 20000, len(order) - 1]
-        told = s.score(row, order[places], raw=True)
-        assert told.ranks.tolist() == [place + 1 for place in places]
-        assert told.kept.tolist() == [len(state.ids)] * 6
+        scored = s.score(row, order[places], raw=True)
+        assert scored.ranks.tolist() == [place + 1 for place in places]
+        assert scored.kept.tolist() == [len(state.ids)] * 6
         want = np.full(len(order), -inf)
         want[: len(state.ids)] = reference.logprobs(state)
-        assert_close(told.logprobs, want[places])
-        assert_close(told.raw_logprobs, log_softmax(row[order].astype(np.float64))[places])
+        assert_close(scored.logprobs, want[places])
+        assert_close(scored.raw_logprobs, log_softmax(row[order].astype(np.float64))[places])
 
 
 # ------------------------------------------------------------------------------ shapes and steps
@@ -341,7 +341,7 @@ def test_bad_tokens(logits, tokens, error, words):
     form = rf"^`tokens` have to be {wanted}, but .*{words}"
     with pytest.raises(error, match=form):
         Sampler(seed=7).score(logits, tokens)
-    # Before any work: the row's own fault would be told of otherwise.
+    # Before any work: the row's own fault would be reported otherwise.
     with pytest.raises(error, match=form):
         Sampler(seed=7).score(logits * nan, tokens)
 
@@ -405,10 +405,10 @@ def test_flagged_rows(value, n):
     r = s.score(x, tokens, logprobs=2, raw=True)
     blanks = (-1, nan, 0, 0, nan, 0, nan, -1, nan, -1, nan)
     for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
-        told = getattr(r, name)
-        assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
+        figure = getattr(r, name)
+        assert np.array_equal(figure[1], np.full_like(figure[1], blank), equal_nan=True), name
         others = [0, 2, 3]
-        assert told[others].tobytes() == getattr(want, name)[others].tobytes(), name
+        assert figure[others].tobytes() == getattr(want, name)[others].tobytes(), name
     with pytest.raises(ValueError, match="row 1"):
         s.replace(on_invalid="raise").score(x, tokens)
 

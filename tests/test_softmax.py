@@ -269,7 +269,7 @@ def test_powers_whose_errors_add_up():
         power = (np.longdouble(power) * f + float.fromhex(text)).astype(np.float32)
     error = power.astype(np.float64) / np.exp2(f) - 1
     assert -6.5e-8 < error.min() < error.max() < 6.7e-8
-    # The largest error upward beside a mass whose error is the largest downward, and the reverse.
+    # The largest error upward next to a mass whose error is the largest downward, and the reverse.
     for one, all_else in ((error.argmax(), error.argmin()), (error.argmin(), error.argmax())):
         for count in (*range(1, 70), 1000, 131_071):
             for octave in (0, 1, 5):

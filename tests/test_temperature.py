@@ -266,7 +266,7 @@ def test_the_temperature_gives_the_entropy(name, share):
 
 
 def test_the_temperature_for_an_entropy_far_below_what_a_row_has():
-    # Relative, not absolute: entropies of 1e-200 are told apart.
+    # Relative, not absolute: entropies of 1e-200 are distinguished.
     x = np.array([0.0, -1.0, -2.0])
     for wanted in (1e-10, 1e-50, 1e-200, 1e-300):
         assert_close(
@@ -342,7 +342,7 @@ def test_the_two_ends():
         assert temperature_for_entropy(row, math.log(n)) == inf
         assert temperature_for_perplexity(row, 1) == 0
         assert temperature_for_perplexity(row, n) == inf
-        # Whoever takes logarithms elsewhere may be off by a bit or two.
+        # Logarithms taken elsewhere may be off by a bit or two.
         for side in (0, inf):
             assert temperature_for_entropy(row, np.nextafter(math.log(n), side)) == inf
             assert temperature_for_entropy(np.zeros(n), np.nextafter(math.log(n), side)) == 1

@@ -77,7 +77,7 @@ def test_g_and_small_bins_give_false_alarms():
     _, pearson, g = both([0.9] + [0.1 / 40] * 40, 100)
     print(f"40 bins of 1/4 draw: Pearson {pearson}, G {g}")
     assert pearson > 400
-    # 25 draws in small bins beside a large one: Pearson alone is still off; ours is not.
+    # 25 draws in small bins next to a large one: Pearson alone is still off; ours is not.
     law = [0.9, 0.025, 0.025, 0.025, 0.025]
     counts, pearson, _ = both(law, 1000)
     different, times = np.unique(counts, axis=0, return_counts=True)
@@ -88,5 +88,5 @@ def test_g_and_small_bins_give_false_alarms():
         for row, n in zip(different[likely], times[likely], strict=True)
         if chi_square(Bins(law, row, np.ones(5, int)))[1] < alpha
     )
-    print(f"4 bins of 25 draws beside one of 900: Pearson {pearson}, Lancaster {ours}")
+    print(f"4 bins of 25 draws next to one of 900: Pearson {pearson}, Lancaster {ours}")
     assert pearson > 140 > ours

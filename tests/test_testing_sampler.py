@@ -198,7 +198,7 @@ def shared_noise(seed):
 
 
 def repeated_call(seed):
-    """A generator made anew each call; its seeds and rows are independent."""
+    """A new generator in each call; its seeds and rows are independent."""
 
     def draw(logits):
         rng = np.random.default_rng([seed, 99])
@@ -301,7 +301,7 @@ def test_a_sampler_where_a_function_of_a_seed_belongs_is_refused():
 
 
 def test_logits_next_to_the_end_of_their_dtype():
-    """A regression: the neighbours' logits overflowed, and a warning was all that told."""
+    """A regression: the neighbours' logits overflowed, and only a warning showed it."""
     row = np.array([65504, 65472, -65504, -np.inf, 65504], np.float16)
     draw = gumbel(1)
     result = check_sampler(lambda x: draw(x.astype(float)), row, draws=2000, tail=False)

@@ -60,7 +60,7 @@ def test_ids_however_large_are_compared():
 
 
 def test_few_numbers_are_compared_by_their_own_law():
-    """A regression: two numbers against two were told apart one time in three."""
+    """A regression: two numbers against two were distinguished one time in three."""
     rng = np.random.default_rng(0)
     assert all(check_same(*rng.random((2, n))).ok is None for n in (1, 2, 3, 5) for _ in range(100))
     for n, m in ((12, 12), (8, 300)):

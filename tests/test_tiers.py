@@ -296,10 +296,10 @@ def test_top_lists_after_a_boundary_that_no_list_holds():
     s = Sampler(top_k=5, top_p=0.9, min_tokens_to_keep=vocab, seed=1)
     first = rank(row)
     for n in (1, 4, 300):
-        told = s.sample(row, logprobs=n, raw=True)
-        assert told.kept == vocab
-        assert np.array_equal(told.raw_top_ids, first[:n])
-        assert np.array_equal(told.top_ids, first[:n])
+        r = s.sample(row, logprobs=n, raw=True)
+        assert r.kept == vocab
+        assert np.array_equal(r.raw_top_ids, first[:n])
+        assert np.array_equal(r.top_ids, first[:n])
 
 
 @pytest.mark.parametrize("top", [2.0**969 * 1.2345, 2.0**1000 / 3, np.finfo(np.float64).max])

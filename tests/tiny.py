@@ -25,7 +25,7 @@ from sampler import Samples
 from sampler.hf import generate_kwargs
 
 VOCAB = 199
-# Behind the vocabulary, so never drawn. In its first releases transformers 5 wants some end of text
+# Beyond the vocabulary, so never drawn. In its first releases transformers 5 wants some end of text
 # for prompt lookup.
 NEVER = VOCAB
 NEW = 12

@@ -1,6 +1,6 @@
 """Samplers that are wrong in ways met in the field, and how the kit names each.
 
-Each class is made from a seed and draws one token a row. `CASES` holds for each the row it is
+Each class is made from a seed and draws one token per row. `CASES` holds for each the row it is
 shown, the law it should follow, the settings of the check, and words of the finding that names it.
 `python tests/wrong_samplers.py` prints how many draws each took.
 """
@@ -238,7 +238,7 @@ class SeedOfNeighbours(Right):
 
 
 class ReseededEachStep(Right):
-    """The generator is made anew in every call."""
+    """Every call makes a new generator."""
 
     def __init__(self, seed=0):
         self.seed = seed
@@ -283,7 +283,7 @@ class RemovedTokensClipped(Right):
 
 
 class StridesIgnored(Right):
-    """Reads the memory behind a view as if it were the view."""
+    """Reads the memory after a view as if it were the view."""
 
     def probs(self, logits):
         base = logits if logits.base is None else logits.base
@@ -300,7 +300,7 @@ class Float64Rounded(Right):
 
 
 class NormalisedOverBatch(Right):
-    """Subtracts the maximum of the batch, in float16: rows beside a larger one lose their tail."""
+    """Subtracts the maximum of the batch, in float16: rows next to a larger one lose their tail."""
 
     def probs(self, logits):
         p = np.exp((logits - logits.max()).astype(np.float16)).astype(np.float64)

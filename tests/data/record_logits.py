@@ -2,7 +2,7 @@
 
     python tests/data/record_logits.py
 
-writes ``smollm2_logits.npz`` beside this script: ``logits``, float16 of shape (rows, 49152), and
+writes ``smollm2_logits.npz`` next to this script: ``logits``, float16 of shape (rows, 49152), and
 ``prompts``, the text each row follows, special tokens included. The tests resample these rows, so
 that they see the shapes real models make (long tails, near ties, one token with nearly all of the
 mass) and not only those that random numbers make.

@@ -1,0 +1,64 @@
+"""The documents: short, linked, in plain words. Their examples run as doctests."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [
+    *PAGES,
+    ROOT / "Makefile",
+    *(ROOT / "demos").glob("*.py"),
+    *(ROOT / "benchmarks").glob("*.py"),
+]
+
+# What crept in once, and what a reader of English expects in its place.
+AVOID = {
+    "behind": "after", "beside": "next to", "anew": "again", "whoever": "anyone who",
+    "tell of": "report", "tells of": "reports", "told": "reported",
+    "some minutes": "a few minutes", "save where": "except where",
+}  # fmt: skip
+
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def prose(path):
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(path):
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_is_one_screen():
+    assert len(README.read_text().splitlines()) < 190
+
+
+def test_the_readme_links_every_page():
+    linked = set(re.findall(r"\]\(([\w/.]+)", README.read_text()))
+    assert {path.relative_to(ROOT).as_posix() for path in PAGES[1:]} <= linked
+
+
+@each(PAGES)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if link.startswith("https:"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@each(TEXTS)
+def test_plain_words(path):
+    found = re.findall(rf"\b(?:{'|'.join(AVOID)})\b", path.read_text(), re.IGNORECASE)
+    assert {word: AVOID[word.lower()] for word in found} == {}
