@@ -95,15 +95,17 @@ def tiny_model() -> Any:
 def through_processor(seed: int, **settings: Any) -> Draw:
     """Call our processor as `generate` does: a longer history at every call, so a new step."""
     processor = SamplingLogitsProcessor(Sampler(**settings, seed=seed), logprobs=None)
-    length = 0
+    ids = torch.zeros((0, 1), dtype=torch.long)
 
     def draw(logits: Array) -> Array:
-        nonlocal length
-        length += 1
-        # A text of one token all along would have the same step: its length counts.
-        ids = torch.zeros((len(logits), length), dtype=torch.long)
+        nonlocal ids
+        if len(ids) != len(logits):
+            ids = torch.zeros((len(logits), ids.shape[1]), dtype=torch.long)
         scores = torch.from_numpy(np.ascontiguousarray(logits).copy())
-        return np.asarray(processor(ids, scores).argmax(-1).numpy())
+        tokens = processor(ids, scores).argmax(-1)
+        # The text goes on with the drawn tokens: its length is the step, and the processor checks.
+        ids = torch.cat([ids, tokens[:, None]], dim=1)
+        return np.asarray(tokens.numpy())
 
     return draw
 
