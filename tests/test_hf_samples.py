@@ -669,7 +669,7 @@ def test_a_draft_with_a_tokenizer_of_its_own(model, tokenizer, logprobs, masked)
         assert processor.samples.tokens.tolist() == [text]
 
 
-def test_behind_a_wrong_candidate_nothing_is_told(model):
+def test_after_a_wrong_candidate_nothing_is_recorded(model):
     # Assisted decoding verifies all candidates, and ends at the first draw that is another token.
     row = prompts(1, 6)["input_ids"].repeat(1, 5)
     for seed in range(6):
@@ -1235,7 +1235,7 @@ REPLACED = r"^the generated text does not contain the sampled tokens: row \d+ ha
 
 @pytest.mark.parametrize("logprobs", [0, None])
 @pytest.mark.parametrize("batch", [1, 2, 5])
-def test_a_processor_behind_the_draw_is_found_out(model, batch, logprobs):
+def test_a_processor_after_the_draw_is_found_out(model, batch, logprobs):
     # It left an argmax of equal scores, of no law, silently for one row.
     inputs, calls = prompts(batch), []
     for seed in range(20):
@@ -1253,7 +1253,7 @@ def test_a_processor_behind_the_draw_is_found_out(model, batch, logprobs):
 
 
 @pytest.mark.parametrize("ends", [None, NEVER, [7, 8]], ids=str)
-def test_a_processor_behind_that_looks_like_padding(model, ends):
+def test_a_later_processor_that_looks_like_padding(model, ends):
     # The same token in every replaced row, to the end.
     inputs, pad = prompts(3), 0
 
@@ -1293,7 +1293,7 @@ def test_samples_end_with_their_rows(model, tokenizer, known, monkeypatch):
     assert some > 3
 
 
-def test_a_processor_behind_that_forces_one_token(model):
+def test_a_later_processor_that_forces_one_token(model):
     # It looks like padding, but no row has ended before its first token.
     inputs = prompts(3)
     kwargs = generate_kwargs(HOT, attention_mask=inputs["attention_mask"])
@@ -1361,7 +1361,7 @@ def test_a_processor_that_is_never_called_warns(model, make):
             gc.collect()
 
 
-def test_a_script_that_loses_its_draw_is_told_at_its_end(tmp_path):
+def test_a_script_that_loses_its_draw_is_warned_at_its_end(tmp_path):
     script = tmp_path / "script.py"
     lines = ["from sampler import Sampler", "from sampler.hf import generate_kwargs",
              "kwargs = generate_kwargs(Sampler(seed=7))"]  # fmt: skip

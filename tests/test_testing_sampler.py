@@ -215,7 +215,7 @@ def test_repeats_are_blamed_once(make, part):
     assert all(f.startswith(part) and "100 % of pairs agree" in f for f in result.findings), result
 
 
-def test_only_seeds_that_repeat_are_told():
+def test_only_seeds_that_repeat_are_reported():
     assert check_sampler(gumbel(1), ROW, draws=2000, tail=False).seeds == {}
     own = check_sampler(Sampler(seed=5), ROW, draws=2000, tail=False)
     assert own.seeds == {"seed": 0, "sampler.seed": 5, "sampler.step": 0}
@@ -315,7 +315,7 @@ def test_a_lone_token_that_is_not_drawn_is_named_once():
     assert not any("too few" in finding for finding in result.findings)
 
 
-def test_beside_other_rows_as_many_are_drawn_as_are_planned():
+def test_next_to_other_rows_as_many_are_drawn_as_are_planned():
     result = check_sampler(gumbel(1), ROW, draws=4096, tail=False)
     assert {result.parts[name].draws for name in ("draws", "neighbours", "shift up")} == {4096}
 
@@ -352,7 +352,7 @@ def test_a_wrong_sampler_is_named(case):
 
 @pytest.mark.parametrize("right, law", RIGHT)
 @pytest.mark.parametrize("seeded", [False, True])
-def test_the_right_samplers_beside_them_pass(right, law, seeded):
+def test_the_right_samplers_next_to_them_pass(right, law, seeded):
     sampler = right if seeded else right(1)
     assert_sampler(sampler, wrong_samplers.ROW, law, seeded=seeded, tail=False)
 
