@@ -62,3 +62,9 @@ def test_links_lead_somewhere(path):
 def test_plain_words(path):
     found = re.findall(rf"\b(?:{'|'.join(AVOID)})\b", path.read_text(), re.IGNORECASE)
     assert {word: AVOID[word.lower()] for word in found} == {}
+
+
+@each(PAGES)
+def test_prose_has_one_width(path):
+    lines = prose(path).splitlines()
+    assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
