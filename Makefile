@@ -17,25 +17,25 @@ COMMA := ,
 say = @printf '\n== %s\n' $(1)
 
 help:
-	@echo 'make demo          stream text that a small language model writes through the sampler'
+	@echo 'make demo          stream text of a small language model, drawn by the sampler'
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests, a process per core (ARGS goes to pytest: ARGS="-n 0 -k top_p")'
 	@echo 'make test-slow     run the slow tests'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-asan     run the tests of the core under an address sanitizer'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
-	@echo 'make test-latest   install the newest transformers there is, and run these tests on it'
+	@echo 'make test-latest   run these tests on the newest transformers, which it installs'
 	@echo 'make bench         time a draw against every peer, and a token of generate(): ten minutes'
 	@echo 'make bench PEERS="llama jax mlx"       install these first (llama.cpp takes minutes to build)'
-	@echo 'make bench-report  the tables and plots of the last run once more'
+	@echo 'make bench-report  print the tables and draw the plots of the last run again'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make bench-masks   time a draw with a mask, and with bans, against the bare draw'
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
-	@echo 'make accuracy      the worst errors of softmax, ours and those of others'
-	@echo 'make conformance   check the samplers of others, and ours, by the same statistics: minutes'
+	@echo 'make accuracy      measure the worst errors of softmax, ours and other libraries'
+	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
 	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
-	@echo 'make check-wheel   try that wheel in an environment that has nothing else'
+	@echo 'make check-wheel   try that wheel in a clean environment'
 	@echo 'make clean         remove what was built; make distclean: the environment as well'
 	@echo
 	@echo 'Each sets up what it needs, in .venv: the first run takes a few minutes.'
@@ -110,7 +110,7 @@ $(VENV)/.has-oldest: $(VENV)/.has-test constraints-oldest.txt
 # Whatever is newest today, with the newest of all that it needs: never a stamp.
 LATEST := $(VENV)/latest
 latest: $(VENV)/.has-test FORCE
-	$(call say,'Installing the newest transformers that there is')
+	$(call say,'Installing the newest transformers')
 	$(begin)
 	@rm -rf $(LATEST)
 	@$(PIP) install --target $(LATEST) --upgrade transformers
