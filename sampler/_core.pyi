@@ -101,7 +101,7 @@ def distribution_row(
     probs: npt.NDArray[np.float64],
     logprobs: npt.NDArray[np.float64],
     cumulative: npt.NDArray[np.float64],
-) -> tuple[int, tuple[int, int, float] | None]: ...
+) -> tuple[int, float, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,
     temperature: float,
