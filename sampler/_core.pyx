@@ -85,15 +85,15 @@ from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
     MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
-    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
     ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
     LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Chain as CChain, Item, RowState, Scratch, fine_error, refine, rounding,
-    scan_row, set_temperature
+    Chain as CChain, Item, RowState, Scratch, depth_of_row, fine_error, refine, rounding, scan_row,
+    set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
 from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
@@ -908,6 +908,26 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
             refine(&s)
             found[s.tier] = s.total, s.error
         return found
+    finally:
+        release(scratch)
+
+
+def depths(Rows rows, double temperature):
+    """The sum of w |z| of the one row: ((fine, error), exact). Not where the fine mass is not used."""
+    cdef Job job
+    cdef RowState s
+    cdef CChain chain
+    cdef Scratch *scratch
+    rows.init_job(&job)
+    memset(&chain, 0, sizeof(CChain))
+    scratch = acquire(job.vocab, 0, 0)
+    try:
+        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        set_temperature(&s, temperature)
+        s.reports = True
+        refine(&s)
+        return (s.depth.sum, s.depth.error), mass_value(depth_of_row(&s))
     finally:
         release(scratch)
 

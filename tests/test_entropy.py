@@ -158,6 +158,17 @@ def test_the_fine_depth_changes_no_bit(kind, stages):
             assert everything(row, stages, 0, False, 3, 3) == everything(row, stages, 2, False, 3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("temperature", [0.02, 0.8, 1.0, 5.0, 1e4])
+def test_the_error_of_the_fine_depth(kind, temperature):
+    rng = np.random.default_rng(7)
+    for size in (512, 5000, 60_000):
+        for dtype in (np.float32, np.float64):
+            rows = _inputs.read(make_row(rng, kind, size, dtype)).rows()
+            (fine, error), depth = _core.depths(rows, temperature)
+            assert abs(fine - depth) <= error <= 2e-12 * depth + 2.0**-63 * size
+
+
 def test_the_exact_depth_is_rarely_asked(real_logits):
     rng = np.random.default_rng(0)
     for stages, way in (([Temperature(0.8)], "fine"), ([TopK(50)], "candidates")):

@@ -403,7 +403,7 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2, raw=True)
-    blanks = (-1, nan, 0, 0, nan, 0, nan, -1, nan, -1, nan)
+    blanks = (-1, nan, 0, 0, nan, nan, 0, nan, -1, nan, -1, nan)
     for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
