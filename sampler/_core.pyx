@@ -321,8 +321,8 @@ def choose_isa(wanted=None):
 
 def counts():
     """How often, since import, draws, top-p, the log of a mass and the entropy were settled by
-    each kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
-    exact one of the row."""
+    each kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or
+    the exact one of the row."""
     with _lock:
         return {
             "draws": {"candidates": _counts[DRAWS_CANDIDATES], "fast": _counts[DRAWS_FAST],
@@ -701,9 +701,9 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To have the raw
-    ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs (4, batch, n), with the
-    raw ones and the kept log mass; the top arrays (2, batch, any).
+    under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
+    have the raw ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs
+    (4, batch, n), with the raw ones and the kept log mass; the top arrays (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -913,7 +913,7 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
 
 
 def depths(Rows rows, double temperature):
-    """The sum of w |z| of the one row: ((fine, error), exact). Not where the fine mass is not used."""
+    """The sum of w |z| of the one row: ((fine, error), exact). Of a row whose fine mass is used."""
     cdef Job job
     cdef RowState s
     cdef CChain chain

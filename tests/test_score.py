@@ -15,7 +15,16 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 inf, nan = math.inf, math.nan
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
-FIGURES = ("tokens", "logprobs", "ranks", "kept", "entropy", "raw_logprobs", "raw_ranks", "log_mass")
+FIGURES = (
+    "tokens",
+    "logprobs",
+    "ranks",
+    "kept",
+    "entropy",
+    "raw_logprobs",
+    "raw_ranks",
+    "log_mass",
+)
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 CHAINS = [
     {},

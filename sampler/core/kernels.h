@@ -436,8 +436,8 @@ INLINE double FN(fine)(const Row *row, const Tempering *tempering, Cut cut, doub
                 const double w = value >= floor ? weight : 0.0;
                 mass[l] += w;
                 if (with_depth) {
-                    const double times_depth = weight * (max - value);
-                    deep[l] += value >= floor ? times_depth : 0.0;
+                    const double below = value >= floor ? value - max : 0.0;
+                    deep[l] = MULADD_DOUBLE(w, below, deep[l]);
                 }
                 if (with_floors)
                     for (int j = 0; j < FLOORS; j++)
@@ -453,7 +453,7 @@ INLINE double FN(fine)(const Row *row, const Tempering *tempering, Cut cut, doub
             EACH_LANE (l)
                 totals[j] += above[j][l];
         }
-    return depth / tempering->temperature;
+    return -depth / tempering->temperature;
 }
 
 static void FN(fine_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses)
