@@ -91,12 +91,12 @@ from sampler.core.report cimport filter_row, find_whole_masses, read_distributio
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
     ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
-    LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Chain as CChain, Item, RowState, Scratch, depth_of_row, fine_error, refine, rounding, scan_row,
+    LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
+    Chain as CChain, Item, RowState, Scratch, Step, depth_of_row, fine_error, refine, rounding, scan_row,
     set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
-from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
+from sampler.core.stages cimport N_STAGES, add_step, apply_stages, complete_chain, stage_names
 
 
 cdef enum:
@@ -122,7 +122,8 @@ cdef int _free_count = 0
 cdef int64_t _counts[COUNTERS]
 
 
-cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size) except NULL:
+cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size=0, int64_t items_size=0,
+                      int64_t rebased_size=0) except NULL:
     """Scratch for rows of `vocab` logits; the caller gives it back with `release`."""
     global _free_count
     cdef Scratch *scratch = NULL
@@ -151,7 +152,11 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
     if scratch.items_size < items_size:
         scratch.items = <Item *> regrow(scratch.items, items_size * sizeof(Item))
         scratch.items_size = items_size if scratch.items != NULL else 0
-    if scratch.cumulative_size < cumulative_size or scratch.items_size < items_size:
+    if scratch.rebased_size < rebased_size:
+        scratch.rebased = <double *> regrow(scratch.rebased, rebased_size * sizeof(double))
+        scratch.rebased_size = rebased_size if scratch.rebased != NULL else 0
+    if (scratch.cumulative_size < cumulative_size or scratch.items_size < items_size
+            or scratch.rebased_size < rebased_size):
         release(scratch)
         raise MemoryError()
     return scratch
@@ -167,6 +172,9 @@ cdef void release(Scratch *scratch) noexcept:
     if scratch.items_size * sizeof(Item) > MOST_IDLE_BYTES:
         scratch.items = <Item *> regrow(scratch.items, 0)
         scratch.items_size = 0
+    if scratch.rebased_size * sizeof(double) > MOST_IDLE_BYTES:
+        scratch.rebased = <double *> regrow(scratch.rebased, 0)
+        scratch.rebased_size = 0
     with _lock:
         for i in range(COUNTERS):
             _counts[i] += scratch.counts[i]
@@ -198,7 +206,8 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             helpers = pool_enter(threads - 1)
     try:
         for ready in range(helpers + 1):
-            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size)
+            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size,
+                                         job.vocab if job.rebases else 0)
             job.scratch[ready].bad_row = INT64_MAX
         ready = helpers + 1
         if helpers == 0:
@@ -514,8 +523,9 @@ cdef class Chain:
 
     Parameters
     ----------
-    stages : sequence of (int, float or ndarray of shape (batch,), float64)
-        Numbers of `STAGES`, each with its checked value, or one per row: NaN where it is off.
+    stages : sequence of (int, ...)
+        Numbers of `STAGES`, each with the checked values of its parameters: float, or ndarray of
+        shape (batch,), float64, with one per row. The first is NaN where the stage is off.
     ties_all : bool
         Whether top_k keeps everything equal to the k-th.
     min_tokens_to_keep : int or ndarray of shape (batch,), float64
@@ -527,27 +537,36 @@ cdef class Chain:
     """
 
     cdef CChain *chains
+    cdef Step *steps       # of all of them
     cdef ptrdiff_t stride  # from the chain of a row to that of the next
     cdef bint weighs       # whether the mass of any whole row may be asked for
+    cdef bint rebases      # whether any row is rebased
     cdef readonly object per_row
 
     def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
                   per_row=None):
-        cdef int64_t row, count = 1 if per_row is None else per_row[1]
+        cdef int64_t row, i, count = 1 if per_row is None else per_row[1], most = len(stages)
         cdef _Values values
-        if len(stages) > MAX_STAGES:
-            raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
+        cdef Step *step
         self.per_row = per_row
         self.stride = per_row is not None
         self.chains = <CChain *> calloc(max(count, 1), sizeof(CChain))
-        if self.chains == NULL:
+        self.steps = <Step *> calloc(max(count * most, 1), sizeof(Step))
+        if self.chains == NULL or self.steps == NULL:
             raise MemoryError()
-        for stage, value in stages:
-            if not 0 <= stage < N_STAGES:
-                raise ValueError(f"unknown stage {stage}")
-            values = _Values(value, count)
-            for row in range(count):
-                add_stage(&self.chains[row], stage, values.at[row * values.stride])
+        for i, (stage, *parameters) in enumerate(stages):
+            if not (0 <= stage < N_STAGES and len(parameters) <= PARAMETERS):
+                raise ValueError(f"unknown stage {stage} of {len(parameters)} parameters")
+            for place, value in enumerate(parameters):
+                values = _Values(value, count)
+                for row in range(count):
+                    step = &self.steps[row * most + i]
+                    step.stage = stage
+                    step.values[<int> place] = values.at[row * values.stride]
+        for row in range(count):
+            self.chains[row].steps = self.steps + row * most
+            for i in range(most):
+                add_step(&self.chains[row], self.steps[row * most + i])
         values = _Values(min_tokens_to_keep, count)
         for row in range(count):
             self.chains[row].min_tokens_to_keep = <int64_t> values.at[row * values.stride]
@@ -555,9 +574,11 @@ cdef class Chain:
             self.chains[row].tier = tier
             complete_chain(&self.chains[row])
             self.weighs |= self.chains[row].weighs
+            self.rebases |= self.chains[row].rebases
 
     def __dealloc__(self):
         free(self.chains)
+        free(self.steps)
 
 
 cdef int set_chain(Job *job, Chain chain) except -1:
@@ -566,6 +587,7 @@ cdef int set_chain(Job *job, Chain chain) except -1:
         raise ValueError("one chain per row")
     job.chains = chain.chains
     job.chain_stride = chain.stride
+    job.rebases = chain.rebases
     return 0
 
 
@@ -802,7 +824,7 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
             and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
             and cumulative.shape[0] == job.vocab):
         raise ValueError("one row, and arrays as long as it")
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab, 0, 0, job.vocab if job.rebases else 0)
     try:
         with nogil:
             valid = scan_row(&s, scratch, chain_of(&job, 0), row_of(&job, 0))
@@ -869,7 +891,8 @@ def idle_scratch(bint give_back=False):
         for i in range(n):
             idle[i] = _free[i]
         _free_count = 0
-    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size) for i in range(n)]
+    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size, idle[i].rebased_size)
+             for i in range(n)]
     for i in range(n):
         if give_back:
             destroy(idle[i])
@@ -891,7 +914,7 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
     memset(&chain, 0, sizeof(CChain))
     if floors is not None and floors.shape[0] != FLOORS:
         raise ValueError(f"floors have to be {FLOORS}")
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab)
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
@@ -920,7 +943,7 @@ def depths(Rows rows, double temperature):
     cdef Scratch *scratch
     rows.init_job(&job)
     memset(&chain, 0, sizeof(CChain))
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab)
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
@@ -943,7 +966,7 @@ def whole_masses(Rows rows, double temperature):
     memset(&chain, 0, sizeof(CChain))
     chain.temperature = temperature
     chain.truncates = True
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab)
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")

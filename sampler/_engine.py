@@ -73,7 +73,8 @@ def make_chain(
 ) -> _core.Chain:
     """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
     stages = tuple(stages)
-    named = [*((s.setting, s.value) for s in stages), ("min_tokens_to_keep", min_tokens_to_keep)]
+    named = [(s.label(name), getattr(s, name)) for s in stages for name in s.parameters]
+    named.append(("min_tokens_to_keep", min_tokens_to_keep))
     per_row = [(name, len(value)) for name, value in named if isinstance(value, np.ndarray)]
     for name, length in per_row:
         first, batch = per_row[0]
@@ -84,7 +85,7 @@ def make_chain(
             )
     scales_and_cuts = [s for s in stages if not (s.is_off or isinstance(s, Edit))]
     return _core.Chain(
-        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in scales_and_cuts],
+        [(_core.STAGES[stage.setting], *_for_core(stage)) for stage in scales_and_cuts],
         ties == "all",
         min_tokens_to_keep,
         tier,
@@ -100,10 +101,12 @@ def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
-def _for_core(stage: Stage) -> float | FloatArray:
-    """The setting as the core takes it: NaN in the rows in which it is off."""
-    value: float | FloatArray = stage.value
-    return np.where(value == stage.off, np.nan, value) if isinstance(value, np.ndarray) else value
+def _for_core(stage: Stage) -> list[float | FloatArray]:
+    """The parameters as the core takes them: the first is NaN in the rows in which it is off."""
+    first, *others = stage.values
+    if isinstance(first, np.ndarray):
+        first = np.where(stage.off_rows, np.nan, first)
+    return [first, *others]
 
 
 class Engine:

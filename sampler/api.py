@@ -129,7 +129,7 @@ class Sampler:
         **settings: Unpack[Settings],
     ) -> None:
         check_names("Sampler.__init__", settings)
-        named = [one(settings.get(name)) for name, one in STAGES.items()]
+        named = [one.of(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:

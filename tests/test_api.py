@@ -372,10 +372,8 @@ def test_stages_are_values():
     assert pickle.loads(pickle.dumps(TopK(4))) == copy.deepcopy(TopK(4)) == TopK(4)
 
 
-def test_too_many_stages():
-    assert Sampler([TopK(3)] * 64, seed=7).sample(ROW).kept == 3
-    with pytest.raises(ValueError, match=r"`stages`.*65"):
-        Sampler([TopK(3)] * 65)
+def test_as_many_stages_as_one_likes():
+    assert Sampler([TopK(3)] * 1000, seed=7).sample(ROW).kept == 3
 
 
 # -------------------------------------------------------------------------------- invalid rows

@@ -8,9 +8,9 @@ import pytest
 from law import TABLE, check_chain, edits_first
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
-SETTINGS = [stage(value) for stage, case in TABLE.items() for value in case.values]
-BEFORE = [stage(value) for stage, case in TABLE.items() for value in case.gentle]
-AFTER = [stage(case.after) for stage, case in TABLE.items()]
+SETTINGS = [stage.of(value) for stage, case in TABLE.items() for value in case.values]
+BEFORE = [stage.of(value) for stage, case in TABLE.items() for value in case.gentle]
+AFTER = [stage.of(case.after) for stage, case in TABLE.items()]
 FLOORS, TIES = (1, 2, 3, 70), ("id", "all")
 
 

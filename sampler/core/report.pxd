@@ -22,7 +22,7 @@ from sampler.core.row cimport (
     refine, scan_row, set_fine_errors, weigh_candidates
 )
 from sampler.core.search cimport first_in_rank
-from sampler.core.stages cimport apply_stages
+from sampler.core.stages cimport apply_scales, apply_stages
 
 
 cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
@@ -38,7 +38,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
         blank_row(job, row)
         return False
     raw = s.tempering
-    if job.raw:
+    if job.raw and not s.chain.rebases:
         find_whole_masses(&s)
     apply_stages(&s)
     s.reports = True
@@ -50,7 +50,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     log_mass = log_of_mass(&s)
     entropy = entropy_of(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
-    if job.raw:
+    if job.raw and not s.rebased:
         raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
         kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
@@ -87,15 +87,36 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_top_logprobs[start + i] = (
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
-    if job.raw and s.row.edits != NULL:
+    if job.raw and s.rebased:
+        report_log_mass(job, row, scratch, s.max / s.temperature + log_mass, s.greedy)
+    if job.raw and (s.rebased or s.row.edits != NULL):
         report_raw(job, row, scratch)
     return True
 
 
-cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
-    """The raw results of an edited row: those of the row as it came in, NaN where it is invalid.
+cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, double kept,
+                                 bint greedy) noexcept nogil:
+    """The kept log mass of a row that was rebased; `kept` is the log of what is kept, on the scale of
+    the row's own logits.
 
-    Uses the scratch of the edited row, so it is the last thing to do.
+    Scales the row once more, without the cuts, so it uses the scratch of the first time.
+    """
+    cdef RowState s
+    cdef double log_mass = 0.0
+    cdef int64_t i
+    if not greedy:
+        scan_row(&s, scratch, chain_of(job, row), row_of(job, row))
+        apply_scales(&s)
+        log_mass = max(kept - (s.max / s.temperature + log_of_mass(&s)), -DBL_MAX)
+    for i in range(row * job.n, (row + 1) * job.n):
+        job.log_mass[i] = log_mass
+
+
+cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    """The raw results of an edited or rebased row: those of the row as it came in, NaN where it is
+    invalid.
+
+    Uses the scratch of that row, so it is the last thing to do.
     """
     cdef RowState s
     cdef Item *items = scratch.items
@@ -159,12 +180,33 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 (<float *> out)[i] = -INFINITY
         return False
     apply_stages(&s)
+    if s.rebased:
+        filter_rebased(&s, job, out)
+        return True
     divisor = 1.0 if s.greedy else s.temperature
     # Where x / T would pass the dtype's range, shift the row below zero first: the law is the same,
     # and the largest logits, the ones that matter, stay exact.
     shifted = not fabs(s.max) / divisor <= job.limit
     s.row.kernels.filter(&s.row, &s.tempering, s.cut, divisor, shifted, job.limit, out)
     return True
+
+
+cdef inline void filter_rebased(RowState *s, const Job *job, char *out) noexcept nogil:
+    """The tempered logits of what is kept, the largest at 0, -inf elsewhere."""
+    cdef double x[BLOCK]
+    cdef double z
+    cdef int64_t b, i, at, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        for i in range(count):
+            z = -INFINITY
+            if x[i] > -INFINITY:
+                z = 0.0 if s.greedy else max(tempered(&s.tempering, x[i]), -job.limit)
+            at = block_start(&s.row, b) + i
+            if job.kind == FLOAT64:
+                (<double *> out)[at] = z
+            else:
+                (<float *> out)[at] = <float> z
 
 
 cdef inline int64_t read_distribution(RowState *s, int64_t *ids, double *logits, double *probs,

@@ -13,12 +13,12 @@ from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from sampler.core.kernels cimport (
     BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
     KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, blocks_in, isa,
-    keeps, make_tempering, mass_add, mass_value, whole_words
+    keeps, make_row, make_tempering, mass_add, mass_value, tempered, whole_words
 )
 
 
 cdef enum:
-    MAX_STAGES = 64
+    PARAMETERS = 2        # the most that a stage has
     SMALL = 256           # all tokens of a row up to this long are candidates from the start
     MOST_ALLOWED = 2048   # and all that are allowed, where edits leave no more of a longer row
     LEAST_ROOM = 4096     # how many candidates there is room for in a short row
@@ -76,6 +76,8 @@ cdef struct Scratch:
     double *cumulative     # one per token, for several draws from one row only
     int64_t items_size
     Item *items            # for top lists and for ranking draws only
+    int64_t rebased_size
+    double *rebased        # one per token, where a stage rebases the row only
     int64_t bad_row        # the first invalid row that this thread met
     int64_t counts[COUNTERS]
 
@@ -86,23 +88,30 @@ cdef struct Bounded:
     double error
 
 
+# A stage of a chain: its number, and the values of its parameters.
+cdef struct Step:
+    int stage
+    double values[PARAMETERS]
+
+
 # The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
-    int stages[MAX_STAGES]
-    double values[MAX_STAGES]
+    Step *steps
     bint ties_all
     int64_t min_tokens_to_keep
     int tier               # the first to try
     bint weighs            # whether the mass of the whole row may be asked for
     double temperature     # the product of all
     bint truncates         # removes tokens, and is not greedy
+    bint rebases           # has a stage that rebases the row
 
 
 cdef struct RowState:
     Scratch *scratch
     const Chain *chain
     Row row
+    bint rebased           # whether the row is one that a stage has written
     double max
     double temperature
     Tempering tempering
@@ -133,6 +142,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.scratch = scratch
     s.chain = chain
     s.row = row
+    s.rebased = False
     s.max = row.kernels.top(&row) + 0.0  # of 0.0 and -0.0 either may be found first
     s.greedy = False
     s.cut = KEEP_ALL
@@ -148,6 +158,30 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
         candidates_from(s, -DBL_MAX, False)
         s.covered = KEEP_ALL
     return True
+
+
+cdef inline double *temper_row(RowState *s) noexcept nogil:
+    """The tempered logits of what is kept, -inf elsewhere, in scratch: for a stage to change, and
+    `rebase` to make the row."""
+    cdef double x[BLOCK]
+    cdef double *z = s.scratch.rebased
+    cdef int64_t b, i, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        for i in range(count):
+            z[i] = -INFINITY
+            if x[i] > -INFINITY:
+                z[i] = max(tempered(&s.tempering, x[i]), -DBL_MAX)
+        z += count
+    return s.scratch.rebased
+
+
+cdef inline void rebase(RowState *s) noexcept nogil:
+    """Make what a stage has written to scratch the row, at temperature 1: doubles, of which at
+    least one is finite and none is NaN or +inf."""
+    scan_row(s, s.scratch, s.chain, make_row(<const char *> s.scratch.rebased, sizeof(double),
+                                             s.row.n, FLOAT64, False))
+    s.rebased = True
 
 
 cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil:
