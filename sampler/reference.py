@@ -55,7 +55,7 @@ def temper(state: State, stage: Temperature) -> State:
 
 def smooth(state: State, stage: Smoothing) -> State:
     """Bend the tempered logits, and rank by what comes out; in double, as the law has it."""
-    f, c = stage.factor, stage.curve
+    f, c = stage.values
     if math.isinf(state.temperature):
         return rebase(state, np.zeros(len(state.ids)))
     most = np.finfo(np.float64).max

@@ -3,9 +3,9 @@
 A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
 cuts. Its fields are its parameters: each a number, or an array of one per row. A stage of one
 parameter is named after it, as Hugging Face names it; one of several has a keyword of its own, and
-the first parameter says whether it is off. The fields state the ranges and the values that are off,
-and all else reads them there: checks, error messages, signatures, tests. `Settings` lists the stages
-in the order in which keywords apply.
+the first parameter says whether it is off. The fields state the ranges and the values that are
+off, and all else reads them there: checks, error messages, signatures, tests. `Settings` lists the
+stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Stage:
 
     @property
     def value(self) -> Any:
-        """What the keyword would be: that of the one parameter, else all, or None where it is off."""
+        """What the keyword would be: the one parameter; of several all, or None where it is off."""
         if self.off is None:
             return None if self.is_off else self.values
         return self.values[0]
@@ -282,7 +282,7 @@ class Smoothing(Stage):
 
     Notes
     -----
-    With d the tempered logit less the largest, the new logit is d^2 f (-(3 - c) / 2 + (c - 1) / 2 d).
+    With z = (x - max x) / temperature, the new logit is z^2 f (-(3 - c) / 2 + (c - 1) / 2 z).
     The row is rebased: later steps rank by the new logits, and the temperature starts again at 1.
     Above a `curve` of 3 the likeliest token is no longer the first. Costs a copy of the row.
 

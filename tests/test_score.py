@@ -426,3 +426,11 @@ def test_raw_logprobs_are_finite_where_the_difference_overflows():
     big = np.finfo(np.float64).max
     r = Sampler(seed=0).score(np.array([big, -big]), 1, raw=True)
     assert r.logprobs == r.raw_logprobs == -big
+
+
+def test_negative_zero_is_zero():
+    # Found: the log-probability of a certain token was -0.0 where its logit was.
+    for s in (Sampler(seed=0), Sampler(seed=0, temperature=0.5), Sampler(seed=0, top_k=1)):
+        a, b = (s.score([zero, -inf], 0, logprobs=1, raw=True) for zero in (0.0, -0.0))
+        for name in (*FIGURES, *LISTS):
+            assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name

@@ -96,8 +96,8 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
 
 cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, double kept,
                                  bint greedy) noexcept nogil:
-    """The kept log mass of a row that was rebased; `kept` is the log of what is kept, on the scale of
-    the row's own logits.
+    """The kept log mass of a row that was rebased; `kept` is the log of what is kept, on the scale
+    of the row's own logits.
 
     Scales the row once more, without the cuts, so it uses the scratch of the first time.
     """
@@ -250,11 +250,11 @@ cdef inline double log_share(const RowState *s, double x, double log_mass) noexc
     """log p of a kept token: finite, whatever underflows."""
     if s.greedy:
         return 0.0
-    return max(tempered(&s.tempering, x) - log_mass, -DBL_MAX)
+    return max(tempered(&s.tempering, x) - log_mass, -DBL_MAX) + 0.0  # -0.0 is 0.0
 
 
 cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass) noexcept nogil:
-    return max(tempered(raw, x) - log_mass, -DBL_MAX)
+    return max(tempered(raw, x) - log_mass, -DBL_MAX) + 0.0
 
 
 cdef inline void find_whole_masses(RowState *s) noexcept nogil:
