@@ -32,9 +32,12 @@ A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; e
    alignment is one case; `load.h` widens them block by block. Edits, which are bans and masks,
    are applied there too.
 
-B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
-   in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages
-   compose by taking the shorter cut, and a floor (`min_tokens_to_keep`) by taking the longer one.
+B. A row and its kept set. Rank is (logit descending, id ascending). Every cut here keeps a prefix
+   in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So cuts
+   compose by taking the shorter one, and a floor (`min_tokens_to_keep`) by taking the longer one.
+   A scale that changes the logits otherwise than by a temperature writes those of what is kept to
+   scratch, as doubles, and they become the row: `rebase`. All that follows sees a row like any
+   other.
 
 C. The candidates. Nearly always what is kept is a few tokens near the maximum. The read pass
    (`scan`) keeps maxima of parts of the row; the k-th largest of them is a lower bound on the k-th
