@@ -65,6 +65,7 @@ typedef struct {
     Kernels of_float;
     Kernels of_double;
     void (*weigh)(const Tempering *, const double *, int64_t, double *);
+    void (*temper)(const Tempering *, const double *, int64_t, double *);
     Mass (*sum)(const double *, int64_t);
     Mass (*depth)(const Tempering *, const double *, const double *, int64_t);
     void (*split)(const double *, const double *, int64_t, double, Split *);
@@ -82,7 +83,7 @@ typedef struct {
 #define ISA_OF(name)                                                                               \
     {                                                                                              \
         #name, KERNELS(float_##name, fast_masses_float_##name), KERNELS(double_##name, NULL),      \
-            weigh_##name, sum_##name, depth_##name, split_##name, align_##name                     \
+            weigh_##name, temper_##name, sum_##name, depth_##name, split_##name, align_##name                     \
     }
 
 /* Both element types of an instruction set: SAMPLER_FUSED where it has a fused multiply-add. */

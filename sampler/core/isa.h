@@ -18,6 +18,21 @@ static void CANDIDATES(weigh)(const Tempering *tempering, const double *values, 
             weights[i] = exp_canonical((values[i] * scale - max) / temperature);
 }
 
+/* z[0..n), n a whole number of words, of values[0..n): their tempered logits, finite for what is
+ * finite; -inf for -inf. */
+static void CANDIDATES(temper)(const Tempering *tempering, const double *values, int64_t n,
+                               double *z)
+{
+    const double max = tempering->max, temperature = tempering->temperature;
+    const double scale = tempering->scale;
+    const int uniform = tempering->uniform;
+    for (int64_t i = 0; i < n; i++) {
+        const double deep = (values[i] * scale - max) / temperature;
+        const double finite = uniform ? 0.0 : deep < -DBL_MAX ? -DBL_MAX : deep;
+        z[i] = values[i] > -INFINITY ? finite : -INFINITY;
+    }
+}
+
 /* The exact sum of weights[0..n), padded with 0 to a whole number of words. */
 static Mass CANDIDATES(sum)(const double *weights, int64_t n)
 {

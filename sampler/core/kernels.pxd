@@ -128,6 +128,7 @@ cdef extern from "dispatch.h" nogil:
     # Over candidates, for one instruction set: isa.h.
     ctypedef struct Isa:
         void (*weigh)(const Tempering *, const double *, int64_t, double *) noexcept nogil
+        void (*temper)(const Tempering *, const double *, int64_t, double *) noexcept nogil
         Mass (*sum)(const double *, int64_t) noexcept nogil
         Mass (*depth)(const Tempering *, const double *, const double *, int64_t) noexcept nogil
         void (*split)(const double *, const double *, int64_t, double, Split *) noexcept nogil

@@ -9,11 +9,12 @@ exact.
 from libc.float cimport DBL_EPSILON, DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
     BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
-    KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, blocks_in, isa,
-    keeps, make_row, make_tempering, mass_add, mass_value, tempered, whole_words
+    KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
+    blocks_in, isa, keeps, make_row, make_tempering, mass_add, mass_value, whole_words
 )
 
 
@@ -164,15 +165,12 @@ cdef inline double *temper_row(RowState *s) noexcept nogil:
     """The tempered logits of what is kept, -inf elsewhere, in scratch: for a stage to change, and
     `rebase` to make the row."""
     cdef double x[BLOCK]
-    cdef double *z = s.scratch.rebased
-    cdef int64_t b, i, count
+    cdef double z[BLOCK]
+    cdef int64_t b, count
     for b in range(blocks_in(&s.row)):
         count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
-        for i in range(count):
-            z[i] = -INFINITY
-            if x[i] > -INFINITY:
-                z[i] = max(tempered(&s.tempering, x[i]), -DBL_MAX)
-        z += count
+        isa.temper(&s.tempering, x, whole_words(count), z)
+        memcpy(s.scratch.rebased + block_start(&s.row, b), z, count * sizeof(double))
     return s.scratch.rebased
 
 

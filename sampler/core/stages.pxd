@@ -96,10 +96,11 @@ cdef inline void smooth(RowState *s, double factor, double curve) noexcept nogil
     cdef double *d = temper_row(s)
     cdef double square = bounded(factor * (3.0 - curve) * -0.5)
     cdef double cube = bounded(factor * (curve - 1.0) * 0.5)
+    cdef double bent
     cdef int64_t i
     for i in range(s.row.n):
-        if d[i] > -INFINITY:
-            d[i] = bounded(d[i] * d[i] * (square + cube * d[i])) + 0.0  # -0.0 is 0.0
+        bent = bounded(d[i] * d[i] * (square + cube * d[i])) + 0.0  # -0.0 is 0.0
+        d[i] = bent if d[i] > -INFINITY else -INFINITY
     rebase(s)
 
 
