@@ -191,9 +191,17 @@ INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t 
                     continue;
                 }
             }
-            const REAL *x = FN(load)(row, start, count, buffer);
+            /* A masked block is not copied: its mask serves as it is. */
+            const REAL *x = NULL;
+            if (masked && !(row->edits->ids && has_edit(row->edits, start, count)))
+                x = FN(in_memory)(row, start, count);
+            const uint64_t *allowed = x != NULL ? mask_of(row, start) : NULL;
+            if (x == NULL)
+                x = FN(load)(row, start, count, buffer);
             for (int64_t j = 0; j < count; j += WORD) {
                 uint64_t bits = FN(reaching)(x + j, from);
+                if (masked && allowed)
+                    bits &= allowed[j / WORD];
                 if (bits == 0)
                     continue;
                 if (high < INFINITY)
