@@ -85,14 +85,15 @@ from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
     MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
-    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
-    COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
-    LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
-    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, rounding,
-    scan_row, set_temperature
+    COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
+    ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
+    LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
+    Chain as CChain, Item, RowState, Scratch, depth_of_row, fine_error, refine, rounding, scan_row,
+    set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
 from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
@@ -319,9 +320,9 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws, top-p and the log of a mass were settled by each
-    kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
-    exact one of the row."""
+    """How often, since import, draws, top-p, the log of a mass and the entropy were settled by
+    each kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or
+    the exact one of the row."""
     with _lock:
         return {
             "draws": {"candidates": _counts[DRAWS_CANDIDATES], "fast": _counts[DRAWS_FAST],
@@ -330,6 +331,8 @@ def counts():
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
             "log_mass": {"candidates": _counts[LOG_MASS_CANDIDATES],
                          "fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
+            "entropy": {"candidates": _counts[ENTROPY_CANDIDATES],
+                        "fine": _counts[ENTROPY_FINE], "exact": _counts[ENTROPY_EXACT]},
         }
 
 
@@ -698,9 +701,9 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law, (1, batch, n); the top arrays the first ones, (1, batch, any). To have the raw
-    ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs (3, batch, n), with the
-    raw ones and the kept log mass; the top arrays (2, batch, any).
+    under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
+    have the raw ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs
+    (4, batch, n), with the raw ones and the kept log mass; the top arrays (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -718,7 +721,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 1 + 2 * raw
+            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 2 + 2 * raw
             and top_ids.shape[0] == top_logprobs.shape[0] == 1 + raw and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
@@ -729,10 +732,10 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                     raise ValueError("the tokens have to be in [0, vocab)")
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
-        job.logprobs = &logprobs[0, 0, 0]
+        job.logprobs, job.entropy = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
         if raw:
             job.raw_ranks = &tokens[3, 0, 0]
-            job.raw_logprobs, job.log_mass = &logprobs[1, 0, 0], &logprobs[2, 0, 0]
+            job.raw_logprobs, job.log_mass = &logprobs[2, 0, 0], &logprobs[3, 0, 0]
     if job.batch > 0 and top > 0:
         job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
         if raw:
@@ -784,13 +787,14 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
                      double[::1] probs, double[::1] logprobs, double[::1] cumulative):
     """What the chain keeps of the one row, ids ascending; the arrays hold `vocab` entries.
 
-    cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, None), or
-    (0, (row, token, value)) as `draw_tokens`.
+    cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, entropy,
+    None), or (0, 0, (row, token, value)) as `draw_tokens`.
     """
     cdef Job job
     cdef RowState s
     cdef Scratch *scratch
     cdef int64_t n = 0
+    cdef double entropy = 0.0
     cdef bint valid
     rows.init_job(&job)
     set_chain(&job, chain)
@@ -805,8 +809,8 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
             if valid:
                 apply_stages(&s)
                 n = read_distribution(&s, &ids[0], &logits[0], &probs[0], &logprobs[0],
-                                      &cumulative[0])
-        return (n, None) if valid else (0, first_invalid(0, &s.row))
+                                      &cumulative[0], &entropy)
+        return (n, entropy, None) if valid else (0, 0.0, first_invalid(0, &s.row))
     finally:
         release(scratch)
 
@@ -908,6 +912,26 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
         release(scratch)
 
 
+def depths(Rows rows, double temperature):
+    """The sum of w |z| of the one row: ((fine, error), exact). Of a row whose fine mass is used."""
+    cdef Job job
+    cdef RowState s
+    cdef CChain chain
+    cdef Scratch *scratch
+    rows.init_job(&job)
+    memset(&chain, 0, sizeof(CChain))
+    scratch = acquire(job.vocab, 0, 0)
+    try:
+        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        set_temperature(&s, temperature)
+        s.reports = True
+        refine(&s)
+        return (s.depth.sum, s.depth.error), mass_value(depth_of_row(&s))
+    finally:
+        release(scratch)
+
+
 def whole_masses(Rows rows, double temperature):
     """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
     another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
@@ -924,7 +948,7 @@ def whole_masses(Rows rows, double temperature):
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
         find_whole_masses(&s)
-        return (s.raw.mass, s.raw.error), (s.whole.mass, s.whole.error)
+        return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
     finally:
         release(scratch)
 

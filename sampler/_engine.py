@@ -253,7 +253,7 @@ class Engine:
         """
         rows = self._rows_of(source, mask)
         raw = len(figures) == 4
-        logs = np.empty((3 if raw else 1, *figures.shape[1:]))
+        logs = np.empty((4 if raw else 2, *figures.shape[1:]))
         top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
         top_logs = np.empty((1 + raw, rows.batch, top))
         invalid = _core.sample_tokens(
@@ -262,9 +262,9 @@ class Engine:
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        shown = (figures[0], logs[0], figures[1], figures[2], top_ids[0], top_logs[0])
+        shown = (figures[0], logs[0], figures[1], figures[2], logs[1], top_ids[0], top_logs[0])
         if raw:
-            return Samples(*shown, logs[1], figures[3], logs[2], top_ids[1], top_logs[1])
+            return Samples(*shown, logs[2], figures[3], logs[3], top_ids[1], top_logs[1])
         return Samples(*shown)
 
     def filter(
@@ -287,10 +287,10 @@ class Engine:
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
-        kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        kept, entropy, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
-        return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+        return Distribution(rows.vocab, entropy, ids[:kept].copy(), *floats[:, :kept].copy())
 
     def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
         """Hand the core its view of the rows, with their edits, if the settings are for as many."""

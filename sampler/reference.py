@@ -118,6 +118,15 @@ def logprobs(state: State) -> _Array:
     return logs
 
 
+def entropy(state: State) -> float:
+    """Entropy of the law in nats, to the nearest multiple of 2**-30."""
+    weights = _weights(state.z)
+    mass = weights.sum()
+    # -z w is 0 where w underflows, z = -inf too.
+    depth = np.where(weights > 0, -state.z, 0) @ weights
+    return float(np.rint((np.log(mass) + depth / mass) * 2**30) / 2**30)
+
+
 def probabilities(state: State, vocab: int) -> _Array:
     """Spread the whole distribution by token id, long double."""
     p = np.zeros(vocab, dtype=np.longdouble)

@@ -172,11 +172,11 @@ def check_exact(row, s):
 
 def report(row, stages, tier, token):
     """logprobs, raw_logprobs and log_mass of a token, `tier` the first to be asked."""
-    figures, logs = np.full((4, 1, 1), token), np.empty((3, 1, 1))
+    figures, logs = np.full((4, 1, 1), token), np.empty((4, 1, 1))
     lists = np.empty((2, 1, 0), np.int64), np.empty((2, 1, 0))
     rows = _inputs.read(row).rows()
     _core.sample_tokens(make_chain(stages, tier=tier), rows, None, figures, logs, *lists, False)
-    return tuple(logs[:, 0, 0].tolist())
+    return tuple(logs[[0, 2, 3], 0, 0].tolist())
 
 
 @pytest.mark.parametrize("stages", [*CHAINS, [], [Temperature(0.8)], [Temperature(5.0)]], ids=str)
@@ -195,14 +195,14 @@ def everything(row, stages, tier, raw, given, threads=1):
     Of the tokens given, or drawn.
     """
     batch = np.stack([np.zeros_like(row), row[::-1], row])
-    figures, logs = np.zeros((3 + raw, 3, 1), np.int64), np.empty((1 + 2 * raw, 3, 1))
+    figures, logs = np.zeros((3 + raw, 3, 1), np.int64), np.empty((2 + 2 * raw, 3, 1))
     lists = np.empty((1 + raw, 3, 5), np.int64), np.empty((1 + raw, 3, 5))
     figures[0] = 0 if given is None else given
     keys = _core.KeyedUniforms(7, 0) if given is None else None
     chain, rows = make_chain(stages, tier=tier), _inputs.read(batch).rows()
     _core.sample_tokens(chain, rows, keys, figures, logs, *lists, False, threads)
     found = [figures[:, 2], logs[:, 2], *(array[:, 2] for array in lists)]
-    counts = (3, 1, 1, 1)
+    counts = (3, 2, 1, 1)
     bare = [array[:n].tobytes() for array, n in zip(found, counts, strict=True)]
     return bare, [array.tobytes() for array in found]
 

@@ -15,7 +15,16 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 inf, nan = math.inf, math.nan
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
-FIGURES = ("tokens", "logprobs", "ranks", "kept", "raw_logprobs", "raw_ranks", "log_mass")
+FIGURES = (
+    "tokens",
+    "logprobs",
+    "ranks",
+    "kept",
+    "entropy",
+    "raw_logprobs",
+    "raw_ranks",
+    "log_mass",
+)
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 CHAINS = [
     {},
@@ -403,7 +412,7 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2, raw=True)
-    blanks = (-1, nan, 0, 0, nan, 0, nan, -1, nan, -1, nan)
+    blanks = (-1, nan, 0, 0, nan, nan, 0, nan, -1, nan, -1, nan)
     for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name

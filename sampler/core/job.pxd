@@ -48,6 +48,7 @@ cdef struct Job:
     int64_t *ranks
     int64_t *kept
     double *logprobs
+    double *entropy
     bint raw              # whether these are asked for as well:
     int64_t *raw_ranks
     double *raw_logprobs

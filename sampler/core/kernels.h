@@ -421,31 +421,39 @@ INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
 }
 
 /* masses[b] = the mass of what the cut keeps of block b and, with floors, totals[j] that of the
- * row's tokens >= floors[j], j < FLOORS, all of them within the cut. The error is FINE_WEIGHT_ERROR
- * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the tempering unscaled. */
-INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
-                     const double *floors, double *totals, const int with_floors)
+ * row's tokens >= floors[j], j < FLOORS, all of them within the cut. With `with_depth`, returns the
+ * depth of what the cut keeps: the sum of w |z|. The errors: `fine_error`, `fine_depth_error`. As
+ * fast_masses, and the tempering unscaled. */
+INLINE double FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
+                       const double *floors, double *totals, const int with_floors,
+                       const int with_depth)
 {
     const double max = tempering->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
     const double deep = max - FINE_DEPTH / log2e_over_t;
-    double above[FLOORS][LANES] = {{0}};
+    double above[FLOORS][LANES] = {{0}}, depth = 0.0;
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], lowest;
         const REAL *x;
         const int64_t count = FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
         const double floor = (double)lowest;
-        double mass[LANES] = {0};
+        double mass[LANES] = {0}, deep[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
             EACH_LANE (l) {
                 const double value = (double)x[i + l];
                 const double weight = FN(fine_weight)(value, max, log2e_over_t);
                 const double w = value >= floor ? weight : 0.0;
                 mass[l] += w;
+                if (with_depth) {
+                    const double below = value >= floor ? value - max : 0.0;
+                    deep[l] = MULADD_DOUBLE(w, below, deep[l]);
+                }
                 if (with_floors)
                     for (int j = 0; j < FLOORS; j++)
                         above[j][l] += value >= floors[j] ? w : 0.0;
             }
         masses[b] = add_lanes(mass);
+        if (with_depth)
+            depth += add_lanes(deep);
     }
     if (with_floors)
         for (int j = 0; j < FLOORS; j++) {
@@ -453,18 +461,26 @@ INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double
             EACH_LANE (l)
                 totals[j] += above[j][l];
         }
+    return -depth / tempering->temperature;
 }
 
 static void FN(fine_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses)
 {
-    FN(fine)(row, tempering, cut, masses, NULL, NULL, 0);
+    FN(fine)(row, tempering, cut, masses, NULL, NULL, 0, 0);
+}
+
+/* fine_masses; returns the depth of what the cut keeps. */
+static double FN(fine_masses_and_depth)(const Row *row, const Tempering *tempering, Cut cut,
+                                        double *masses)
+{
+    return FN(fine)(row, tempering, cut, masses, NULL, NULL, 0, 1);
 }
 
 static void FN(fine_masses_above)(const Row *row, const Tempering *tempering, Cut cut,
                                   double *masses, const double *floors, double *totals)
 {
     const double f[FLOORS] = {floors[0], floors[1]}; /* in registers */
-    FN(fine)(row, tempering, cut, masses, f, totals, 1);
+    FN(fine)(row, tempering, cut, masses, f, totals, 1, 0);
 }
 
 /* totals[0], totals[1] = the fine masses of a whole scanned row under two temperings, both

@@ -16,8 +16,9 @@ from sampler.core.kernels cimport (
     blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
 )
 from sampler.core.row cimport (
-    EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState,
-    Scratch, add_up, are_candidates, count_settled, fine_total, has_bounds, mass_of_candidates,
+    ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
+    LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState, Scratch, add_up, are_candidates,
+    count_settled, depth_of_candidates, depth_of_row, fine_total, has_bounds, mass_of_candidates,
     refine, scan_row, set_fine_errors, weigh_candidates
 )
 from sampler.core.search cimport first_in_rank
@@ -32,7 +33,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef int64_t *tokens = job.tokens + start
     cdef Item *items = scratch.items
     cdef bint among_candidates
-    cdef double log_mass, raw_log_mass = 0.0, kept_log_mass = 0.0, x
+    cdef double log_mass, entropy, raw_log_mass = 0.0, kept_log_mass = 0.0, x
     if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         blank_row(job, row)
         return False
@@ -40,14 +41,14 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     if job.raw:
         find_whole_masses(&s)
     apply_stages(&s)
-    # The log of the mass takes the fine one in any case, and that will do for the draw.
-    s.broad = True
+    s.reports = True
     if n > 0 and not job.given:
         draw_all(&s, job, row, tokens)
         if is_interrupted(job):
             return True
     among_candidates = are_candidates(&s, s.cut)
     log_mass = log_of_mass(&s)
+    entropy = entropy_of(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
     if job.raw:
         raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
@@ -57,6 +58,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
             x = s.row.kernels.at(&s.row, tokens[i])
             items[i] = Item(x, tokens[i], i)
             job.kept[start + i] = kept
+            job.entropy[start + i] = entropy
             job.logprobs[start + i] = -INFINITY
             if keeps(s.cut, x, tokens[i]):
                 job.logprobs[start + i] = log_share(&s, x, log_mass)
@@ -129,6 +131,7 @@ cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:
         job.ranks[i] = 0
         job.kept[i] = 0
         job.logprobs[i] = NAN
+        job.entropy[i] = NAN
         if job.raw:
             job.raw_ranks[i] = 0
             job.raw_logprobs[i] = NAN
@@ -165,13 +168,16 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
 
 
 cdef inline int64_t read_distribution(RowState *s, int64_t *ids, double *logits, double *probs,
-                                      double *logprobs, double *cumulative) noexcept nogil:
-    """What is kept of a row, ids ascending; returns how many tokens."""
+                                      double *logprobs, double *cumulative,
+                                      double *entropy) noexcept nogil:
+    """What is kept of a row, ids ascending, and its entropy; returns how many tokens."""
     cdef double x[BLOCK]
     cdef double weights[BLOCK]
     cdef double total, log_mass
     cdef int64_t b, i, count, n = 0
     cdef Mass mass = NO_MASS
+    s.reports = True
+    entropy[0] = entropy_of(s)
     if are_candidates(s, s.cut):
         weigh_candidates(s)
         for i in range(s.candidates.n):
@@ -250,6 +256,46 @@ cdef inline double log_of_mass(RowState *s) noexcept nogil:
         refine(s)
 
 
+cdef inline double entropy_of(RowState *s) noexcept nogil:
+    """The entropy of what the stages kept, to the nearest multiple of 2**-30, in nats. With M the
+    mass and D the depth, ln M + D / M."""
+    cdef double entropy
+    if s.greedy:
+        return 0.0
+    if are_candidates(s, s.cut):
+        s.scratch.counts[ENTROPY_CANDIDATES] += 1
+        return proven_entropy(Bounded(mass_value(mass_of_candidates(s)), 0.0),
+                              Bounded(mass_value(depth_of_candidates(s)), 0.0))
+    if s.tier == UNKNOWN:
+        refine(s)
+    entropy = proven_entropy(Bounded(s.total, s.error), s.depth)
+    if entropy != entropy:
+        while s.tier != EXACT:
+            refine(s)
+        s.depth = Bounded(mass_value(depth_of_row(s)), 0.0)
+        entropy = proven_entropy(Bounded(s.total, 0.0), s.depth)
+    s.scratch.counts[ENTROPY_EXACT if s.depth.error == 0.0 else ENTROPY_FINE] += 1
+    return entropy
+
+
+cdef inline double proven_entropy(Bounded mass, Bounded depth) noexcept nogil:
+    """The entropy, rounded, if all that lies within the errors has the same; else NaN. Without
+    errors it is the exact one."""
+    cdef double low, least = mass.sum - mass.error, most = mass.sum + mass.error
+    if mass.error == 0.0 and depth.error == 0.0:
+        return rounded_entropy(log_canonical(mass.sum) + depth.sum / mass.sum)
+    # Twice the slack: there is a quotient and a sum too.
+    low = rounded_entropy(log_canonical(least) + (depth.sum - depth.error) / most
+                          - 2.0 * LOG_SLACK)
+    return low if low == rounded_entropy(log_canonical(most) + (depth.sum + depth.error) / least
+                                         + 2.0 * LOG_SLACK) else NAN
+
+
+cdef inline double rounded_entropy(double entropy) noexcept nogil:
+    """The nearest multiple of 2**-30."""
+    return nearest(entropy * 1073741824.0) / 1073741824.0
+
+
 cdef inline double log_of_raw_mass(RowState *s, const Tempering *raw,
                                    double log_mass) noexcept nogil:
     """The log of the whole row's mass at temperature 1, on the grid; log_mass is that of what is
@@ -273,7 +319,7 @@ cdef inline double log_of_kept_mass(RowState *s, double log_mass,
 cdef inline double log_of_whole(RowState *s, const Tempering *tempering,
                                 Bounded fine) noexcept nogil:
     """The log of the mass of the whole row, on the grid: from the fine one, if that proves it."""
-    cdef double log = proven_log(fine.mass, fine.error)
+    cdef double log = proven_log(fine.sum, fine.error)
     if log == log:
         s.scratch.counts[LOG_MASS_FINE] += 1
         return log

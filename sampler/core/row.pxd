@@ -11,9 +11,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 
 from sampler.core.kernels cimport (
-    BLOCK, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, Candidates,
-    Cut, Kernels, Mass, Row, Tempering, blocks_in, isa, keeps, make_tempering, mass_value,
-    whole_words
+    BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
+    KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, blocks_in, isa,
+    keeps, make_tempering, mass_add, mass_value, whole_words
 )
 
 
@@ -46,6 +46,10 @@ cdef enum:
     LOG_MASS_FAST
     LOG_MASS_FINE
     LOG_MASS_EXACT
+    ENTROPY_CANDIDATES
+    ENTROPY_FAST
+    ENTROPY_FINE
+    ENTROPY_EXACT
     COUNTERS
 
 
@@ -76,9 +80,9 @@ cdef struct Scratch:
     int64_t counts[COUNTERS]
 
 
-# A mass, and a bound on its distance from the exact one: +inf where nothing is known.
+# A sum over tokens, and a bound on its distance from the exact one: +inf where nothing is known.
 cdef struct Bounded:
-    double mass
+    double sum
     double error
 
 
@@ -110,7 +114,9 @@ cdef struct RowState:
     int tier               # where the mass of what the cut keeps is known from
     double total
     double error
+    Bounded depth          # the sum of w |z| of what the cut keeps
     bint broad             # so many tokens share the mass that the fast one proves little
+    bint reports           # the log of the mass and the entropy will be asked for
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 
@@ -133,6 +139,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.candidates = scratch.candidates
     s.covered = KEEP_NOTHING
     s.broad = False
+    s.reports = False
     s.raw = s.whole = Bounded(0.0, INFINITY)
     if not -INFINITY < s.max < INFINITY:
         return False
@@ -147,7 +154,13 @@ cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil
     s.temperature = temperature
     s.tempering = make_tempering(s.max, temperature)
     s.weighed = False
+    forget_sums(s)
+
+
+cdef inline void forget_sums(RowState *s) noexcept nogil:
+    """Those over what the cut keeps, before that or its weights change."""
     s.tier = UNKNOWN
+    s.depth = Bounded(0.0, INFINITY)
 
 
 cdef inline Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -245,6 +258,25 @@ cdef inline Mass mass_of_candidates(RowState *s) noexcept nogil:
     return isa.sum(s.candidates.weights, s.candidates.n)
 
 
+cdef inline Mass depth_of_candidates(RowState *s) noexcept nogil:
+    """The exact sum of w |z|."""
+    weigh_candidates(s)
+    return isa.depth(&s.tempering, s.candidates.values, s.candidates.weights, s.candidates.n)
+
+
+cdef inline Mass depth_of_row(const RowState *s) noexcept nogil:
+    """The same of what the cut keeps of the row."""
+    cdef double x[BLOCK]
+    cdef double weights[BLOCK]
+    cdef Mass depth = NO_MASS, part
+    cdef int64_t b, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
+        part = isa.depth(&s.tempering, x, weights, count)
+        mass_add(&depth, part.high, part.low)
+    return depth
+
+
 cdef inline void refine(RowState *s) noexcept nogil:
     """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
     cdef Scratch *scratch = s.scratch
@@ -253,7 +285,7 @@ cdef inline void refine(RowState *s) noexcept nogil:
         s.tier += 1
     elif not has_bounds(s, &s.tempering):
         s.tier = EXACT
-    elif s.broad or s.row.kind == FLOAT64:
+    elif s.broad or s.reports or s.row.kind == FLOAT64:
         s.tier = max(<int> FINE, s.chain.tier)
     else:
         s.tier = max(<int> FAST, s.chain.tier)
@@ -264,7 +296,12 @@ cdef inline void refine(RowState *s) noexcept nogil:
     if s.tier == FAST:
         kernels.fast_masses(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors)
     else:
-        kernels.fine_masses(&s.row, &s.tempering, s.cut, scratch.masses)
+        if s.reports:
+            s.depth.sum = kernels.fine_masses_and_depth(&s.row, &s.tempering, s.cut,
+                                                        scratch.masses)
+            s.depth.error = fine_depth_error(s, s.depth.sum)
+        else:
+            kernels.fine_masses(&s.row, &s.tempering, s.cut, scratch.masses)
         set_fine_errors(s)
     add_up(s)
 
@@ -283,6 +320,11 @@ cdef inline void set_fine_errors(RowState *s) noexcept nogil:
 
 cdef inline double fine_error(double mass, int64_t n) noexcept nogil:
     return mass * FINE_WEIGHT_ERROR + FINE_FLOOR_ERROR * n
+
+
+cdef inline double fine_depth_error(const RowState *s, double depth) noexcept nogil:
+    return (depth * (1.01 * FINE_WEIGHT_ERROR) + FINE_DEPTH_FLOOR_ERROR * s.row.n
+            + rounding_of_blocks(s, depth))
 
 
 cdef inline double rounding(const RowState *s, double mass) noexcept nogil:

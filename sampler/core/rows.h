@@ -405,6 +405,7 @@ typedef struct {
 #define FINE_DEPTH 70.0 /* the fine mass: double */
 #define FINE_WEIGHT_ERROR 1.3e-12
 #define FINE_FLOOR_ERROR 0x1p-69
+#define FINE_DEPTH_FLOOR_ERROR 0x1p-64 /* of w |z| */
 #define LOG_SLACK 0x1p-45 /* two logs below 19, each off by 3 ULP at most, and a difference */
 
 /* The error of the fast mass of a block. The entropy of weights w = 2**y of sum `mass` is

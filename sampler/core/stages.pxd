@@ -14,7 +14,7 @@ from sampler.core.kernels cimport (
 )
 from sampler.core.row cimport (
     FINE, TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, are_candidates, candidates_from, longer,
-    mass_of_candidates, refine, set_temperature, shorter, trim
+    forget_sums, mass_of_candidates, refine, set_temperature, shorter, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select
@@ -124,7 +124,7 @@ cdef inline bint begin_with_whole(RowState *s) noexcept nogil:
             and s.temperature == s.chain.temperature):
         return False
     s.tier = FINE
-    s.total = s.whole.mass
+    s.total = s.whole.sum
     s.error = s.whole.error
     return True
 
@@ -142,7 +142,7 @@ cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
     if s.chain.min_tokens_to_keep > 1:
         cut = longer(cut, first_in_rank(s, s.chain.min_tokens_to_keep))
     s.cut = shorter(s.cut, cut)
-    s.tier = UNKNOWN
+    forget_sums(s)
     if are_candidates(s, s.cut):
         trim(s)
     elif s.cut.value > -INFINITY:
