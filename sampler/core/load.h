@@ -215,6 +215,17 @@ INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *
     return FN(load_other)(row, start, count, buffer);
 }
 
+/* A block that is in memory as the loops want it, but for a mask; and the mask: all that is read. NULL
+ * where it takes `load`. */
+INLINE const REAL *FN(under_mask)(const Row *row, int64_t start, int64_t count,
+                                  const uint64_t **bits)
+{
+    if (row->allowed == NULL || (row->edits->ids && has_edit(row->edits, start, count)))
+        return NULL;
+    *bits = mask_of(row, start);
+    return FN(in_memory)(row, start, count);
+}
+
 /* ----------------------------------------------------------------------------- the read pass */
 
 /* maxima[l] = the largest of x[l], x[l + LANES] ... of x[0..n), n a whole number of groups; NaN
@@ -249,6 +260,7 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
         most[l] = INT16_MIN;
         least[l] = INT16_MAX;
     }
+    prefetch(words, BLOCK * sizeof *words);
     for (int64_t i = 0; i < BLOCK; i += 2 * LANES)
         for (int l = 0; l < 2 * LANES; l++) {
             const int16_t word = (int16_t)words[i + l];
@@ -282,8 +294,7 @@ INLINE void FN(scan_whole)(const REAL *x, const uint64_t *bits, REAL *maxima, co
             VECTOR four[4], *most = largest + r / IN_VECTOR;
             for (int j = 0; j < 4; j++)
                 four[j] = LEAST_OF(LOAD(x + i + j * LANES + r),
-                                   masked ? FN(limits)(lanes, j * LANES + r)
-                                          : ALL((REAL)INFINITY));
+                                   masked ? FN(limits)(lanes, j * LANES + r) : ALL((REAL)INFINITY));
             *most = LARGEST(LARGEST(LARGEST(four[0], four[1]), LARGEST(four[2], four[3])), *most);
         }
     }
@@ -374,32 +385,32 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
 static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
-    const int64_t blocks = blocks_in(row);
-    int64_t allowed = row->edits ? 0 : row->n;
+    const Row copy = *row; /* for the compiler: no call that is passed `row` changes this one */
+    const int64_t blocks = blocks_in(&copy);
+    int64_t allowed = copy.edits ? 0 : copy.n;
 #ifdef REAL_IS_FLOAT
-    const int words = row->kind == BFLOAT16 && row->direct && !row->edits;
+    const int words = copy.kind == BFLOAT16 && copy.direct && !copy.edits;
 #endif
     for (int64_t b = 0; b < blocks; b++) {
-        const int64_t count = block_size(row, b);
-        if (!row->in_place) {
+        const int64_t start = block_start(&copy, b), count = block_size(&copy, b);
 #ifdef REAL_IS_FLOAT
-            if (words && count == BLOCK) {
-                FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
-                continue;
-            }
-#endif
-            if (row->edits &&
-                FN(scan_edited)(row, block_start(row, b), count, m + b * LANES, &allowed))
-                continue;
+        if (words && count == BLOCK) {
+            FN(scan_words)((const uint16_t *)copy.data + start, m + b * LANES);
+            continue;
         }
-        const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
+#endif
+        if (copy.edits && FN(scan_edited)(row, start, count, m + b * LANES, &allowed))
+            continue;
+        const REAL *x = copy.in_place && count % GROUP == 0
+                            ? (const REAL *)copy.data + start
+                            : FN(load_other)(row, start, count, buffer);
         /* Compilers do better by a length that they know. */
         if (count == BLOCK)
             FN(scan_whole)(x, NULL, m + b * LANES, 0);
         else
             FN(scan_block)(x, whole_groups(count), m + b * LANES);
     }
-    for (int64_t i = blocks * LANES; i < maxima_in(blocks_in(row)); i++)
+    for (int64_t i = blocks * LANES; i < maxima_in(blocks); i++)
         m[i] = -(REAL)INFINITY;
     return allowed;
 }
