@@ -11,7 +11,7 @@
 
 /* ----------------------------------------------------------------------- what a row holds */
 
-/* The largest logit of a scanned row; NaN if any logit is. */
+/* The largest logit of a scanned row; NaN or +inf if any logit is NaN. */
 static double FN(top)(const Row *row)
 {
     const REAL *m = row->maxima;

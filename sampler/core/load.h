@@ -380,7 +380,7 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
     return 0;
 }
 
-/* The read pass: fills the maxima_in(n) maxima of a row. Returns at most how many tokens are
+/* The read pass: fills the maxima_in(n) maxima of a row, where +inf may stand for NaN. Returns at most how many tokens are
  * allowed. */
 static int64_t FN(scan)(const Row *row, void *maxima)
 {
