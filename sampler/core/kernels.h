@@ -372,7 +372,8 @@ INLINE float FN(fast_weight)(float x, float max, float log2e_over_t)
 }
 
 /* The sum of the weights of those of x[0..n) that are >= floor and, with bits, allowed; n a whole
- * number of words up to BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is double. */
+ * number of words up to BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is
+ * double. */
 INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor,
                            const uint64_t *bits, const int masked)
 {

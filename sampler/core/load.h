@@ -50,9 +50,8 @@ INLINE const REAL *FN(copy_stored)(const Row *row, int64_t start, int64_t count,
     return buffer;
 }
 
-/* Vectors of IN_VECTOR logits; and `limits`: +inf where the bits from `place` on are set, else -inf. A
- * logit is allowed where the smaller of it and its limit is itself: or +inf for NaN, which is as
- * invalid. */
+/* Vectors of IN_VECTOR logits; and `limits`: +inf where the bits from `place` on are set, else -inf.
+ * The smaller of a logit and its limit is the logit where it is allowed; +inf for NaN, as invalid. */
 #if defined(SAMPLER_X86) && ISA == 2 && defined(REAL_IS_FLOAT)
 #define VECTOR __m512
 #define IN_VECTOR 16
@@ -215,8 +214,8 @@ INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *
     return FN(load_other)(row, start, count, buffer);
 }
 
-/* A block that is in memory as the loops want it, but for a mask; and the mask: all that is read. NULL
- * where it takes `load`. */
+/* A block that is in memory as the loops want it, but for a mask, and that mask; NULL where it takes
+ * `load`. */
 INLINE const REAL *FN(under_mask)(const Row *row, int64_t start, int64_t count,
                                   const uint64_t **bits)
 {
@@ -278,8 +277,8 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
 }
 #endif
 
-/* The maxima of a whole block in memory; if masked, of those of its logits that the bits allow: at the
- * others nobody looks. +inf may stand for NaN. */
+/* The maxima of a whole block in memory; if masked, of those of its logits that the bits allow.
+ * +inf may stand for NaN. */
 INLINE void FN(scan_whole)(const REAL *x, const uint64_t *bits, REAL *maxima, const int masked)
 {
 #ifdef VECTOR
@@ -380,8 +379,8 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
     return 0;
 }
 
-/* The read pass: fills the maxima_in(n) maxima of a row, where +inf may stand for NaN. Returns at most how many tokens are
- * allowed. */
+/* The read pass: fills the maxima_in(n) maxima of a row, where +inf may stand for NaN. Returns at
+ * most how many tokens are allowed. */
 static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
