@@ -53,9 +53,11 @@ def check_integer(
     name: str, value: object, low: int, high: int | None, range_text: str, where: str = ""
 ) -> int:
     """`value` as an int in [low, high); TypeError or ValueError in one form, that ends `where`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
-    number = int(value)
+    if type(value) is not int:  # quicker than to ask
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+        value = int(value)
+    number = value
     if number < low or (high is not None and number >= high):
         raise ValueError(f"`{name}` has to be {range_text}, but is {number}{where}")
     return number

@@ -179,22 +179,3 @@ class Distribution:
         )
         more = ", ..." if len(self) > 4 else ""
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
-
-
-def shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Samples:
-    """Drop the axes that the caller did not ask for, and the lists."""
-    figure: Any = (0, 0) if drop_batch and drop_n else 0 if drop_batch else (slice(None), 0)
-    entry: Any = 0 if drop_batch else ...
-
-    def figures(array: Any) -> Any:
-        return array if array is None or not (drop_n or drop_batch) else array[figure]
-
-    def lists(array: Any) -> Any:
-        return array[entry] if with_lists and array is not None else None
-
-    return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.ranks, r.kept, r.entropy)),
-        *map(lists, (r.top_ids, r.top_logprobs)),
-        *map(figures, (r.raw_logprobs, r.raw_ranks, r.log_mass)),
-        *map(lists, (r.raw_top_ids, r.raw_top_logprobs)),
-    )

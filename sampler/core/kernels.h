@@ -11,7 +11,7 @@
 
 /* ----------------------------------------------------------------------- what a row holds */
 
-/* The largest logit of a scanned row; NaN if any logit is. */
+/* The largest logit of a scanned row; NaN or +inf if any logit is NaN. */
 static double FN(top)(const Row *row)
 {
     const REAL *m = row->maxima;
@@ -191,9 +191,15 @@ INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t 
                     continue;
                 }
             }
-            const REAL *x = FN(load)(row, start, count, buffer);
+            const uint64_t *allowed = NULL;
+            const REAL *x = masked ? FN(under_mask)(row, start, count, &allowed) : NULL;
+            const int hidden = x != NULL;
+            if (x == NULL)
+                x = FN(load)(row, start, count, buffer);
             for (int64_t j = 0; j < count; j += WORD) {
                 uint64_t bits = FN(reaching)(x + j, from);
+                if (hidden)
+                    bits &= allowed[j / WORD];
                 if (bits == 0)
                     continue;
                 if (high < INFINITY)
@@ -271,9 +277,9 @@ static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low,
 
 /* Block b of a scanned row, for a loop that keeps x >= *floor: what the cut removes, -inf, and all
  * below `deep` (finite) is lower than that. Returns the count, 0 where nothing is kept; x is padded
- * to whole groups. */
-INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
-                              const REAL **x, REAL *floor)
+ * to whole groups. With `bits`, these may be a mask that x does not have yet: else they are NULL. */
+INLINE int64_t FN(kept_or_masked)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
+                                  const REAL **x, REAL *floor, const uint64_t **bits)
 {
     const REAL *m = (const REAL *)row->maxima + b * LANES;
     const int64_t start = block_start(row, b), count = block_size(row, b);
@@ -286,8 +292,15 @@ INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REA
         reaches |= m[l] >= *floor;
     if (!reaches)
         return 0;
+    const int ends_here = start <= cut.last && cut.last < start + count - 1 && cut.value >= deep;
+    if (bits) {
+        *x = ends_here ? NULL : FN(under_mask)(row, start, count, bits);
+        if (*x)
+            return count;
+        *bits = NULL;
+    }
     *x = FN(load)(row, start, count, buffer);
-    if (start <= cut.last && cut.last < start + count - 1 && cut.value >= deep) {
+    if (ends_here) {
         if (*x != buffer)
             memcpy(buffer, *x, (size_t)whole_groups(count) * sizeof *buffer);
         for (int64_t i = cut.last - start + 1; i < count; i++)
@@ -296,6 +309,12 @@ INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REA
         *x = buffer;
     }
     return count;
+}
+
+INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
+                              const REAL **x, REAL *floor)
+{
+    return FN(kept_or_masked)(row, cut, deep, b, buffer, x, floor, NULL);
 }
 
 /* How many tokens of a scanned row the cut keeps. */
@@ -352,17 +371,23 @@ INLINE float FN(fast_weight)(float x, float max, float log2e_over_t)
     return float_of_bits(bits + (n_bits << 23));
 }
 
-/* The sum of the weights of those of x[0..n) that are >= floor, n a whole number of words up to
- * BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is double. */
-INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor)
+/* The sum of the weights of those of x[0..n) that are >= floor and, with bits, allowed; n a whole
+ * number of words up to BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is
+ * double. */
+INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor,
+                           const uint64_t *bits, const int masked)
 {
-    float sums[WORD] = {0};
+    float sums[WORD] = {0}, shown[WORD];
     double mass[LANES];
-    for (int64_t i = 0; i < n; i += WORD)
+    for (int64_t i = 0; i < n; i += WORD) {
+        if (masked)
+            FN(hide)(x + i, WORD, bits + i / WORD, shown);
+        const float *part = masked ? shown : x + i;
         for (int l = 0; l < WORD; l++) {
-            const float weight = FN(fast_weight)(x[i + l], max, log2e_over_t);
-            sums[l] += x[i + l] >= floor ? weight : 0.0f;
+            const float weight = FN(fast_weight)(part[l], max, log2e_over_t);
+            sums[l] += part[l] >= floor ? weight : 0.0f;
         }
+    }
     for (int l = 0; l < 2 * LANES; l++)
         sums[l] += sums[l + 2 * LANES];
     EACH_LANE (l)
@@ -381,9 +406,14 @@ static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut,
     for (int64_t b = 0; b < blocks_in(row); b++) {
         float buffer[BLOCK], floor;
         const float *x;
-        const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        masses[b] = count == BLOCK ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
-                                   : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
+        const uint64_t *bits = NULL;
+        /* AVX2 has too few registers to hide and weigh at a time. */
+        const uint64_t **hidden = row->allowed && ISA != 1 ? &bits : NULL;
+        const int64_t count = FN(kept_or_masked)(row, cut, deep, b, buffer, &x, &floor, hidden);
+        masses[b] = bits ? FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor, bits, 1)
+                    : count == BLOCK
+                        ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor, NULL, 0)
+                        : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor, NULL, 0);
         errors[b] = fast_error(masses[b]);
     }
 }

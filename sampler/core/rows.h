@@ -85,6 +85,20 @@ static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WO
 /* How many maxima a row with so many blocks has, padding included. */
 static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LANES); }
 
+/* Ask for the memory that the read pass comes to some blocks after these `size` bytes; it may lie
+ * beyond the row. Processors that guess it by themselves do so later, or not across pages. */
+#define AHEAD 8192
+INLINE void prefetch(const void *from, size_t size)
+{
+#if defined(__GNUC__)
+    const uintptr_t at = (uintptr_t)from + AHEAD;
+    for (size_t i = 0; i < size; i += 64)
+        __builtin_prefetch((const void *)(at + i));
+#else
+    (void)from, (void)size;
+#endif
+}
+
 /* ---------------------------------------------------------------------------------- its edits */
 
 /* 64 bits from bit `shift` < 32 of two words of 64 on. */
