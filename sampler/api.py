@@ -26,7 +26,7 @@ from sampler._checks import (
 from sampler._engine import Engine, make_chain
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
-from sampler.results import Distribution, Samples, shaped
+from sampler.results import Distribution, Samples
 from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
@@ -129,7 +129,7 @@ class Sampler:
         **settings: Unpack[Settings],
     ) -> None:
         check_names("Sampler.__init__", settings)
-        named = [one(settings.get(name)) for name, one in STAGES.items()]
+        named = [one.of(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
@@ -322,16 +322,16 @@ class Sampler:
         """
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
-        count = 1 if n is None else check_integer("n", n, 1, 2**40, "an integer >= 1")
-        top = check_logprobs(logprobs)
+        if n is not None:
+            n = check_integer("n", n, 1, 2**40, "an integer >= 1")
+        top = None if logprobs is None else check_logprobs(logprobs)
         streams = check_numbers("streams", streams, source.batch)
         steps = check_numbers("step", step, source.batch)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.sample(
-            source, count, top, raw=raw, streams=streams, steps=steps, mask=words
+        return self._engine.sample(
+            source, n, top, raw=raw, streams=streams, steps=steps, mask=words
         )
-        return shaped(r, n is None, source.array.ndim == 1, logprobs is not None)
 
     def score(
         self,
@@ -380,14 +380,13 @@ class Sampler:
         """
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
-        top = check_logprobs(logprobs)
+        top = None if logprobs is None else check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.score(source, given, top, raw=raw, mask=words)
-        return shaped(r, drop_n, source.array.ndim == 1, logprobs is not None)
+        return self._engine.score(source, given, top, drop_n=drop_n, raw=raw, mask=words)
 
     def distribution(
         self, row: Any, *, mask: Any = None, stream: int = 0, step: int | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -35,6 +34,9 @@ class Samples:
         1 + the tokens before it in rank; 0 where invalid.
     kept : int64
         How many tokens the stages kept; 0 where invalid.
+    entropy : float64
+        Of the law the token was sampled from, in nats, to the nearest multiple of 2**-30; 0 at
+        temperature 0, NaN where invalid.
     top_ids, top_logprobs : int64, float64
         The first tokens in rank under the law, padded with -1 and -inf.
     raw_logprobs : float64
@@ -51,9 +53,10 @@ class Samples:
     """
 
     tokens: Any
-    logprobs: Any
-    ranks: Any
-    kept: Any
+    logprobs: Any = None
+    ranks: Any = None
+    kept: Any = None
+    entropy: Any = None
     top_ids: Any = None
     top_logprobs: Any = None
     raw_logprobs: Any = None
@@ -77,7 +80,7 @@ class Distribution:
     logprobs : float64 of shape (kept,)
         Natural logs, finite even where `probs` underflow.
     entropy : float
-        In nats.
+        In nats, to the nearest multiple of 2**-30.
 
     Examples
     --------
@@ -92,6 +95,7 @@ class Distribution:
     def __init__(
         self,
         vocab: int,
+        entropy: float,
         ids: _IntArray,
         logits: _FloatArray,
         probs: _FloatArray,
@@ -100,6 +104,7 @@ class Distribution:
     ) -> None:
         # By ascending id, as the draw goes.
         self._vocab = vocab
+        self.entropy = entropy
         self._ids = ids
         self._logits = logits
         self._probs = probs
@@ -124,12 +129,6 @@ class Distribution:
     def logprobs(self) -> _FloatArray:
         """Natural logs of their probabilities."""
         return self._logprobs[self._by_rank]
-
-    @cached_property
-    def entropy(self) -> float:
-        """Entropy in nats."""
-        # fsum rounds once, so the figure does not depend on NumPy's order of summation.
-        return -math.fsum(p * q for p, q in zip(self._probs, self._logprobs, strict=True))
 
     def dense(self) -> _FloatArray:
         """Return all `vocab` probabilities by token id, 0 where removed.
@@ -180,22 +179,3 @@ class Distribution:
         )
         more = ", ..." if len(self) > 4 else ""
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
-
-
-def shaped(r: Samples, drop_n: bool, drop_batch: bool, with_lists: bool) -> Samples:
-    """Drop the axes that the caller did not ask for, and the lists."""
-    figure: Any = (0, 0) if drop_batch and drop_n else 0 if drop_batch else (slice(None), 0)
-    entry: Any = 0 if drop_batch else ...
-
-    def figures(array: Any) -> Any:
-        return array if array is None or not (drop_n or drop_batch) else array[figure]
-
-    def lists(array: Any) -> Any:
-        return array[entry] if with_lists and array is not None else None
-
-    return Samples(
-        *map(figures, (r.tokens, r.logprobs, r.ranks, r.kept)),
-        *map(lists, (r.top_ids, r.top_logprobs)),
-        *map(figures, (r.raw_logprobs, r.raw_ranks, r.log_mass)),
-        *map(lists, (r.raw_top_ids, r.raw_top_logprobs)),
-    )
