@@ -59,8 +59,11 @@ def smooth(state: State, stage: Smoothing) -> State:
     if math.isinf(state.temperature):
         return rebase(state, np.zeros(len(state.ids)))
     most = np.finfo(np.float64).max
+    # Halved where the difference would overflow.
+    half = 0.5 if state.logits[0] >= 2.0**969 else 1.0
     with np.errstate(over="ignore"):
-        d = np.maximum((state.logits - state.logits[0]) / state.temperature, -most)
+        below = state.logits * half - state.logits[0] * half
+        d = np.maximum(below / (state.temperature * half), -most)
         a, b = np.clip([f * (3.0 - c) * -0.5, f * (c - 1.0) * 0.5], -most, most)
         return rebase(state, np.clip(d * d * (a + b * d), -most, most))
 

@@ -76,7 +76,9 @@ def smoothed(x, factor, curve, temperature):
     there = x > -np.inf
     most = np.finfo(np.float64).max
     with np.errstate(all="ignore"):
-        d = np.clip((x - x.max()) / temperature, -most, most)
+        half = 0.5 if x.max() >= 2.0**969 else 1.0  # where the difference would overflow
+        d = np.clip((x * half - x.max() * half) / (temperature * half), -most, most)
+        d = np.zeros(len(x)) if np.isinf(temperature) else d
         square, cube = np.clip([factor * (3 - curve) / -2, factor * (curve - 1) / 2], -most, most)
         new = np.clip(d * d * (square + cube * d), -most, most)
     return np.where(there, new + 0.0, -np.inf)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from law import check_chain, prefix_mass, random_stage, rank
@@ -189,6 +189,7 @@ def check_pair(rng, size):
 
 @settings(max_examples=1000)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from(SIZES))
+@example(seed=4194304, size=65)  # found: smoothing of logits near the largest double, at inf
 def test_random_rows_and_chains(seed, size):
     check_pair(np.random.default_rng(seed), size)
 
