@@ -175,19 +175,19 @@ class Engine:
         *,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
-        first_draw: int = 0,
+        draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> _IntArray:
         """Draw one token per row, shape (batch,); take a step unless `steps` are given.
 
-        `first_draw` is the draw index, and `name` what error messages call the logits.
+        `draws` are the draw indices, 0 by default, and `name` what error messages call the logits.
         """
         rows = self._rows_of(source, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
-            streams, steps, first_draw=first_draw,
+            streams, steps, draws=draws,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
@@ -202,19 +202,17 @@ class Engine:
         raw: bool = False,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
-        first_draw: int = 0,
+        draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
-        """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
+        """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
 
-        The arrays have shape (batch, n), the top lists (batch, top); the raw ones are None unless
-        asked for.
+        The arrays have shape (batch, n), the top lists (batch, top). These are None without any,
+        and the raw ones unless asked for.
         """
         figures = np.empty((4 if raw else 3, source.batch, n), np.int64)
-        return self._report(
-            source, self._keys, figures, top, streams, steps, first_draw, mask, name
-        )
+        return self._report(source, self._keys, figures, top, streams, steps, draws, mask, name)
 
     def score(
         self,
@@ -233,7 +231,7 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, top, None, steps, 0, mask, name)
+        return self._report(source, None, figures, top, None, steps, None, mask, name)
 
     def _report(
         self,
@@ -243,7 +241,7 @@ class Engine:
         top: int,
         streams: _WordArray | None,
         steps: _WordArray | None,
-        first_draw: int,
+        draws: _WordArray | None,
         mask: _MaskWords | None,
         name: str,
     ) -> Samples:
@@ -258,13 +256,15 @@ class Engine:
         top_logs = np.empty((1 + raw, rows.batch, top))
         invalid = _core.sample_tokens(
             self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), streams, steps, first_draw,
+            self._workers(), streams, steps, draws,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        shown = (figures[0], logs[0], figures[1], figures[2], top_ids[0], top_logs[0])
+        lists: tuple[Any, Any] = (top_ids[0], top_logs[0]) if top else (None, None)
+        shown = (figures[0], logs[0], figures[1], figures[2], *lists)
         if raw:
-            return Samples(*shown, logs[1], figures[3], logs[2], top_ids[1], top_logs[1])
+            lists = (top_ids[1], top_logs[1]) if top else (None, None)
+            return Samples(*shown, logs[1], figures[3], logs[2], *lists)
         return Samples(*shown)
 
     def filter(
@@ -287,10 +287,13 @@ class Engine:
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
-        kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        n_kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
-        return Distribution(rows.vocab, ids[:kept].copy(), *floats[:, :kept].copy())
+        logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()
+        return Distribution(
+            rows.vocab, ids[:n_kept].copy(), logits, probs, logprobs, cumulative, source.to_tensor
+        )
 
     def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
         """Hand the core its view of the rows, with their edits, if the settings are for as many."""

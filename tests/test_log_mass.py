@@ -321,5 +321,5 @@ def test_a_chain_whose_cut_keeps_all_after_another_temperature():
     s = Sampler([TopP(0.5), Temperature(0.5)], min_tokens_to_keep=4000, seed=0)
     d = s.distribution(row)
     for step in range(50):
-        token = s.sample(row, step=step, raw=True).tokens
+        token = s.sample(row, steps=step, raw=True).tokens
         assert token == d.draw(reference.uniform(0, 0, step, 0))

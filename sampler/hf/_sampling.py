@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -16,7 +17,7 @@ from sampler._checks import check_batch, check_flag, check_logprobs, check_numbe
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._masks import RowLengths
-from sampler.hf._record import Record
+from sampler.hf._record import Record, TensorSamples
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
 from sampler.hf._use import Use
 
@@ -129,11 +130,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return self.sampler.seed
 
     @property
-    def samples(self) -> Samples:
-        """What was drawn, a column a new token: those that `generate` returns.
+    def samples(self) -> TensorSamples:
+        """What was drawn, one column per new token: those that `generate` returns.
 
-        Arrays have shape (batch, new), top lists (batch, new, logprobs). After the end of a row
-        they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
+        Tensors of shape (batch, new), top lists (batch, new, logprobs). After the end of a row they
+        hold what `Samples` has for an invalid row: token -1, log-probability NaN.
 
         Without `eos_token_id`, the draws of assisted decoding may go on after the end of the text.
 
@@ -152,7 +153,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return every[0]
 
     @property
-    def generations(self) -> tuple[Samples, ...]:
+    def generations(self) -> tuple[TensorSamples, ...]:
         """What was drawn in each generation, in order: `samples` for each.
 
         Raises
@@ -246,16 +247,17 @@ class SamplingLogitsProcessor(LogitsProcessor):
         engine = engine_of(self.sampler)
         begins = record is None and not caller.proposes
         with _BEGINNING if begins else contextlib.nullcontext():
-            first_draw = self._draw_index + 1 if record is None else record.draw_index
+            draw_index = self._draw_index + 1 if record is None else record.draw_index
+            draws = np.full(batch, draw_index, np.uint64)
             if self._top is None or caller.proposes:
                 tokens = engine.draw(
-                    source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
+                    source, streams=self._streams, steps=steps, draws=draws, name="scores"
                 )
                 r = Samples(tokens[:, None], None, None, None)
             else:
                 r = engine.sample(
                     source, 1, self._top, raw=self._raw, streams=self._streams, steps=steps,
-                    first_draw=first_draw, name="scores",
+                    draws=draws, name="scores",
                 )  # fmt: skip
             if begins:
                 record = self._begin(input_ids, caller)
