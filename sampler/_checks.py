@@ -7,7 +7,7 @@ import numbers
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ class HasArray(Protocol):
 # A setting: one number for every row, or one per row.
 Reals: TypeAlias = float | Sequence[float] | HasArray
 Integers: TypeAlias = int | Sequence[int] | HasArray
+# What a loss of many rows is made one number by, or not.
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 

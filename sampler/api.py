@@ -736,7 +736,7 @@ def _other_stages(stages: Any) -> str:
     if hasattr(stages, "do_sample"):
         return ": write Sampler.from_generation_config(config)"
     if isinstance(stages, (int, float)) and not isinstance(stages, bool):
-        return f": name the setting, as in Sampler(temperature={stages!r})"
+        return f": write Sampler(temperature={stages!r})"
     return ""
 
 

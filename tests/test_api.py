@@ -124,7 +124,7 @@ def test_bad_setting(name, value, error, wanted):
         (
             "stages",
             0.8,
-            "`stages` has to be a sequence of stages, but is 0.8: name the setting",
+            "`stages` has to be a sequence of stages, but is 0.8: write Sampler(temperature=0.8)",
         ),
         (
             "stages",

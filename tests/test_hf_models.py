@@ -2,7 +2,6 @@
 
 from inspect import signature
 
-import numpy as np
 import pytest
 import torch
 from transformers import (

@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_logprobs, check_numbers
+from sampler._keywords import check_known, hides_unknown, keywords_of
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._masks import RowLengths
@@ -279,6 +280,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return {**vars(self), "_running": {}}  # no generation goes on in another process
 
 
+@hides_unknown
 def generate_kwargs(
     sampler: Sampler,
     *,
@@ -288,6 +290,7 @@ def generate_kwargs(
     raw: bool = False,
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] = (),
+    **unknown: Never,
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
@@ -339,6 +342,8 @@ def generate_kwargs(
     >>> kwargs["do_sample"], kwargs["logits_processor"][-1].seed
     (False, 7)
     """
+    if unknown:
+        check_known("generate_kwargs", unknown, keywords_of(generate_kwargs))
     processor = SamplingLogitsProcessor(
         sampler,
         streams=streams,
@@ -366,7 +371,7 @@ def check_processors(processors: Any) -> list[Any]:
         raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
     before = list(processors)
     for processor in before:
-        if not callable(processor) or isinstance(processor, SamplingLogitsProcessor):
+        if not callable(processor) or isinstance(processor, (Sampler, SamplingLogitsProcessor)):
             kind = _inputs.kind_of(processor)
             raise TypeError(
                 f"`logits_processor` has to hold processors that run before the draw, but holds a "
