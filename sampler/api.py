@@ -36,7 +36,7 @@ from sampler._checks import (
 )
 from sampler._engine import Engine, make_chain
 from sampler._keywords import check_known, hides_unknown, keywords_of
-from sampler._names import SAME
+from sampler._names import IGNORED_FIELDS, SAME
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
@@ -310,17 +310,11 @@ class Sampler(HasSettings):
             ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
             allow; if the mask is not for these rows.
         """
-        if len(logits) > 1:
-            raise TypeError(
-                f"a Sampler takes logits alone, but got {len(logits)} arguments. It is not a "
-                "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
-            )
-        return self._draw(*logits, **options)
-
-    def _draw(self, logits: Any, *, mask: Any = None, dtype: Any = None, **unknown: Any) -> Any:
-        if unknown:
-            check_known("Sampler.__call__", unknown, ("mask", "dtype"))
-        source = _inputs.read(logits, dtype, draws=True)
+        if len(logits) == 1 and not options:  # the usual, quickly
+            given, mask, dtype = logits[0], None, None
+        else:
+            given, mask, dtype = _arguments_of_call(*logits, **options)
+        source = _inputs.read(given, dtype, draws=True)
         _inputs.check_rows(source)
         words = None if mask is None else read_mask(mask, source.array.shape)
         if source.array.ndim == 2:
@@ -665,7 +659,9 @@ class Sampler(HasSettings):
         def __getattr__(self, name: str) -> Any:
             if name in STAGES:  # `HasSettings` has refused
                 hint = f"its chain has several {STAGES[name].__name__}, which `stages` shows"
-            elif name == "update":  # what model.generate(ids, s) asks of a GenerationConfig
+            elif (
+                name in IGNORED_FIELDS
+            ):  # model.generate(ids, s) looks for them in its configuration
                 hint = "in model.generate(), write **sampler.hf.generate_kwargs(s)"
             else:
                 hint = f"write {SAME[name]}" if name in SAME else "dir(s) lists what it has"
@@ -711,8 +707,11 @@ def _check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
                 f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
             )
     if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
+        shown = repr(stages)
+        if len(shown) > 60 or "\n" in shown:
+            shown = f"a {_inputs.kind_of(stages)}"
         raise TypeError(
-            f"`stages` has to be a sequence of stages, but is {stages!r}{_other_stages(stages)}"
+            f"`stages` has to be a sequence of stages, but is {shown}{_other_stages(stages)}"
         )
     chain = tuple(stages)
     for stage in chain:
@@ -738,6 +737,18 @@ def _other_stages(stages: Any) -> str:
     if isinstance(stages, (int, float)) and not isinstance(stages, bool):
         return f": write Sampler(temperature={stages!r})"
     return ""
+
+
+def _arguments_of_call(
+    logits: Any, *others: Any, mask: Any = None, dtype: Any = None, **unknown: Any
+) -> tuple[Any, Any, Any]:
+    if others:
+        raise TypeError(
+            f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
+            "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
+        )
+    check_known("Sampler.__call__", unknown, ("mask", "dtype"))
+    return logits, mask, dtype
 
 
 def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:

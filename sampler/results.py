@@ -110,26 +110,27 @@ class Samples(Generic[_Ints, _Floats]):
                 return value
             return plain(value[index])
 
-        return Samples(**{field.name: part(field.name) for field in fields(self)})
+        return Samples(*map(part, _FIELDS))
 
     def __iter__(self) -> Iterator[Samples[Any, Any]]:
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         shown = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _SHOWN:
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if name in _SHOWN:
                 values = np.asarray(value.tolist() if _axes(value) else value)
                 text = np.array2string(
                     values, precision=4, threshold=8, edgeitems=2, separator=", "
                 )
-                shown.append(f"{field.name}={' '.join(text.split())}")
+                shown.append(f"{name}={' '.join(text.split())}")
             elif value is not None:
-                shown.append(f"{field.name}=...")
+                shown.append(f"{name}=...")
         return f"Samples({', '.join(shown)})"
 
 
+_FIELDS = tuple(field.name for field in fields(Samples))
 _SHOWN = ("tokens", "logprobs", "ranks", "n_kept")
 _LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 
@@ -290,4 +291,4 @@ def shaped(r: Samples, source: Logits, drop_n: bool) -> Samples:
             array = array[figure]
         return source.to_container(array) if array.ndim else array.item()
 
-    return Samples(**{field.name: given(field.name) for field in fields(r)})
+    return Samples(*map(given, _FIELDS))
