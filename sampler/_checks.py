@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import reprlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -17,6 +18,7 @@ from sampler import _tensors
 U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
 MOST_TOKENS = 2**27  # of a row
+MOST_FLOAT = sys.float_info.max
 MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
 
 
@@ -53,9 +55,11 @@ def check_integer(
     name: str, value: object, low: int, high: int | None, range_text: str, where: str = ""
 ) -> int:
     """`value` as an int in [low, high); TypeError or ValueError in one form, that ends `where`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
-    number = int(value)
+    if type(value) is not int:  # quicker than to ask
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+        value = int(value)
+    number = value
     if number < low or (high is not None and number >= high):
         raise ValueError(f"`{name}` has to be {range_text}, but is {number}{where}")
     return number
@@ -63,7 +67,7 @@ def check_integer(
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be, from `low` to `high` inclusive; None is without an end."""
+    """The numbers that a setting may be, from `low` to `high` inclusive; None is any finite one."""
 
     kind: type[float | int]
     low: float
@@ -78,16 +82,17 @@ class Range:
     @property
     def interval(self) -> str:
         """Its ends, as the documents write them."""
-        return f">= {self.low}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
+        return f">= {self.low:g}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
 
     def __str__(self) -> str:
-        return f"{'a float' if self.kind is float else 'an integer'} {self.interval}{self.note}"
+        number = "an integer" if self.kind is int else "a float" if self.high else "a finite float"
+        return f"{number} {self.interval}{self.note}"
 
     def check(self, name: str, value: object, where: str = "") -> float:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
         if self.kind is float:
-            assert self.high is not None
-            return check_real(name, value, self.low, self.high, str(self), where)
+            high = MOST_FLOAT if self.high is None else self.high
+            return check_real(name, value, self.low, high, str(self), where)
         assert self.high is None
         return check_integer(name, value, int(self.low), None, str(self), where)
 
@@ -127,10 +132,9 @@ class Range:
         with np.errstate(over="ignore"):
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
         good = floats >= self.low
-        if self.high is not None:
-            good &= floats <= self.high
+        good &= np.isfinite(floats) if self.high is None else floats <= self.high
         if self.kind is int:
-            good &= np.isfinite(floats) & (floats == np.floor(floats))
+            good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)
         if not good.all():
             row = int(good.argmin())
@@ -172,8 +176,33 @@ class Ids:
         return tuple(sorted(set(ids)))
 
 
+@dataclass(frozen=True)
+class Several:
+    """What the setting of a stage with several parameters may be: the first, all, or the stage."""
+
+    stage: str
+    ranges: tuple[Range, ...]
+
+    @property
+    def noun(self) -> str:
+        """What the setting is, as parameter lines of docstrings write it."""
+        first, *others = (one.noun for one in self.ranges)
+        return f"{first}, ({', '.join([first, *others])}) or {self.stage}"
+
+    def show(self, value: tuple[float | FloatArray, ...] | None) -> str:
+        """`value`, as it can be typed back."""
+        if value is None:
+            return "None"
+        shown = map(Range.show, self.ranges, value)
+        return f"({', '.join(shown)})"
+
+
 def reals(low: float, high: float) -> Range:
     return Range(float, low, high)
+
+
+def finite(low: float) -> Range:
+    return Range(float, low, None)
 
 
 def integers(low: int, *, note: str = "") -> Range:

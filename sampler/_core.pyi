@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Self, final
 
 import numpy as np
@@ -34,7 +34,7 @@ class Chain:
     per_row: tuple[str, int] | None
     def __new__(
         cls,
-        stages: Iterable[tuple[int, float | npt.NDArray[np.float64]]],
+        stages: Sequence[tuple[Any, ...]],
         ties_all: bool = False,
         min_tokens_to_keep: float | npt.NDArray[np.float64] = 1,
         tier: int = 1,
@@ -101,7 +101,7 @@ def distribution_row(
     probs: npt.NDArray[np.float64],
     logprobs: npt.NDArray[np.float64],
     cumulative: npt.NDArray[np.float64],
-) -> tuple[int, tuple[int, int, float] | None]: ...
+) -> tuple[int, float, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,
     temperature: float,
@@ -109,10 +109,11 @@ def softmax_rows(
     what: int,
     out: npt.NDArray[Any],
 ) -> None: ...
-def idle_scratch(give_back: bool = False) -> list[tuple[int, int, int]]: ...
+def idle_scratch(give_back: bool = False) -> list[tuple[int, int, int, int]]: ...
 def masses(
     rows: Rows, temperature: float, floors: npt.NDArray[np.float64] | None = None
 ) -> dict[float, tuple[float, float]]: ...
+def depths(rows: Rows, temperature: float) -> tuple[tuple[float, float], float]: ...
 def whole_masses(
     rows: Rows, temperature: float
 ) -> tuple[tuple[float, float], tuple[float, float]]: ...

@@ -32,9 +32,12 @@ A. What comes in. Checked parameters, NumPy arrays and typed memoryviews only; e
    alignment is one case; `load.h` widens them block by block. Edits, which are bans and masks,
    are applied there too.
 
-B. A row and its kept set. Rank is (logit descending, id ascending). Every stage here keeps a prefix
-   in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So stages
-   compose by taking the shorter cut, and a floor (`min_tokens_to_keep`) by taking the longer one.
+B. A row and its kept set. Rank is (logit descending, id ascending). Every cut here keeps a prefix
+   in rank, and a prefix is named by its last token: a `Cut`, a logit value and an id. So cuts
+   compose by taking the shorter one, and a floor (`min_tokens_to_keep`) by taking the longer one.
+   A scale that changes the logits otherwise than by a temperature writes those of what is kept to
+   scratch, as doubles, and they become the row: `rebase`. All that follows sees a row like any
+   other.
 
 C. The candidates. Nearly always what is kept is a few tokens near the maximum. The read pass
    (`scan`) keeps maxima of parts of the row; the k-th largest of them is a lower bound on the k-th
@@ -85,17 +88,18 @@ from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
     MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
-    philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
-    COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, EXACT, FAST, FINE,
-    LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, MAX_STAGES, TOP_P_CANDIDATES, TOP_P_EXACT,
-    TOP_P_FAST, TOP_P_FINE, Chain as CChain, Item, RowState, Scratch, fine_error, refine, rounding,
+    COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
+    ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
+    LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
+    Chain as CChain, Item, RowState, Scratch, Step, depth_of_row, fine_error, refine, rounding,
     scan_row, set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
-from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
+from sampler.core.stages cimport N_STAGES, add_step, apply_stages, complete_chain, stage_names
 
 
 cdef enum:
@@ -121,7 +125,8 @@ cdef int _free_count = 0
 cdef int64_t _counts[COUNTERS]
 
 
-cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size) except NULL:
+cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size=0, int64_t items_size=0,
+                      int64_t rebased_size=0) except NULL:
     """Scratch for rows of `vocab` logits; the caller gives it back with `release`."""
     global _free_count
     cdef Scratch *scratch = NULL
@@ -150,7 +155,11 @@ cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size, int64_t items_size
     if scratch.items_size < items_size:
         scratch.items = <Item *> regrow(scratch.items, items_size * sizeof(Item))
         scratch.items_size = items_size if scratch.items != NULL else 0
-    if scratch.cumulative_size < cumulative_size or scratch.items_size < items_size:
+    if scratch.rebased_size < rebased_size:
+        scratch.rebased = <double *> regrow(scratch.rebased, rebased_size * sizeof(double))
+        scratch.rebased_size = rebased_size if scratch.rebased != NULL else 0
+    if (scratch.cumulative_size < cumulative_size or scratch.items_size < items_size
+            or scratch.rebased_size < rebased_size):
         release(scratch)
         raise MemoryError()
     return scratch
@@ -166,6 +175,9 @@ cdef void release(Scratch *scratch) noexcept:
     if scratch.items_size * sizeof(Item) > MOST_IDLE_BYTES:
         scratch.items = <Item *> regrow(scratch.items, 0)
         scratch.items_size = 0
+    if scratch.rebased_size * sizeof(double) > MOST_IDLE_BYTES:
+        scratch.rebased = <double *> regrow(scratch.rebased, 0)
+        scratch.rebased_size = 0
     with _lock:
         for i in range(COUNTERS):
             _counts[i] += scratch.counts[i]
@@ -197,7 +209,8 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             helpers = pool_enter(threads - 1)
     try:
         for ready in range(helpers + 1):
-            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size)
+            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size,
+                                         job.vocab if job.rebases else 0)
             job.scratch[ready].bad_row = INT64_MAX
         ready = helpers + 1
         if helpers == 0:
@@ -319,9 +332,9 @@ def choose_isa(wanted=None):
 
 
 def counts():
-    """How often, since import, draws, top-p and the log of a mass were settled by each
-    kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or the
-    exact one of the row."""
+    """How often, since import, draws, top-p, the log of a mass and the entropy were settled by
+    each kind of mass: that of few candidates, which is exact and cheap, or the fast, the fine or
+    the exact one of the row."""
     with _lock:
         return {
             "draws": {"candidates": _counts[DRAWS_CANDIDATES], "fast": _counts[DRAWS_FAST],
@@ -330,6 +343,8 @@ def counts():
                       "fine": _counts[TOP_P_FINE], "exact": _counts[TOP_P_EXACT]},
             "log_mass": {"candidates": _counts[LOG_MASS_CANDIDATES],
                          "fine": _counts[LOG_MASS_FINE], "exact": _counts[LOG_MASS_EXACT]},
+            "entropy": {"candidates": _counts[ENTROPY_CANDIDATES],
+                        "fine": _counts[ENTROPY_FINE], "exact": _counts[ENTROPY_EXACT]},
         }
 
 
@@ -511,8 +526,9 @@ cdef class Chain:
 
     Parameters
     ----------
-    stages : sequence of (int, float or ndarray of shape (batch,), float64)
-        Numbers of `STAGES`, each with its checked value, or one per row: NaN where it is off.
+    stages : sequence of (int, ...)
+        Numbers of `STAGES`, each with the checked values of its parameters: float, or ndarray of
+        shape (batch,), float64, with one per row. The first is NaN where the stage is off.
     ties_all : bool
         Whether top_k keeps everything equal to the k-th.
     min_tokens_to_keep : int or ndarray of shape (batch,), float64
@@ -524,27 +540,36 @@ cdef class Chain:
     """
 
     cdef CChain *chains
+    cdef Step *steps       # of all of them
     cdef ptrdiff_t stride  # from the chain of a row to that of the next
     cdef bint weighs       # whether the mass of any whole row may be asked for
+    cdef bint rebases      # whether any row is rebased
     cdef readonly object per_row
 
     def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
                   per_row=None):
-        cdef int64_t row, count = 1 if per_row is None else per_row[1]
+        cdef int64_t row, i, count = 1 if per_row is None else per_row[1], most = len(stages)
         cdef _Values values
-        if len(stages) > MAX_STAGES:
-            raise ValueError(f"`stages` have to be at most {MAX_STAGES}, but are {len(stages)}")
+        cdef Step *step
         self.per_row = per_row
         self.stride = per_row is not None
         self.chains = <CChain *> calloc(max(count, 1), sizeof(CChain))
-        if self.chains == NULL:
+        self.steps = <Step *> calloc(max(count * most, 1), sizeof(Step))
+        if self.chains == NULL or self.steps == NULL:
             raise MemoryError()
-        for stage, value in stages:
-            if not 0 <= stage < N_STAGES:
-                raise ValueError(f"unknown stage {stage}")
-            values = _Values(value, count)
-            for row in range(count):
-                add_stage(&self.chains[row], stage, values.at[row * values.stride])
+        for i, (stage, *parameters) in enumerate(stages):
+            if not (0 <= stage < N_STAGES and len(parameters) <= PARAMETERS):
+                raise ValueError(f"unknown stage {stage} of {len(parameters)} parameters")
+            for place, value in enumerate(parameters):
+                values = _Values(value, count)
+                for row in range(count):
+                    step = &self.steps[row * most + i]
+                    step.stage = stage
+                    step.values[<int> place] = values.at[row * values.stride]
+        for row in range(count):
+            self.chains[row].steps = self.steps + row * most
+            for i in range(most):
+                add_step(&self.chains[row], self.steps[row * most + i])
         values = _Values(min_tokens_to_keep, count)
         for row in range(count):
             self.chains[row].min_tokens_to_keep = <int64_t> values.at[row * values.stride]
@@ -552,9 +577,11 @@ cdef class Chain:
             self.chains[row].tier = tier
             complete_chain(&self.chains[row])
             self.weighs |= self.chains[row].weighs
+            self.rebases |= self.chains[row].rebases
 
     def __dealloc__(self):
         free(self.chains)
+        free(self.steps)
 
 
 cdef int set_chain(Job *job, Chain chain) except -1:
@@ -563,6 +590,7 @@ cdef int set_chain(Job *job, Chain chain) except -1:
         raise ValueError("one chain per row")
     job.chains = chain.chains
     job.chain_stride = chain.stride
+    job.rebases = chain.rebases
     return 0
 
 
@@ -700,9 +728,9 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
-    under the law, (1, batch, n); the top arrays the first ones, (1, batch, any). To have the raw
-    ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs (3, batch, n), with the
-    raw ones and the kept log mass; the top arrays (2, batch, any).
+    under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
+    have the raw ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs
+    (4, batch, n), with the raw ones and the kept log mass; the top arrays (2, batch, any).
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -720,7 +748,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
-            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 1 + 2 * raw
+            and tokens.shape[0] == 3 + raw and logprobs.shape[0] == 2 + 2 * raw
             and top_ids.shape[0] == top_logprobs.shape[0] == 1 + raw and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
@@ -731,10 +759,10 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                     raise ValueError("the tokens have to be in [0, vocab)")
     if job.batch > 0 and n > 0:
         job.tokens, job.ranks, job.kept = &tokens[0, 0, 0], &tokens[1, 0, 0], &tokens[2, 0, 0]
-        job.logprobs = &logprobs[0, 0, 0]
+        job.logprobs, job.entropy = &logprobs[0, 0, 0], &logprobs[1, 0, 0]
         if raw:
             job.raw_ranks = &tokens[3, 0, 0]
-            job.raw_logprobs, job.log_mass = &logprobs[1, 0, 0], &logprobs[2, 0, 0]
+            job.raw_logprobs, job.log_mass = &logprobs[2, 0, 0], &logprobs[3, 0, 0]
     if job.batch > 0 and top > 0:
         job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
         if raw:
@@ -786,13 +814,14 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
                      double[::1] probs, double[::1] logprobs, double[::1] cumulative):
     """What the chain keeps of the one row, ids ascending; the arrays hold `vocab` entries.
 
-    cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, None), or
-    (0, (row, token, value)) as `draw_tokens`.
+    cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, entropy,
+    None), or (0, 0, (row, token, value)) as `draw_tokens`.
     """
     cdef Job job
     cdef RowState s
     cdef Scratch *scratch
     cdef int64_t n = 0
+    cdef double entropy = 0.0
     cdef bint valid
     rows.init_job(&job)
     set_chain(&job, chain)
@@ -800,15 +829,15 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
             and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
             and cumulative.shape[0] == job.vocab):
         raise ValueError("one row, and arrays as long as it")
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab, 0, 0, job.vocab if job.rebases else 0)
     try:
         with nogil:
             valid = scan_row(&s, scratch, chain_of(&job, 0), row_of(&job, 0))
             if valid:
                 apply_stages(&s)
                 n = read_distribution(&s, &ids[0], &logits[0], &probs[0], &logprobs[0],
-                                      &cumulative[0])
-        return (n, None) if valid else (0, first_invalid(0, &s.row))
+                                      &cumulative[0], &entropy)
+        return (n, entropy, None) if valid else (0, 0.0, first_invalid(0, &s.row))
     finally:
         release(scratch)
 
@@ -867,7 +896,8 @@ def idle_scratch(bint give_back=False):
         for i in range(n):
             idle[i] = _free[i]
         _free_count = 0
-    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size) for i in range(n)]
+    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size, idle[i].rebased_size)
+             for i in range(n)]
     for i in range(n):
         if give_back:
             destroy(idle[i])
@@ -889,7 +919,7 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
     memset(&chain, 0, sizeof(CChain))
     if floors is not None and floors.shape[0] != FLOORS:
         raise ValueError(f"floors have to be {FLOORS}")
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab)
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
@@ -910,6 +940,26 @@ def masses(Rows rows, double temperature, double[::1] floors=None):
         release(scratch)
 
 
+def depths(Rows rows, double temperature):
+    """The sum of w |z| of the one row: ((fine, error), exact). Of a row whose fine mass is used."""
+    cdef Job job
+    cdef RowState s
+    cdef CChain chain
+    cdef Scratch *scratch
+    rows.init_job(&job)
+    memset(&chain, 0, sizeof(CChain))
+    scratch = acquire(job.vocab)
+    try:
+        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
+            raise ValueError("the row is invalid")
+        set_temperature(&s, temperature)
+        s.reports = True
+        refine(&s)
+        return (s.depth.sum, s.depth.error), mass_value(depth_of_row(&s))
+    finally:
+        release(scratch)
+
+
 def whole_masses(Rows rows, double temperature):
     """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
     another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
@@ -921,12 +971,12 @@ def whole_masses(Rows rows, double temperature):
     memset(&chain, 0, sizeof(CChain))
     chain.temperature = temperature
     chain.truncates = True
-    scratch = acquire(job.vocab, 0, 0)
+    scratch = acquire(job.vocab)
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
         find_whole_masses(&s)
-        return (s.raw.mass, s.raw.error), (s.whole.mass, s.whole.error)
+        return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
     finally:
         release(scratch)
 

@@ -1,8 +1,7 @@
 """The one door from Python to the core's draw: `Sampler` and every adapter go through an `Engine`.
 
 An engine holds a chain in the core's form and the key of its uniforms. It takes logits that
-`_inputs.read` has read and `_inputs.check_rows` has checked, and numbers that are checked. Results
-have the axes of the core: the caller drops those that its user did not ask for.
+`_inputs.read` has read and `_inputs.check_rows` has checked, and numbers that are checked.
 """
 
 from __future__ import annotations
@@ -73,7 +72,8 @@ def make_chain(
 ) -> _core.Chain:
     """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
     stages = tuple(stages)
-    named = [*((s.setting, s.value) for s in stages), ("min_tokens_to_keep", min_tokens_to_keep)]
+    named = [(s.label(name), getattr(s, name)) for s in stages for name in s.parameters]
+    named.append(("min_tokens_to_keep", min_tokens_to_keep))
     per_row = [(name, len(value)) for name, value in named if isinstance(value, np.ndarray)]
     for name, length in per_row:
         first, batch = per_row[0]
@@ -84,7 +84,7 @@ def make_chain(
             )
     scales_and_cuts = [s for s in stages if not (s.is_off or isinstance(s, Edit))]
     return _core.Chain(
-        [(_core.STAGES[stage.setting], _for_core(stage)) for stage in scales_and_cuts],
+        [(_core.STAGES[stage.setting], *_for_core(stage)) for stage in scales_and_cuts],
         ties == "all",
         min_tokens_to_keep,
         tier,
@@ -100,10 +100,12 @@ def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
-def _for_core(stage: Stage) -> float | FloatArray:
-    """The setting as the core takes it: NaN in the rows in which it is off."""
-    value: float | FloatArray = stage.value
-    return np.where(value == stage.off, np.nan, value) if isinstance(value, np.ndarray) else value
+def _for_core(stage: Stage) -> list[float | FloatArray]:
+    """The parameters as the core takes them: the first is NaN in the rows in which it is off."""
+    first, *others = stage.values
+    if isinstance(first, np.ndarray):
+        first = np.where(stage.off_rows, np.nan, first)
+    return [first, *others]
 
 
 class Engine:
@@ -196,8 +198,8 @@ class Engine:
     def sample(
         self,
         source: Logits,
-        n: int,
-        top: int,
+        n: int | None,
+        top: int | None,
         *,
         raw: bool = False,
         streams: _WordArray | None = None,
@@ -208,18 +210,22 @@ class Engine:
     ) -> Samples:
         """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
 
-        The arrays have shape (batch, n), the top lists (batch, top). These are None without any,
-        and the raw ones unless asked for.
+        The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
+        without n where that is None. The lists are None without any, and so are the raw fields
+        unless asked for.
         """
-        figures = np.empty((4 if raw else 3, source.batch, n), np.int64)
-        return self._report(source, self._keys, figures, top, streams, steps, draws, mask, name)
+        figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
+        return self._report(
+            source, self._keys, figures, n is None, top, streams, steps, draws, mask, name
+        )
 
     def score(
         self,
         source: Logits,
         tokens: _IntArray,
-        top: int,
+        top: int | None,
         *,
+        drop_n: bool = False,
         raw: bool = False,
         steps: _WordArray | None = None,
         mask: _MaskWords | None = None,
@@ -227,18 +233,19 @@ class Engine:
     ) -> Samples:
         """Return for given tokens, (batch, n), each in [0, vocab), what `sample` returns.
 
-        `steps` are for error messages alone.
+        With `drop_n`, which needs n = 1, without that axis. `steps` are for error messages alone.
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, top, None, steps, None, mask, name)
+        return self._report(source, None, figures, drop_n, top, None, steps, None, mask, name)
 
     def _report(
         self,
         source: Logits,
         keys: _core.KeyedUniforms | None,
         figures: _IntArray,
-        top: int,
+        drop_n: bool,
+        top: int | None,
         streams: _WordArray | None,
         steps: _WordArray | None,
         draws: _WordArray | None,
@@ -251,21 +258,27 @@ class Engine:
         """
         rows = self._rows_of(source, mask)
         raw = len(figures) == 4
-        logs = np.empty((3 if raw else 1, *figures.shape[1:]))
-        top_ids = np.empty((1 + raw, rows.batch, top), np.int64)
-        top_logs = np.empty((1 + raw, rows.batch, top))
+        logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
+        top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
+        top_logs = np.empty((1 + raw, rows.batch, top or 0))
         invalid = _core.sample_tokens(
             self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
             self._workers(), streams, steps, draws,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        lists: tuple[Any, Any] = (top_ids[0], top_logs[0]) if top else (None, None)
-        shown = (figures[0], logs[0], figures[1], figures[2], *lists)
-        if raw:
-            lists = (top_ids[1], top_logs[1]) if top else (None, None)
-            return Samples(*shown, logs[1], figures[3], logs[2], *lists)
-        return Samples(*shown)
+        row: Any = 0 if source.array.ndim == 1 else slice(None)
+        at = (row, 0) if drop_n else (row,)
+        tokens, ranks, n_kept, *raw_ranks = [figures[i, *at] for i in range(len(figures))]
+        logprobs, entropy, *raw_logs = [logs[i, *at] for i in range(len(logs))]
+        ids, top_logprobs = (top_ids[0, row], top_logs[0, row]) if top else (None, None)
+        if not raw:
+            return Samples(tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs)
+        raw_ids, raw_top = (top_ids[1, row], top_logs[1, row]) if top else (None, None)
+        return Samples(
+            tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs, raw_logs[0], raw_ranks[0],
+            raw_logs[1], raw_ids, raw_top,
+        )  # fmt: skip
 
     def filter(
         self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"
@@ -287,13 +300,14 @@ class Engine:
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
-        n_kept, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        n_kept, entropy, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()
         return Distribution(
-            rows.vocab, ids[:n_kept].copy(), logits, probs, logprobs, cumulative, source.to_tensor
-        )
+            rows.vocab, entropy, ids[:n_kept].copy(), logits, probs, logprobs, cumulative,
+            source.to_tensor,
+        )  # fmt: skip
 
     def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
         """Hand the core its view of the rows, with their edits, if the settings are for as many."""

@@ -13,6 +13,7 @@ SAME = {
     **dict.fromkeys(("p", "topp", "nucleus", "nucleus_p", "top_p_sampling"), "top_p"),
     **dict.fromkeys(("minp", "min_prob", "min_probability"), "min_p"),
     "min_keep": "min_tokens_to_keep",
+    "smoothing_factor": "smoothing",
     **dict.fromkeys(("banned_tokens", "suppressed_tokens", "bad_tokens"), "suppress_tokens"),
     **dict.fromkeys(("random_seed", "manual_seed", "random_state", "rng_seed"), "seed"),
     "generator": "rng",

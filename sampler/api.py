@@ -40,7 +40,7 @@ from sampler._names import IGNORED_FIELDS, SAME
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
-from sampler.results import Distribution, Samples, shaped
+from sampler.results import Distribution, Samples, contained
 from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
@@ -170,7 +170,7 @@ class Sampler(HasSettings):
     ) -> None:
         if not settings.keys() <= STAGES.keys():
             check_known("Sampler", settings, keywords_of(Sampler))
-        named = [one(settings.get(name)) for name, one in STAGES.items()]
+        named = [one.of(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
         if min_tokens_to_keep is None:
@@ -390,7 +390,7 @@ class Sampler(HasSettings):
         >>> from sampler import Sampler
         >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3, raw=True)
         >>> r
-        Samples(tokens=2, logprobs=-1.3133, ranks=2, n_kept=2, top_ids=..., ...)
+        Samples(tokens=2, logprobs=-1.3133, ranks=2, n_kept=2, entropy=0.5822, top_ids=..., ...)
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
@@ -399,13 +399,13 @@ class Sampler(HasSettings):
             raise TypeError("`n` and `draws` exclude each other: n=3 is the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
-        count = 1 if n is None else check_integer("n", n, 1, 2**40, "an integer >= 1")
-        top = check_logprobs(logprobs)
+        if n is not None:
+            n = check_integer("n", n, 1, 2**40, "an integer >= 1")
+        top = None if logprobs is None else check_logprobs(logprobs)
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.sample(source, count, top, raw=raw, mask=words, **keys)
-        return shaped(r, source, n is None)
+        return contained(self._engine.sample(source, n, top, raw=raw, mask=words, **keys), source)
 
     @overload
     def score(
@@ -472,15 +472,17 @@ class Sampler(HasSettings):
         steps = _check_keywords(Sampler.score, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
-        top = check_logprobs(logprobs)
+        top = None if logprobs is None else check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.score(source, given, top, raw=raw, steps=keys["steps"], mask=words)
-        return shaped(r, source, drop_n)
+        r = self._engine.score(
+            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words
+        )
+        return contained(r, source)
 
     @hides_unknown
     def distribution(

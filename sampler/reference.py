@@ -1,6 +1,7 @@
 """The law again, as one would write it on a page: float64 NumPy, whole sorts, no tricks.
 
-It explains what the core computes and is the oracle of its tests. `kept` runs the stages and
+It explains what the core computes and is the oracle of its tests. `kept` runs the stages, each of
+which says by a boolean mask over the ranked tokens which of them stay, or changes their logits, and
 gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
 `log_mass` follow. Every function takes one row, and stages whose settings are numbers: of an array
 of settings, ``stage.at(row)``. Slow: it sorts the vocabulary.
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sampler.stages import MinP, Stage, SuppressTokens, Temperature, TopK, TopP
+from sampler.stages import MinP, Smoothing, Stage, SuppressTokens, Temperature, TopK, TopP
 
 __all__ = [
     "State",
@@ -68,31 +69,62 @@ def temper(state: State, stage: Temperature) -> State:
     return state._replace(z=z, temperature=max(state.temperature * t, 5e-324))
 
 
-def top_k(state: State, stage: TopK, ties: str) -> int:
-    """Count the first k in rank, with ties="all" everything equal to the k-th too."""
-    k = min(int(stage.value), len(state.ids))
-    return int(np.sum(state.logits >= state.logits[k - 1])) if ties == "all" else k
-
-
-def top_p(state: State, stage: TopP, ties: str) -> int:
-    """Count the smallest prefix in rank whose mass is >= p."""
-    mass = np.cumsum(_weights(state.z))
-    return int(np.sum(mass < np.longdouble(stage.value) * mass[-1])) + 1
-
-
-def min_p(state: State, stage: MinP, ties: str) -> int:
-    """Count the tokens with x >= max x + T ln m."""
+def smooth(state: State, stage: Smoothing) -> State:
+    """Bend the tempered logits, and rank by what comes out; in double, as the law has it."""
+    f, c = stage.values
     if math.isinf(state.temperature):
-        return len(state.ids)
-    threshold = state.logits[0] + state.temperature * math.log(stage.value)
-    return int(np.sum(state.logits >= threshold))
+        return rebase(state, np.zeros(len(state.ids)))
+    most = np.finfo(np.float64).max
+    with np.errstate(over="ignore"):
+        d = np.maximum((state.logits - state.logits[0]) / state.temperature, -most)
+        a, b = np.clip([f * (3.0 - c) * -0.5, f * (c - 1.0) * 0.5], -most, most)
+        return rebase(state, np.clip(d * d * (a + b * d), -most, most))
+
+
+def rebase(state: State, logits: _Array) -> State:
+    """Give the kept tokens new logits, at temperature 1."""
+    order = np.lexsort((state.ids, -logits))
+    x = logits[order]
+    return State(state.ids[order], x, x.astype(np.longdouble) - x[0])
+
+
+def top_k(state: State, stage: TopK, ties: str) -> _Array:
+    """Keep the first k in rank, with ties="all" everything equal to the k-th too."""
+    k = min(int(stage.value), len(state.ids))
+    keep: _Array = np.arange(len(state.ids)) < k
+    if ties == "all":
+        keep |= state.logits >= state.logits[k - 1]
+    return keep
+
+
+def top_p(state: State, stage: TopP, ties: str) -> _Array:
+    """Keep the smallest prefix in rank whose mass is >= p."""
+    mass = np.cumsum(_weights(state.z))
+    before = np.concatenate([[0], mass[:-1]])
+    keep: _Array = before < np.longdouble(stage.value) * mass[-1]
+    keep[0] = True
+    return keep
+
+
+def min_p(state: State, stage: MinP, ties: str) -> _Array:
+    """Keep the tokens with x >= max x + T ln m."""
+    if math.isinf(state.temperature):
+        return np.ones(len(state.ids), bool)
+    keep: _Array = state.logits >= state.logits[0] + state.temperature * math.log(stage.value)
+    return keep
 
 
 # Each edit changes the row, before anything is ranked.
 _EDITS: dict[type[Stage], Callable[[_Array, Any], None]] = {SuppressTokens: suppress_tokens}
 
-# Each truncation counts how many of the kept tokens stay: all of these keep a prefix in rank.
-_TRUNCATIONS: dict[type[Stage], Callable[[State, Any, str], int]] = {
+# Each scale changes the logits of what is kept, or how they are tempered.
+_SCALES: dict[type[Stage], Callable[[State, Any], State]] = {
+    Temperature: temper,
+    Smoothing: smooth,
+}
+
+# Each cut says which of the kept tokens stay: a boolean mask in rank order.
+_CUTS: dict[type[Stage], Callable[[State, Any, str], _Array]] = {
     TopK: top_k,
     TopP: top_p,
     MinP: min_p,
@@ -114,11 +146,12 @@ def kept(
     for stage in stages:
         if stage.is_off or stage.kind == "edit" or state.greedy:
             continue
-        if isinstance(stage, Temperature):
-            state = temper(state, stage)
+        if stage.kind == "scale":
+            state = _SCALES[type(stage)](state, stage)
             continue
-        n = max(_TRUNCATIONS[type(stage)](state, stage, ties), min_tokens_to_keep)
-        state = state._replace(ids=state.ids[:n], logits=state.logits[:n], z=state.z[:n])
+        keep = _CUTS[type(stage)](state, stage, ties)
+        keep[:min_tokens_to_keep] = True
+        state = state._replace(ids=state.ids[keep], logits=state.logits[keep], z=state.z[keep])
     return state
 
 
@@ -134,6 +167,15 @@ def logprobs(state: State) -> _Array:
     return logs
 
 
+def entropy(state: State) -> float:
+    """Entropy of the law in nats, to the nearest multiple of 2**-30."""
+    weights = _weights(state.z)
+    mass = weights.sum()
+    # -z w is 0 where w underflows, z = -inf too.
+    depth = np.where(weights > 0, -state.z, 0) @ weights
+    return float(np.rint((np.log(mass) + depth / mass) * 2**30) / 2**30)
+
+
 def probabilities(state: State, vocab: int) -> _Array:
     """Spread the whole distribution by token id, long double."""
     p = np.zeros(vocab, dtype=np.longdouble)
@@ -145,14 +187,14 @@ def probabilities(state: State, vocab: int) -> _Array:
 def log_mass(
     row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
 ) -> float:
-    """Log of what is kept of the mass under temperature alone: a difference of two such logs."""
+    """Log of what is kept of the mass without the cuts: a difference of two such logs."""
     stages = list(stages)
-    edits = [stage for stage in stages if stage.kind == "edit"]
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties)
     if state.greedy:
         return 0.0
-    z = temper(kept(row, edits), Temperature(state.temperature)).z
-    return log_of_mass(z[: len(state.ids)]) - log_of_mass(z)
+    whole = kept(row, [stage for stage in stages if stage.kind != "cut"])
+    above = float((whole.logits[0] - state.logits[0]) / state.temperature)
+    return log_of_mass(state.z) - above - log_of_mass(whole.z)
 
 
 def draw(state: State, vocab: int, u: float) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -55,6 +54,9 @@ class Samples(Generic[_Ints, _Floats]):
         1 + the tokens before it in rank; 0 where invalid.
     n_kept : int64
         How many tokens the stages kept; 0 where invalid.
+    entropy : float64
+        Of the law the token was sampled from, in nats, to the nearest multiple of 2**-30; 0 at
+        temperature 0, NaN where invalid.
     top_ids, top_logprobs : int64, float64
         The first tokens in rank under the law, padded with -1 and -inf.
     raw_logprobs : float64
@@ -71,9 +73,11 @@ class Samples(Generic[_Ints, _Floats]):
     """
 
     tokens: _Ints
-    logprobs: _Floats
-    ranks: _Ints
-    n_kept: _Ints
+    # A user always has these; inside, tokens may go alone.
+    logprobs: _Floats = None  # type: ignore[assignment]
+    ranks: _Ints = None  # type: ignore[assignment]
+    n_kept: _Ints = None  # type: ignore[assignment]
+    entropy: _Floats = None  # type: ignore[assignment]
     # `| Any` and not `| None`: the caller knows what was asked for.
     top_ids: _IntArray | Any = None
     top_logprobs: _FloatArray | Any = None
@@ -119,10 +123,11 @@ class Samples(Generic[_Ints, _Floats]):
         shown = []
         for name in _FIELDS:
             value = getattr(self, name)
-            if name in _SHOWN:
+            if value is not None and name in _SHOWN:
                 values = np.asarray(value.tolist() if _axes(value) else value)
+                ends = 2 if values.ndim == 1 else 1
                 text = np.array2string(
-                    values, precision=4, threshold=8, edgeitems=2, separator=", "
+                    values, precision=4, threshold=8, edgeitems=ends, separator=", "
                 )
                 shown.append(f"{name}={' '.join(text.split())}")
             elif value is not None:
@@ -131,7 +136,7 @@ class Samples(Generic[_Ints, _Floats]):
 
 
 _FIELDS = tuple(field.name for field in fields(Samples))
-_SHOWN = ("tokens", "logprobs", "ranks", "n_kept")
+_SHOWN = ("tokens", "logprobs", "ranks", "n_kept", "entropy")
 _LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 
 
@@ -158,7 +163,7 @@ class Distribution:
     logprobs : float64 of shape (kept,)
         Natural logs, finite even where `probs` underflow.
     entropy : float
-        In nats.
+        In nats, to the nearest multiple of 2**-30.
 
     Examples
     --------
@@ -173,6 +178,7 @@ class Distribution:
     def __init__(
         self,
         vocab: int,
+        entropy: float,
         ids: _IntArray,
         logits: _FloatArray,
         probs: _FloatArray,
@@ -182,6 +188,7 @@ class Distribution:
     ) -> None:
         # By ascending id, as the draw goes.
         self._vocab = vocab
+        self.entropy = entropy
         self._ids = ids
         self._logits = logits
         self._probs = probs
@@ -207,12 +214,6 @@ class Distribution:
     def logprobs(self) -> Any:
         """Natural logs of their probabilities."""
         return self._put(self._logprobs[self._by_rank])
-
-    @cached_property
-    def entropy(self) -> float:
-        """Entropy in nats."""
-        # fsum rounds once, so the figure does not depend on NumPy's order of summation.
-        return -math.fsum(p * q for p, q in zip(self._probs, self._logprobs, strict=True))
 
     def dense(self) -> Any:
         """Return all `vocab` probabilities by token id, 0 where removed.
@@ -272,23 +273,13 @@ class Distribution:
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
 
 
-def shaped(r: Samples, source: Logits, drop_n: bool) -> Samples:
-    """Drop the axes that the caller did not ask for; put the rest into the container of the logits.
-
-    `r` is what an `Engine` gives, with arrays of shape (batch, n) and lists of shape (batch, top).
-    """
-    drop_batch = source.array.ndim == 1
-    figure: Any = (0, 0) if drop_batch and drop_n else 0 if drop_batch else (slice(None), 0)
-    entry: Any = 0 if drop_batch else ...
+def contained(r: Samples, source: Logits) -> Samples:
+    """Put what an `Engine` gives into the container of the logits, and numbers into Python's."""
 
     def given(name: str) -> Any:
         array = getattr(r, name)
         if array is None:
             return None
-        if name in _LISTS:
-            array = array[entry]
-        elif drop_n or drop_batch:
-            array = array[figure]
         return source.to_container(array) if array.ndim else array.item()
 
     return Samples(*map(given, _FIELDS))

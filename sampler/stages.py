@@ -1,15 +1,18 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
 A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
-cuts. Its one field is the setting, named as Hugging Face names it: a number, or an array of one per
-row. The field states the range and the value that is off, and all else reads them there: checks,
-error messages, signatures, tests. `Settings` lists the stages in the order in which keywords apply.
+cuts. Its fields are its parameters: each a number, or an array of one per row. A stage of one
+parameter is named after it, as Hugging Face names it; one of several has a keyword of its own, and
+the first parameter says whether it is off. The fields state the ranges and the values that are
+off, and all else reads them there: checks, error messages, signatures, tests. `Settings` lists the
+stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import (
@@ -17,6 +20,7 @@ from typing import (
     Any,
     ClassVar,
     Generic,
+    NamedTuple,
     Self,
     TypedDict,
     TypeVar,
@@ -29,9 +33,19 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import FloatArray, Ids, Integers, Range, Reals, integers, reals
+from sampler._checks import (
+    FloatArray,
+    Ids,
+    Integers,
+    Range,
+    Reals,
+    Several,
+    finite,
+    integers,
+    reals,
+)
 
-__all__ = ["MinP", "SuppressTokens", "Temperature", "TopK", "TopP"]
+__all__ = ["MinP", "Smoothing", "SuppressTokens", "Temperature", "TopK", "TopP"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
 _Value = TypeVar("_Value")
@@ -39,16 +53,29 @@ _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 def setting(*, default: Any, range_: Range | Ids) -> Any:
-    """Make the field of a stage: off by default, and checked."""
+    """Make a field of a stage: off by default, and checked."""
     return field(default=default, metadata={"range": range_})
+
+
+class Parameter(NamedTuple):
+    """What a field of a stage states."""
+
+    off: Any  # the default
+    range: Any  # a Range, or Ids
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
 def stage(cls: _Class) -> _Class:
-    """Make a stage's class a dataclass, and keep what its field states where all can read it."""
+    """Make a stage's class a dataclass, and keep what its fields state where all can read it."""
     made: Any = dataclass(frozen=True, slots=True, repr=False, eq=False)(cls)
-    (own,) = fields(made)
-    made.setting, made.off, made.range = own.name, own.default, own.metadata["range"]
+    own = fields(made)
+    made.parameters = {one.name: Parameter(one.default, one.metadata["range"]) for one in own}
+    if len(own) == 1:
+        ((made.setting, (made.off, made.range)),) = made.parameters.items()
+    else:
+        made.setting = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", made.__name__).lower()
+        made.off = None
+        made.range = Several(made.__name__, tuple(one.range for one in made.parameters.values()))
     return made  # type: ignore[no-any-return]
 
 
@@ -59,58 +86,99 @@ class Stage:
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
     setting: ClassVar[str]
     off: ClassVar[Any]
-    range: ClassVar[Any]  # a Range, or Ids
+    range: ClassVar[Any]  # a Range, Ids, or Several
+    parameters: ClassVar[Mapping[str, Parameter]]
 
     def __init__(self, value: Any = None) -> None:
         raise NotImplementedError("use one of its subclasses, such as TopK(40)")
 
     def __post_init__(self) -> None:
-        value = getattr(self, self.setting)
-        checked = self.off if value is None else self.range.check_per_row(self.setting, value)
-        object.__setattr__(self, self.setting, checked)
+        for name, one in self.parameters.items():
+            value = getattr(self, name)
+            checked = one.off if value is None else one.range.check_per_row(self.label(name), value)
+            object.__setattr__(self, name, checked)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.range.show(self.value)})"
+        shown = [
+            one.range.show(value)
+            for one, value in zip(self.parameters.values(), self.values, strict=True)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return np.array_equal(self.value, other.value)
+        return all(map(np.array_equal, self.values, other.values))
 
     def __hash__(self) -> int:
-        return hash((type(self), self.value.tobytes() if self.is_per_row else self.value))
+        return hash((type(self), *(v.tobytes() if _is_array(v) else v for v in self.values)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.value,)  # which makes arrays read-only again
+        return type(self), self.values  # which makes arrays read-only again
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """Make the stage of what its keyword may be: a value, or the stage itself."""
+        if isinstance(value, cls):
+            return value
+        return cls(*value) if cls.off is None and isinstance(value, tuple) else cls(value)
+
+    @classmethod
+    def label(cls, parameter: str) -> str:
+        """Name a parameter, as error messages do."""
+        return parameter if parameter == cls.setting else f"{cls.setting}.{parameter}"
 
     @classmethod
     def described(cls) -> str:
         """Say what the setting may be, as the parameter lines of docstrings do."""
-        return f"{cls.setting} : {cls.range.noun}, {cls.range.interval}, off at {cls.off_text()}"
+        interval = "" if cls.off is None else f"{cls.range.interval}, "
+        return f"{cls.setting} : {cls.range.noun}, {interval}off at {cls.off_text()}"
 
     @classmethod
     def off_text(cls) -> str:
         """Show the value that is off, as the documents write it."""
-        return "()" if cls.off == () else f"{cls.off:g}"
+        return f"{cls.off:g}" if isinstance(cls.off, (int, float)) else str(cls.off)
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values of the parameters: numbers, or read-only float64 arrays of one per row."""
+        return tuple(getattr(self, name) for name in self.parameters)
 
     @property
     def value(self) -> Any:
-        """The setting's value: a number, or a read-only float64 array of one per row."""
-        return getattr(self, self.setting)
+        """What the keyword would be: the one parameter; of several all, or None where it is off."""
+        if self.off is None:
+            return None if self.is_off else self.values
+        return self.values[0]
 
     @property
     def is_per_row(self) -> bool:
-        """Whether the setting is an array, so that each row of a batch has its own."""
-        return isinstance(self.value, np.ndarray)
+        """Whether a parameter is an array, so that each row of a batch has its own."""
+        return any(map(_is_array, self.values))
 
     @property
     def is_off(self) -> bool:
         """Whether the stage changes nothing, in any row."""
-        return bool(np.all(self.value == self.off))
+        return bool(np.all(self.off_rows))
+
+    @property
+    def off_rows(self) -> Any:
+        """The same of each row, if there is one value per row."""
+        first, *_ = self.parameters.values()
+        return self.values[0] == first.off
 
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""
-        return type(self)(self.range.kind(self.value[row])) if self.is_per_row else self
+        return type(self)(
+            *(
+                one.range.kind(value[row]) if _is_array(value) else value
+                for one, value in zip(self.parameters.values(), self.values, strict=True)
+            )
+        )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
 
 
 class Edit(Stage):
@@ -195,6 +263,42 @@ class Temperature(Stage):
 
     kind = "scale"
     temperature: Reals | None = setting(default=1.0, range_=reals(0.0, math.inf))
+
+
+@stage
+class Smoothing(Stage):
+    """Keep everything; bend the tempered logits, so that the likely tokens come closer together.
+
+    Parameters
+    ----------
+    factor : float, >= 0, off at 0 or None
+        How steep: tokens 1 / sqrt(factor) below the likeliest keep their distance, nearer ones come
+        closer, others go further away.
+    curve : float, >= 1
+        1 is a parabola; above, a cubic term makes the distant ones more unlikely still.
+
+    Raises
+    ------
+    TypeError
+        If `factor` or `curve` is not a real number.
+    ValueError
+        If one is out of its range, infinite or NaN.
+
+    Notes
+    -----
+    With z = (x - max x) / temperature, the new logit is z^2 f (-(3 - c) / 2 + (c - 1) / 2 z).
+    The row is rebased: later steps rank by the new logits, and the temperature starts again at 1.
+    Above a `curve` of 3 the likeliest token is no longer the first. Costs a copy of the row.
+
+    References
+    ----------
+    kalomaze, "Smooth Sampling", 2024, as in text-generation-webui: `smoothing_factor`,
+    `smoothing_curve`.
+    """
+
+    kind = "scale"
+    factor: Reals | None = setting(default=0.0, range_=finite(0.0))
+    curve: Reals | None = setting(default=1.0, range_=finite(1.0))
 
 
 @stage
@@ -293,6 +397,7 @@ class Settings(TypedDict, total=False):
 
     suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
     temperature: Annotated[Reals | None, Temperature]
+    smoothing: Annotated[Reals | tuple[Reals, Reals] | Smoothing | None, Smoothing]
     top_k: Annotated[Integers | None, TopK]
     top_p: Annotated[Reals | None, TopP]
     min_p: Annotated[Reals | None, MinP]
@@ -332,6 +437,7 @@ class HasSettings:
 
     suppress_tokens = _Setting[tuple[int, ...]]()
     temperature = _Setting[float | FloatArray]()
+    smoothing = _Setting[tuple[float | FloatArray, ...] | None]()
     top_k = _Setting[int | FloatArray]()
     top_p = _Setting[float | FloatArray]()
     min_p = _Setting[float | FloatArray]()

@@ -381,10 +381,8 @@ def test_stages_are_values():
     assert pickle.loads(pickle.dumps(TopK(4))) == copy.deepcopy(TopK(4)) == TopK(4)
 
 
-def test_too_many_stages():
-    assert Sampler([TopK(3)] * 64, seed=7).sample(ROW).n_kept == 3
-    with pytest.raises(ValueError, match=r"`stages`.*65"):
-        Sampler([TopK(3)] * 65)
+def test_as_many_stages_as_one_likes():
+    assert Sampler([TopK(3)] * 1000, seed=7).sample(ROW).n_kept == 3
 
 
 # -------------------------------------------------------------------------------- invalid rows
@@ -458,6 +456,7 @@ def test_flagged_rows(settings, kind):
         assert np.all(np.asarray(a.raw_ranks[rows]) == 0)
         assert np.all(np.asarray(a.n_kept[rows]) == 0)
         assert np.all(np.isnan(np.asarray(a.logprobs[rows])))
+        assert np.all(np.isnan(np.asarray(a.entropy[rows])))
         assert np.all(np.isnan(np.asarray(a.raw_logprobs[rows])))
         assert np.all(np.isnan(np.asarray(a.log_mass[rows])))
         assert np.all(np.asarray(a.top_ids[rows]) == -1)
@@ -482,7 +481,7 @@ def test_flagged_rows_heed_signals(draw_alone):
     words = np.broadcast_to(row.view(np.uint32), (batch, len(row)))
     rows = _core.Rows(words, _core.KINDS["float32"], False)
     tokens = np.full((4, batch, 1), 7)
-    logs, top = np.empty((3, batch, 1)), np.empty((2, batch, 0))
+    logs, top = np.empty((4, batch, 1)), np.empty((2, batch, 0))
     ids, keys = np.empty((2, batch, 0), np.int64), _core.KeyedUniforms(0, 0)
     chain = _core.Chain([])
     with interrupted(tokens[0]):
@@ -763,17 +762,18 @@ def test_shapes(batch, n, top, raw):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
     r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top, raw=raw)
     lead = () if batch is None else (batch,)
-    for name in ("tokens", "logprobs", "ranks", "n_kept", "raw_logprobs", "raw_ranks", "log_mass"):
+    counts = ("tokens", "ranks", "n_kept", "raw_ranks")
+    for name in (*counts, "logprobs", "entropy", "raw_logprobs", "log_mass"):
         value = getattr(r, name)
         if not raw and name.startswith(("raw", "log_mass")):
             assert value is None
             continue
         shape = lead if n is None else (*lead, n)
         if shape == ():
-            assert type(value) is (float if "log" in name else int), name
+            assert type(value) is (int if name in counts else float), name
             continue
         assert value.shape == shape, name
-        assert value.dtype == (np.float64 if "log" in name else np.int64), name
+        assert value.dtype == (np.int64 if name in counts else np.float64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
         if not top or not (raw or name.startswith("top")):
@@ -880,7 +880,7 @@ def test_distribution_is_the_law(settings):
         assert np.array_equal(dense[d.ids], d.probs)
         assert np.count_nonzero(dense) == np.count_nonzero(d.probs)
         assert type(d.entropy) is float
-        assert d.entropy == pytest.approx(-np.sum(d.probs * d.logprobs), abs=1e-12)
+        assert d.entropy == pytest.approx(-np.sum(d.probs * d.logprobs), abs=2.0**-30)
 
 
 @pytest.mark.parametrize(
@@ -888,7 +888,7 @@ def test_distribution_is_the_law(settings):
     [([0.0] * 8, math.log(8)), ([5.0], 0.0), ([0.0, -inf, 0.0], math.log(2)), ([0.0, -1e4], 0.0)],
 )
 def test_entropy(logits, entropy):
-    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=2.0**-32)
+    assert Sampler().distribution(logits).entropy == pytest.approx(entropy, abs=2.0**-30)
 
 
 def test_an_underflowing_token_stays_kept():

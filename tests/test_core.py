@@ -39,7 +39,7 @@ def test_the_stages_of_the_core_are_those_of_python():
 
 @pytest.mark.parametrize("stage", [-1, len(_core.STAGES), 2**40])
 def test_an_unknown_stage_is_refused(stage):
-    with pytest.raises(ValueError, match=f"^unknown stage {stage}$"):
+    with pytest.raises(ValueError, match=f"^unknown stage {stage} of 1 parameters$"):
         _core.Chain([(_core.STAGES["top_k"], 3), (stage, 0.5)])
 
 
@@ -317,11 +317,14 @@ def test_scratch_has_room_for_the_row_at_hand(vocab, more):
     s = Sampler(top_p=0.9, seed=1)
     _core.idle_scratch(give_back=True)
     s(np.zeros(vocab, np.float32))
-    assert _core.idle_scratch() == [(vocab, 0, 0)]
+    assert _core.idle_scratch() == [(vocab, 0, 0, 0)]
     for size, n in ((vocab, 5), (vocab, 5 + more), (vocab + more, 5), (3, 2)):
         s.sample(np.zeros(size, np.float32), n=n)
         room = max(size, vocab if n == 5 or size == vocab else vocab + more)
-        assert _core.idle_scratch() == [(room, room, 5 if (size, n) == (vocab, 5) else 5 + more)]
+        items = 5 if (size, n) == (vocab, 5) else 5 + more
+        assert _core.idle_scratch() == [(room, room, items, 0)]
+    s.replace(smoothing=0.5)(np.zeros(vocab, np.float32))
+    assert _core.idle_scratch() == [(room, room, items, vocab)]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

@@ -23,7 +23,11 @@ from sampler.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
 ROW = [1.0, 3.0, 2.0, 0.0]
-FIGURES = ("tokens", "logprobs", "ranks", "n_kept", "raw_logprobs", "raw_ranks", "log_mass")
+COUNTS = ("tokens", "ranks", "n_kept", "raw_ranks", "top_ids", "raw_top_ids")
+FIGURES = (
+    *("tokens", "logprobs", "ranks", "n_kept", "entropy"),
+    *("raw_logprobs", "raw_ranks", "log_mass"),
+)
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 
 CONTAINERS = {
@@ -60,11 +64,11 @@ def test_containers(kind, n):
         for name in (*FIGURES, *LISTS):
             value = getattr(r, name)
             assert type(value) is wanted, name
-            assert value.dtype == (floats if "log" in name else integers), name
+            assert value.dtype == (integers if name in COUNTS else floats), name
     for r in (s.sample(batch[0], n=n, **more), s.score(plain[0], tokens[0], **more)):
         for name in FIGURES:
             value = getattr(r, name)
-            number = float if "log" in name else int
+            number = int if name in COUNTS else float
             assert type(value) is (number if n is None else wanted), name
         assert all(type(getattr(r, name)) is wanted for name in LISTS)
     if kind != "words":
@@ -141,14 +145,15 @@ def test_the_parts_of_samples():
 
 def test_the_repr_of_samples_is_short():
     s = Sampler(top_k=2, seed=7)
-    lone = "Samples(tokens=2, logprobs=-1.3133, ranks=2, n_kept=2)"
+    lone = "Samples(tokens=2, logprobs=-1.3133, ranks=2, n_kept=2, entropy=0.5822)"
     assert repr(s.sample(ROW, steps=0)) == lone
     rows = [ROW, ROW]
     text = "Samples(tokens=[2, 2], logprobs=[-1.3133, -1.3133], ranks=[2, 2], n_kept=[2, 2]"
+    text += ", entropy=[0.5822, 0.5822]"
     assert repr(s.sample(rows, steps=0, logprobs=1)) == f"{text}, top_ids=..., top_logprobs=...)"
     assert repr(s.sample(torch.tensor(rows), steps=0)) == f"{text})"
     large = s.sample(np.zeros((1000, 8)), n=50, logprobs=8, raw=True)
-    assert len(repr(large)) < 700 and "\n" not in repr(large)
+    assert len(repr(large)) < 500 and "\n" not in repr(large)
 
 
 def test_kept_is_the_old_name_of_n_kept():
@@ -219,7 +224,9 @@ def test_equal_settings_and_seeds_are_equal_samplers():
     for make in (
         lambda: Sampler(temperature=0.8, top_p=0.9, seed=7),
         lambda: Sampler(chain, min_tokens_to_keep=[1, 2], seed=7, threads=2),
-        lambda: Sampler(suppress_tokens=[3, 1], ties="all", on_invalid="flag", seed=7),
+        lambda: Sampler(
+            suppress_tokens=[3, 1], smoothing=0.3, ties="all", on_invalid="flag", seed=7
+        ),
     ):
         s = make()
         moved = s.replace(step=5)
@@ -241,6 +248,7 @@ def test_equal_settings_and_seeds_are_equal_samplers():
 def test_each_setting_is_an_attribute():
     s = Sampler(temperature=0.8, top_k=[3, 0], suppress_tokens=[2], seed=7)
     assert (s.temperature, s.top_p, s.min_p, s.suppress_tokens) == (0.8, 1.0, 0.0, (2,))
+    assert s.smoothing is None and s.replace(smoothing=(0.3, 2)).smoothing == (0.3, 2.0)
     assert type(s.temperature) is float and s.top_k.tolist() == [3.0, 0.0]
     chain = Sampler([TopP(0.5), MinP(0.1), TopP(0.9), Temperature(2)], seed=7)
     assert (chain.temperature, chain.min_p, chain.top_k, chain.suppress_tokens) == (2.0, 0.1, 0, ())
@@ -280,6 +288,7 @@ WAYS_OUT = {
     "Sampler(Temp=0.8)": "write temperature=0.8",
     "Sampler(random_seed=3)": "write seed=3",
     "Sampler(n_threads=4)": "write threads=4",
+    "Sampler(smoothing_factor=0.3)": "write smoothing=0.3",
     "Sampler(temprature=0.8)": "did you mean temperature?",
     "Sampler(top_q=0.8)": "did you mean top_p or top_k?",
     "Sampler(seeed=1)": "did you mean seed?",

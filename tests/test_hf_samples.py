@@ -46,7 +46,7 @@ from tiny import (
 
 HOT = Sampler(temperature=2.0, top_p=0.95, seed=7)
 BLANK = {
-    "tokens": -1, "logprobs": math.nan, "ranks": 0, "n_kept": 0,
+    "tokens": -1, "logprobs": math.nan, "ranks": 0, "n_kept": 0, "entropy": math.nan,
     "top_ids": -1, "top_logprobs": math.nan,
     "raw_logprobs": math.nan, "raw_ranks": 0, "log_mass": math.nan,
     "raw_top_ids": -1, "raw_top_logprobs": math.nan,

@@ -674,7 +674,15 @@ def test_no_rows(dtype):
             for top in (None, 0, 3, 9):
                 r = s.sample(given, n=n, logprobs=top, raw=True, streams=[], steps=[])
                 shape = (0,) if n is None else (0, n)
-                for name in ("tokens", "logprobs", "raw_logprobs", "ranks", "n_kept", "log_mass"):
+                for name in (
+                    "tokens",
+                    "logprobs",
+                    "raw_logprobs",
+                    "ranks",
+                    "n_kept",
+                    "entropy",
+                    "log_mass",
+                ):
                     assert getattr(r, name).shape == shape, name
                 for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
                     got = getattr(r, name)

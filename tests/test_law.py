@@ -338,6 +338,7 @@ def test_dtypes_of_equal_value_agree_to_the_bit(real_logits, stages):
             "logprobs",
             "ranks",
             "n_kept",
+            "entropy",
             "raw_logprobs",
             "raw_ranks",
             "log_mass",

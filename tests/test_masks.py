@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sampler
 from law import random_stage
-from sampler import Sampler, SuppressTokens, Temperature, TopK, TopP, _core
+from sampler import Sampler, SuppressTokens, Temperature, TopK, TopP, _core, _inputs
 from sampler.masks import read_mask
 from test_law import KINDS, make_row
 
@@ -405,3 +405,17 @@ def test_edits_come_first(before):
         Sampler([SuppressTokens([1]), before, SuppressTokens([2])])
     two = Sampler([SuppressTokens([1]), SuppressTokens([2, 1]), before], seed=1)
     assert two.distribution(X).ids.tolist() in ([0, 3], [0])
+
+
+def test_every_tier_weighs_what_the_mask_allows() -> None:
+    rng = np.random.default_rng(0)
+    row = rng.normal(0.0, 2.0, 5000).astype(np.float32)
+    allowed = rng.random(5000) < 0.5
+    rows = _inputs.read(row).rows()
+    nothing = np.empty(0, np.int64), np.empty(0)
+    rows.edit(_core.Edits(5000, *nothing), read_mask(allowed, (5000,)))
+    copied = _inputs.read(np.where(allowed, row, np.float32(-np.inf))).rows()
+    exact, error = _core.masses(copied, 1.5)[_core.TIERS["exact"]]
+    assert error == 0.0
+    for mass, error in _core.masses(rows, 1.5).values():
+        assert abs(mass - exact) <= error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sampler
 import tiny
-from law import TABLE
+from law import TABLE, random_value
 from sampler import MinP, Sampler, Samples, Temperature, TopK, TopP, _core, reference
 from sampler.api import engine_of
 from sampler.hf import FilterLogitsProcessor, generate_kwargs
@@ -68,9 +68,16 @@ def value_at(values, row):
     return values[row] if isinstance(values, list) else values
 
 
+def make(stage, values):
+    """The stage of what its keyword may be, or of one such value per row."""
+    if not isinstance(values, list):
+        return stage.of(values)
+    columns = zip(*(stage.of(value).values for value in values), strict=True)
+    return stage(*map(list, columns))
+
+
 def random_values(rng, stage, batch):
     """A number, or one per row: off in some, in others as law.TABLE has them."""
-    case = TABLE[stage]
 
     def one():
         chance = rng.random()
@@ -78,7 +85,7 @@ def random_values(rng, stage, batch):
             return stage.off
         if chance < 0.3 and stage is TopK:
             return 10**6  # above any vocabulary here
-        return stage(rng.choice(case.edges) if chance < 0.6 else case.random(rng)).value
+        return stage.of(random_value(rng, stage, 0.45)).value
 
     return one() if rng.random() < 0.2 else [one() for _ in range(batch)]
 
@@ -88,11 +95,11 @@ def check_rows(rng, rows, chain, floors=1, **more):
     batch, vocab = rows.shape
     tokens = rng.integers(0, vocab, (batch, 2))
     streams, steps = rng.integers(0, 2**63, (2, batch))
-    s = Sampler([stage(values) for stage, values in chain], min_tokens_to_keep=floors, **more)
+    s = Sampler([make(stage, values) for stage, values in chain], min_tokens_to_keep=floors, **more)
     whole = everything(s, rows, tokens, streams, steps)
     called = s.replace(step=9)(rows)
     for i in range(batch):
-        own = [stage(value_at(values, i)) for stage, values in chain]
+        own = [stage.of(value_at(values, i)) for stage, values in chain]
         alone = Sampler(own, min_tokens_to_keep=value_at(floors, i), **more)
         lone = everything(alone, rows[i], tokens[i], streams[i : i + 1], steps[i : i + 1])
         for what, result in lone.items():
@@ -155,7 +162,7 @@ def test_an_invalid_row_leaves_the_others_their_settings(place):
     chain = [(TopK, list(range(1, 13))), (Temperature, rng.uniform(0.5, 2, 12).tolist())]
     check_rows(rng, rows, chain, on_invalid="flag", seed=7)
     with pytest.raises(ValueError, match=f"row {place} has nan at token 7"):
-        Sampler([stage(values) for stage, values in chain])(rows)
+        Sampler([make(stage, values) for stage, values in chain])(rows)
 
 
 def counted(call):
@@ -283,13 +290,16 @@ def test_stages_differ_by_any_row():
 
 @EVERY
 def test_off_is_off_in_every_row(stage):
-    assert stage([stage.off] * 3).is_off
-    on = stage(TABLE[stage].values[0]).value
-    assert not stage([stage.off, on, stage.off]).is_off
-    assert stage([stage.off, on]).at(0) == stage(stage.off)
-    assert stage([stage.off, on]).at(1) == stage(on)
-    assert stage(on).at(1) == stage(on)
-    assert type(stage([stage.off, on]).at(1).value) is stage.range.kind
+    assert make(stage, [stage.off] * 3).is_off
+    on = stage.of(TABLE[stage].values[0])
+    assert not make(stage, [stage.off, on, stage.off]).is_off
+    assert make(stage, [stage.off, on]).at(0) == stage(stage.off)
+    assert make(stage, [stage.off, on]).at(1) == on
+    assert on.at(1) == on
+    for value, one in zip(
+        make(stage, [stage.off, on]).at(1).values, stage.parameters.values(), strict=True
+    ):
+        assert type(value) is one.range.kind
 
 
 def test_round_trip():

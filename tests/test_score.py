@@ -15,7 +15,16 @@ from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 inf, nan = math.inf, math.nan
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
-FIGURES = ("tokens", "logprobs", "ranks", "n_kept", "raw_logprobs", "raw_ranks", "log_mass")
+FIGURES = (
+    "tokens",
+    "logprobs",
+    "ranks",
+    "n_kept",
+    "entropy",
+    "raw_logprobs",
+    "raw_ranks",
+    "log_mass",
+)
 LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 CHAINS = [
     {},
@@ -407,7 +416,7 @@ def test_flagged_rows(value, n):
     else:
         x[1, 299] = value
     r = s.score(x, tokens, logprobs=2, raw=True)
-    blanks = (-1, nan, 0, 0, nan, 0, nan, -1, nan, -1, nan)
+    blanks = (-1, nan, 0, 0, nan, nan, 0, nan, -1, nan, -1, nan)
     for name, blank in zip((*FIGURES, *LISTS), blanks, strict=True):
         told = getattr(r, name)
         assert np.array_equal(told[1], np.full_like(told[1], blank), equal_nan=True), name
@@ -421,3 +430,12 @@ def test_raw_logprobs_are_finite_where_the_difference_overflows():
     big = np.finfo(np.float64).max
     r = Sampler(seed=0).score(np.array([big, -big]), 1, raw=True)
     assert r.logprobs == r.raw_logprobs == -big
+
+
+def test_negative_zero_is_zero():
+    # Found: the log-probability of a certain token was -0.0 where its logit was.
+    for s in (Sampler(seed=0), Sampler(seed=0, temperature=0.5), Sampler(seed=0, top_k=1)):
+        a, b = (s.score([zero, -inf], 0, logprobs=1, raw=True) for zero in (0.0, -0.0))
+        for name in (*FIGURES, *LISTS):
+            x, y = np.asarray(getattr(a, name)), np.asarray(getattr(b, name))
+            assert x.tobytes() == y.tobytes(), name

@@ -9,6 +9,7 @@ import ast
 import inspect
 import math
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from hypothesis import strategies as st
 import sampler
 from law import TABLE
 from sampler import Sampler, reference, stages
-from sampler._checks import Ids, Integers, Reals
-from sampler.stages import STAGES, Stage
+from sampler._checks import Ids, Integers, Range, Reals
+from sampler.stages import STAGES, Smoothing, Stage
 
 PACKAGE = Path(sampler.__file__).parent
 ROOT = PACKAGE.parent
@@ -29,21 +30,24 @@ EVERY = pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 ROW = np.array([1.0, 3.0, 2.0, 2.0, -np.inf, 0.0])
 
 
-def inside(stage):
-    if isinstance(stage.range, Ids):  # some of those of ROW
+def inside(range_):
+    if isinstance(range_, Ids):  # some of those of ROW
         return st.lists(st.integers(0, 3)).map(lambda ids: tuple(sorted(set(ids))))
-    if stage.range.kind is int:
-        return st.integers(min_value=stage.range.low)
-    return st.floats(stage.range.low, stage.range.high)
+    if range_.kind is int:
+        return st.integers(min_value=range_.low)
+    high = sys.float_info.max if range_.high is None else range_.high
+    return st.floats(range_.low, high)
 
 
-def outside(stage):
-    if isinstance(stage.range, Ids):
+def outside(range_):
+    if isinstance(range_, Ids):
         return st.integers(max_value=-1).map(lambda token: (token,))
-    low, high = stage.range.low, stage.range.high
-    if stage.range.kind is int:
+    low, high = range_.low, range_.high
+    if range_.kind is int:
         return st.integers(max_value=low - 1)
-    above = [] if high == math.inf else [st.floats(min_value=high, exclude_min=True)]
+    above = [st.just(math.inf)] if high is None else []
+    if high is not None and high < math.inf:
+        above = [st.floats(min_value=high, exclude_min=True)]
     return st.one_of(st.just(math.nan), st.floats(max_value=low, exclude_max=True), *above)
 
 
@@ -53,10 +57,15 @@ def outside(stage):
 @EVERY
 @given(data=st.data())
 def test_values_in_the_range_are_kept(stage, data):
-    value = data.draw(inside(stage))
-    assert stage(value).value == value
-    s = Sampler(**{stage.setting: value}, seed=7)
-    assert stage(value) in s.stages
+    values = tuple(data.draw(inside(one.range)) for one in stage.parameters.values())
+    made = stage(*values)
+    assert made.values == values
+    s = Sampler(**{stage.setting: made.value}, seed=7)
+    assert made in s.stages or made.is_off
+    assert (
+        Sampler(**{stage.setting: made}, seed=7).stages == Sampler([*s.stages]).stages
+        or made.is_off
+    )
     assert eval(repr(s), vars(sampler)).stages == s.stages
     assert len(s.distribution(ROW)) == len(reference.kept(ROW, s.stages).ids) >= 1
 
@@ -64,14 +73,17 @@ def test_values_in_the_range_are_kept(stage, data):
 @EVERY
 @given(data=st.data())
 def test_values_outside_are_refused_in_one_sentence(stage, data):
-    value = data.draw(outside(stage))
-    messages = []
-    for make in (stage, lambda value: Sampler(**{stage.setting: value})):
-        with pytest.raises(ValueError, match="has to be") as caught:
-            make(value)
-        messages.append(str(caught.value))
-    found = f"one is {value[0]}" if isinstance(stage.range, Ids) else f"is {value}"
-    assert set(messages) == {f"`{stage.setting}` has to be {stage.range}, but {found}"}
+    for place, (name, one) in enumerate(stage.parameters.items()):
+        values = [other.range.low if isinstance(other.range, Range) else () for other in
+                  stage.parameters.values()]  # fmt: skip
+        value = values[place] = data.draw(outside(one.range))
+        keyword = value if len(values) == 1 else tuple(values)
+        found = f"one is {value[0]}" if isinstance(one.range, Ids) else f"is {value}"
+        message = re.escape(f"`{stage.label(name)}` has to be {one.range}, but {found}")
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            stage(*values)
+        with pytest.raises(ValueError, match=f"^{message}$"):
+            Sampler(**{stage.setting: keyword})
 
 
 @EVERY
@@ -79,7 +91,7 @@ def test_every_setting_is_a_change_of_a_configuration(stage):
     value = TABLE[stage].after
     for config in ({"do_sample": True}, {"do_sample": True, "top_p": 0.5}):
         s = Sampler.from_generation_config(config, **{stage.setting: value})
-        assert stage(value) in s.stages
+        assert stage.of(value) in s.stages
 
 
 @EVERY
@@ -117,6 +129,7 @@ def test_signatures_list_the_settings():
     shown = [(name, p.default, p.annotation) for name, p in parameters.items() if name in STAGES]
     kinds = {"float": Reals | None, "int": Integers | None}
     kinds["sequence of int"] = Collection[int] | None
+    kinds["float, (float, float) or Smoothing"] = Reals | tuple[Reals, Reals] | Smoothing | None
     assert shown == [(name, one.off, kinds[one.range.noun]) for name, one in STAGES.items()]
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
     assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]
@@ -131,10 +144,12 @@ def test_signatures_list_the_settings():
 
 @EVERY
 def test_docstrings_state_range_and_off_value(stage):
-    kind, interval = stage.range.noun, stage.range.interval
-    line = f"{stage.setting} : {kind}, {interval}, off at {stage.off_text()}"
-    assert f"\n    {line} or None\n" in stage.__doc__
-    assert f"\n    {line}\n        See `{stage.__name__}`.\n" in Sampler.__doc__
+    for place, (name, one) in enumerate(stage.parameters.items()):
+        line = f"{name} : {one.range.noun}, {one.range.interval}"
+        off = "()" if one.off == () else f"{one.off:g}"
+        line += f", off at {off} or None\n" if place == 0 else ""
+        assert f"\n    {line}" in stage.__doc__
+    assert f"\n    {stage.described()}\n        See `{stage.__name__}`.\n" in Sampler.__doc__
     assert "{settings}" not in Sampler.__doc__
     for part in ("Raises", "Notes", "References"):
         assert f"\n    {part}\n" in stage.__doc__
@@ -143,11 +158,12 @@ def test_docstrings_state_range_and_off_value(stage):
 @EVERY
 def test_documents_state_range_and_off_value(stage):
     law = (ROOT / "docs" / "law.md").read_text()
-    name, interval = re.escape(stage.__name__), re.escape(stage.range.interval)
+    ranges = [re.escape(one.range.interval) for one in stage.parameters.values()]
+    letters = ", ".join([r"(\w)"] * len(ranges))
+    ranges = ", ".join(rf"\{place} {one}" for place, one in enumerate(ranges, 1))
+    off = re.escape(stage.off_text())
     assert re.search(
-        rf"^\| `{name}\((\w)\)`, \1 {interval} \| {re.escape(stage.off_text())} \| ",
-        law,
-        re.MULTILINE,
+        rf"^\| `{stage.__name__}\({letters}\)`, {ranges} \| {off} \| ", law, re.MULTILINE
     )
     rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [off for name, off in rows if name == stage.setting] in ([], [stage.off_text()])
@@ -179,7 +195,7 @@ def words_of(path):
 def test_a_stage_is_named_in_five_places():
     # The fourth is law.TABLE, the fifth docs/law.md, which other tests hold to STAGES.
     names = {one.setting for one in STAGES.values()} | {one.__name__ for one in STAGES.values()}
-    names -= {"temperature", "Temperature"}  # of the softmax family too
+    names -= {"temperature", "Temperature", "smoothing"}  # of the softmax family too
     found = {}
     for path in PACKAGE.rglob("*"):
         place = path.relative_to(PACKAGE).as_posix()

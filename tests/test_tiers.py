@@ -22,7 +22,7 @@ def kept(row, stages, tier=TIERS[0]):
     chain = make_chain(stages, tier=tier)
     rows = _inputs.read(row).rows()
     ids, floats = np.empty(rows.vocab, np.int64), np.empty((4, rows.vocab))
-    count, invalid = _core.distribution_row(chain, rows, ids, *floats)
+    count, _, invalid = _core.distribution_row(chain, rows, ids, *floats)
     assert invalid is None
     return ids[:count].copy()
 

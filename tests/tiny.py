@@ -152,7 +152,14 @@ def same_samples(a, b):
     """Assert that two Samples are alike, up to the rounding of the model."""
     for name in ("tokens", "ranks", "n_kept", "raw_ranks", "top_ids", "raw_top_ids"):
         assert getattr(a, name).tolist() == getattr(b, name).tolist()
-    for name in ("logprobs", "raw_logprobs", "log_mass", "top_logprobs", "raw_top_logprobs"):
+    for name in (
+        "logprobs",
+        "entropy",
+        "raw_logprobs",
+        "log_mass",
+        "top_logprobs",
+        "raw_top_logprobs",
+    ):
         x, y = getattr(a, name), getattr(b, name)
         assert x.shape == y.shape
         assert np.allclose(x, y, rtol=0, atol=1e-4, equal_nan=True)

@@ -48,6 +48,7 @@ struct Kernels {
     void (*counts)(const Row *, const double *, int64_t *);
     void (*fast_masses)(const Row *, const Tempering *, Cut, double *, double *);
     void (*fine_masses)(const Row *, const Tempering *, Cut, double *);
+    double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut, double *);
     void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
                               double *);
     Mass (*exact_mass)(const Row *, const Tempering *, Cut, Mass *);
@@ -64,7 +65,9 @@ typedef struct {
     Kernels of_float;
     Kernels of_double;
     void (*weigh)(const Tempering *, const double *, int64_t, double *);
+    void (*temper)(const Tempering *, const double *, int64_t, double *);
     Mass (*sum)(const double *, int64_t);
+    Mass (*depth)(const Tempering *, const double *, const double *, int64_t);
     void (*split)(const double *, const double *, int64_t, double, Split *);
     void (*align)(const Row *, uint64_t *);
 } Isa;
@@ -72,15 +75,15 @@ typedef struct {
 #define KERNELS(type, fast)                                                                        \
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
-            count_##type, counts_##type, fast, fine_masses_##type, fine_masses_above_##type,       \
-            exact_mass_##type, fine_masses_of_two_##type, read_##type, filter_##type,              \
-            softmax_##type                                                                         \
+            count_##type, counts_##type, fast, fine_masses_##type,                                 \
+            fine_masses_and_depth_##type, fine_masses_above_##type, exact_mass_##type,             \
+            fine_masses_of_two_##type, read_##type, filter_##type, softmax_##type                  \
     }
 
 #define ISA_OF(name)                                                                               \
     {                                                                                              \
         #name, KERNELS(float_##name, fast_masses_float_##name), KERNELS(double_##name, NULL),      \
-            weigh_##name, sum_##name, split_##name, align_##name                                                \
+            weigh_##name, temper_##name, sum_##name, depth_##name, split_##name, align_##name                     \
     }
 
 /* Both element types of an instruction set: SAMPLER_FUSED where it has a fused multiply-add. */

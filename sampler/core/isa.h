@@ -18,6 +18,21 @@ static void CANDIDATES(weigh)(const Tempering *tempering, const double *values, 
             weights[i] = exp_canonical((values[i] * scale - max) / temperature);
 }
 
+/* z[0..n), n a whole number of words, of values[0..n): their tempered logits, finite for what is
+ * finite; -inf for -inf. */
+static void CANDIDATES(temper)(const Tempering *tempering, const double *values, int64_t n,
+                               double *z)
+{
+    const double max = tempering->max, temperature = tempering->temperature;
+    const double scale = tempering->scale;
+    const int uniform = tempering->uniform;
+    for (int64_t i = 0; i < n; i++) {
+        const double deep = (values[i] * scale - max) / temperature;
+        const double finite = uniform ? 0.0 : deep < -DBL_MAX ? -DBL_MAX : deep;
+        z[i] = values[i] > -INFINITY ? finite : -INFINITY;
+    }
+}
+
 /* The exact sum of weights[0..n), padded with 0 to a whole number of words. */
 static Mass CANDIDATES(sum)(const double *weights, int64_t n)
 {
@@ -32,6 +47,30 @@ static Mass CANDIDATES(sum)(const double *weights, int64_t n)
         mass_add_parts(&mass, high, low, end - start);
     }
     return mass;
+}
+
+/* The exact sum of w |z| of values[0..n) with these weights, both padded as for `sum`. No term is
+ * above 1/e. What is so deep that exp rounds to 0 adds nothing. */
+static Mass CANDIDATES(depth)(const Tempering *tempering, const double *values,
+                              const double *weights, int64_t n)
+{
+    const double max = tempering->max, temperature = tempering->temperature;
+    const double scale = tempering->scale;
+    Mass depth = {0.0, 0.0};
+    if (tempering->uniform)
+        return depth;
+    for (int64_t start = 0; start < n; start += BLOCK) {
+        const int64_t end = n - start < BLOCK ? whole_words(n) : start + BLOCK;
+        uint64_t high[LANES] = {0}, low[LANES] = {0};
+        for (int64_t i = start; i < end; i += LANES)
+            EACH_LANE (l) {
+                const double z = (values[i + l] * scale - max) / temperature;
+                const double deep = z > -746.0 ? -z : 746.0;
+                add_parts(&high[l], &low[l], weights[i + l] * deep);
+            }
+        mass_add_parts(&depth, high, low, end - start);
+    }
+    return depth;
 }
 
 /* What of values[0..n), padded to whole words, is at or above t; weights may be NULL. */

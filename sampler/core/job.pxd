@@ -24,6 +24,7 @@ cdef struct Job:
     bint (*do_row)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
     const Chain *chains   # of row i: chains[i * chain_stride]
     ptrdiff_t chain_stride  # 0 where one serves every row
+    bint rebases            # whether any of them does
     const char *data
     ptrdiff_t row_stride
     ptrdiff_t stride
@@ -48,6 +49,7 @@ cdef struct Job:
     int64_t *ranks
     int64_t *kept
     double *logprobs
+    double *entropy
     bint raw              # whether these are asked for as well:
     int64_t *raw_ranks
     double *raw_logprobs

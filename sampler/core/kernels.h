@@ -11,7 +11,7 @@
 
 /* ----------------------------------------------------------------------- what a row holds */
 
-/* The largest logit of a scanned row; NaN if any logit is. */
+/* The largest logit of a scanned row; NaN or +inf if any logit is NaN. */
 static double FN(top)(const Row *row)
 {
     const REAL *m = row->maxima;
@@ -191,9 +191,15 @@ INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t 
                     continue;
                 }
             }
-            const REAL *x = FN(load)(row, start, count, buffer);
+            const uint64_t *allowed = NULL;
+            const REAL *x = masked ? FN(under_mask)(row, start, count, &allowed) : NULL;
+            const int hidden = x != NULL;
+            if (x == NULL)
+                x = FN(load)(row, start, count, buffer);
             for (int64_t j = 0; j < count; j += WORD) {
                 uint64_t bits = FN(reaching)(x + j, from);
+                if (hidden)
+                    bits &= allowed[j / WORD];
                 if (bits == 0)
                     continue;
                 if (high < INFINITY)
@@ -271,9 +277,9 @@ static int64_t FN(pick)(const Row *row, int64_t first, int64_t step, double low,
 
 /* Block b of a scanned row, for a loop that keeps x >= *floor: what the cut removes, -inf, and all
  * below `deep` (finite) is lower than that. Returns the count, 0 where nothing is kept; x is padded
- * to whole groups. */
-INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
-                              const REAL **x, REAL *floor)
+ * to whole groups. With `bits`, these may be a mask that x does not have yet: else they are NULL. */
+INLINE int64_t FN(kept_or_masked)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
+                                  const REAL **x, REAL *floor, const uint64_t **bits)
 {
     const REAL *m = (const REAL *)row->maxima + b * LANES;
     const int64_t start = block_start(row, b), count = block_size(row, b);
@@ -286,8 +292,15 @@ INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REA
         reaches |= m[l] >= *floor;
     if (!reaches)
         return 0;
+    const int ends_here = start <= cut.last && cut.last < start + count - 1 && cut.value >= deep;
+    if (bits) {
+        *x = ends_here ? NULL : FN(under_mask)(row, start, count, bits);
+        if (*x)
+            return count;
+        *bits = NULL;
+    }
     *x = FN(load)(row, start, count, buffer);
-    if (start <= cut.last && cut.last < start + count - 1 && cut.value >= deep) {
+    if (ends_here) {
         if (*x != buffer)
             memcpy(buffer, *x, (size_t)whole_groups(count) * sizeof *buffer);
         for (int64_t i = cut.last - start + 1; i < count; i++)
@@ -296,6 +309,12 @@ INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REA
         *x = buffer;
     }
     return count;
+}
+
+INLINE int64_t FN(kept_block)(const Row *row, Cut cut, REAL deep, int64_t b, REAL *buffer,
+                              const REAL **x, REAL *floor)
+{
+    return FN(kept_or_masked)(row, cut, deep, b, buffer, x, floor, NULL);
 }
 
 /* How many tokens of a scanned row the cut keeps. */
@@ -352,17 +371,23 @@ INLINE float FN(fast_weight)(float x, float max, float log2e_over_t)
     return float_of_bits(bits + (n_bits << 23));
 }
 
-/* The sum of the weights of those of x[0..n) that are >= floor, n a whole number of words up to
- * BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is double. */
-INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor)
+/* The sum of the weights of those of x[0..n) that are >= floor and, with bits, allowed; n a whole
+ * number of words up to BLOCK. At most 7 + 1 roundings of a sum are in float32, the rest is
+ * double. */
+INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_over_t, float floor,
+                           const uint64_t *bits, const int masked)
 {
-    float sums[WORD] = {0};
+    float sums[WORD] = {0}, shown[WORD];
     double mass[LANES];
-    for (int64_t i = 0; i < n; i += WORD)
+    for (int64_t i = 0; i < n; i += WORD) {
+        if (masked)
+            FN(hide)(x + i, WORD, bits + i / WORD, shown);
+        const float *part = masked ? shown : x + i;
         for (int l = 0; l < WORD; l++) {
-            const float weight = FN(fast_weight)(x[i + l], max, log2e_over_t);
-            sums[l] += x[i + l] >= floor ? weight : 0.0f;
+            const float weight = FN(fast_weight)(part[l], max, log2e_over_t);
+            sums[l] += part[l] >= floor ? weight : 0.0f;
         }
+    }
     for (int l = 0; l < 2 * LANES; l++)
         sums[l] += sums[l + 2 * LANES];
     EACH_LANE (l)
@@ -381,9 +406,14 @@ static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut,
     for (int64_t b = 0; b < blocks_in(row); b++) {
         float buffer[BLOCK], floor;
         const float *x;
-        const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        masses[b] = count == BLOCK ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor)
-                                   : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor);
+        const uint64_t *bits = NULL;
+        /* AVX2 has too few registers to hide and weigh at a time. */
+        const uint64_t **hidden = row->allowed && ISA != 1 ? &bits : NULL;
+        const int64_t count = FN(kept_or_masked)(row, cut, deep, b, buffer, &x, &floor, hidden);
+        masses[b] = bits ? FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor, bits, 1)
+                    : count == BLOCK
+                        ? FN(fast_sum)(x, BLOCK, max, log2e_over_t, floor, NULL, 0)
+                        : FN(fast_sum)(x, whole_words(count), max, log2e_over_t, floor, NULL, 0);
         errors[b] = fast_error(masses[b]);
     }
 }
@@ -413,31 +443,39 @@ INLINE double FN(fine_weight)(double x, double max, double log2e_over_t)
 }
 
 /* masses[b] = the mass of what the cut keeps of block b and, with floors, totals[j] that of the
- * row's tokens >= floors[j], j < FLOORS, all of them within the cut. The error is FINE_WEIGHT_ERROR
- * times the mass plus FINE_FLOOR_ERROR a token. As fast_masses, and the tempering unscaled. */
-INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
-                     const double *floors, double *totals, const int with_floors)
+ * row's tokens >= floors[j], j < FLOORS, all of them within the cut. With `with_depth`, returns the
+ * depth of what the cut keeps: the sum of w |z|. The errors: `fine_error`, `fine_depth_error`. As
+ * fast_masses, and the tempering unscaled. */
+INLINE double FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
+                       const double *floors, double *totals, const int with_floors,
+                       const int with_depth)
 {
     const double max = tempering->max, log2e_over_t = 1.4426950408889634 / tempering->temperature;
     const double deep = max - FINE_DEPTH / log2e_over_t;
-    double above[FLOORS][LANES] = {{0}};
+    double above[FLOORS][LANES] = {{0}}, depth = 0.0;
     for (int64_t b = 0; b < blocks_in(row); b++) {
         REAL buffer[BLOCK], lowest;
         const REAL *x;
         const int64_t count = FN(kept_block)(row, cut, LEAST(deep, 0), b, buffer, &x, &lowest);
         const double floor = (double)lowest;
-        double mass[LANES] = {0};
+        double mass[LANES] = {0}, deep[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
             EACH_LANE (l) {
                 const double value = (double)x[i + l];
                 const double weight = FN(fine_weight)(value, max, log2e_over_t);
                 const double w = value >= floor ? weight : 0.0;
                 mass[l] += w;
+                if (with_depth) {
+                    const double below = value >= floor ? value - max : 0.0;
+                    deep[l] = MULADD_DOUBLE(w, below, deep[l]);
+                }
                 if (with_floors)
                     for (int j = 0; j < FLOORS; j++)
                         above[j][l] += value >= floors[j] ? w : 0.0;
             }
         masses[b] = add_lanes(mass);
+        if (with_depth)
+            depth += add_lanes(deep);
     }
     if (with_floors)
         for (int j = 0; j < FLOORS; j++) {
@@ -445,18 +483,26 @@ INLINE void FN(fine)(const Row *row, const Tempering *tempering, Cut cut, double
             EACH_LANE (l)
                 totals[j] += above[j][l];
         }
+    return -depth / tempering->temperature;
 }
 
 static void FN(fine_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses)
 {
-    FN(fine)(row, tempering, cut, masses, NULL, NULL, 0);
+    FN(fine)(row, tempering, cut, masses, NULL, NULL, 0, 0);
+}
+
+/* fine_masses; returns the depth of what the cut keeps. */
+static double FN(fine_masses_and_depth)(const Row *row, const Tempering *tempering, Cut cut,
+                                        double *masses)
+{
+    return FN(fine)(row, tempering, cut, masses, NULL, NULL, 0, 1);
 }
 
 static void FN(fine_masses_above)(const Row *row, const Tempering *tempering, Cut cut,
                                   double *masses, const double *floors, double *totals)
 {
     const double f[FLOORS] = {floors[0], floors[1]}; /* in registers */
-    FN(fine)(row, tempering, cut, masses, f, totals, 1);
+    FN(fine)(row, tempering, cut, masses, f, totals, 1, 0);
 }
 
 /* totals[0], totals[1] = the fine masses of a whole scanned row under two temperings, both

@@ -50,6 +50,7 @@ cdef extern from "rows.h" nogil:
         LOGSUMEXP
     const double FINE_WEIGHT_ERROR
     const double FINE_FLOOR_ERROR
+    const double FINE_DEPTH_FLOOR_ERROR
     const double LOG_SLACK
 
     ctypedef struct Cut:
@@ -110,6 +111,8 @@ cdef extern from "dispatch.h" nogil:
         void (*fast_masses)(const Row *, const Tempering *, Cut, double *,
                             double *) noexcept nogil
         void (*fine_masses)(const Row *, const Tempering *, Cut, double *) noexcept nogil
+        double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut,
+                                        double *) noexcept nogil
         void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
                                   double *) noexcept nogil
         Mass (*exact_mass)(const Row *, const Tempering *, Cut, Mass *) noexcept nogil
@@ -125,7 +128,9 @@ cdef extern from "dispatch.h" nogil:
     # Over candidates, for one instruction set: isa.h.
     ctypedef struct Isa:
         void (*weigh)(const Tempering *, const double *, int64_t, double *) noexcept nogil
+        void (*temper)(const Tempering *, const double *, int64_t, double *) noexcept nogil
         Mass (*sum)(const double *, int64_t) noexcept nogil
+        Mass (*depth)(const Tempering *, const double *, const double *, int64_t) noexcept nogil
         void (*split)(const double *, const double *, int64_t, double, Split *) noexcept nogil
         void (*align)(const Row *, uint64_t *) noexcept nogil
 

@@ -50,104 +50,118 @@ INLINE const REAL *FN(copy_stored)(const Row *row, int64_t start, int64_t count,
     return buffer;
 }
 
-/* x[r * IN_VECTOR ...], r < LANES / IN_VECTOR, where the bits from bit i on allow it, -inf elsewhere:
- * the smaller of it and +inf or -inf, so an allowed NaN is +inf, which is as invalid. `bits` may be
- * read up to 8 bytes from bit i on. */
+/* Vectors of IN_VECTOR logits; and `limits`: +inf where the bits from `place` on are set, else -inf.
+ * The smaller of a logit and its limit is the logit where it is allowed; +inf for NaN, as invalid. */
 #if defined(SAMPLER_X86) && ISA == 2 && defined(REAL_IS_FLOAT)
 #define VECTOR __m512
 #define IN_VECTOR 16
-#define MOST_OF _mm512_max_ps
+#define LOAD _mm512_loadu_ps
 #define STORE _mm512_storeu_ps
-#define NONE _mm512_set1_ps(-INFINITY)
-INLINE __m512 FN(allowed)(const float *x, const char *bits, int r)
+#define ALL _mm512_set1_ps
+#define LARGEST _mm512_max_ps
+#define LEAST_OF _mm512_min_ps
+INLINE __m512 FN(limits)(const unsigned char *bits, int place)
 {
-    const __mmask16 lanes = _load_mask16((__mmask16 *)(bits + 2 * r));
-    return _mm512_mask_min_ps(NONE, lanes, _mm512_loadu_ps(x), _mm512_set1_ps(INFINITY));
+    return _mm512_mask_mov_ps(ALL(-INFINITY), _load_mask16((__mmask16 *)(bits + place / 8)),
+                              ALL(INFINITY));
 }
 #elif defined(SAMPLER_X86) && ISA == 2
 #define VECTOR __m512d
 #define IN_VECTOR 8
-#define MOST_OF _mm512_max_pd
+#define LOAD _mm512_loadu_pd
 #define STORE _mm512_storeu_pd
-#define NONE _mm512_set1_pd(-INFINITY)
-INLINE __m512d FN(allowed)(const double *x, const char *bits, int r)
+#define ALL _mm512_set1_pd
+#define LARGEST _mm512_max_pd
+#define LEAST_OF _mm512_min_pd
+INLINE __m512d FN(limits)(const unsigned char *bits, int place)
 {
-    const __mmask8 lanes = (__mmask8)bits[r];
-    return _mm512_mask_min_pd(NONE, lanes, _mm512_loadu_pd(x), _mm512_set1_pd(INFINITY));
+    return _mm512_mask_mov_pd(ALL(-INFINITY), bits[place / 8], ALL(INFINITY));
 }
 #elif defined(SAMPLER_X86) && ISA == 1 && defined(REAL_IS_FLOAT)
 #define VECTOR __m256
 #define IN_VECTOR 8
-#define MOST_OF _mm256_max_ps
+#define LOAD _mm256_loadu_ps
 #define STORE _mm256_storeu_ps
-#define NONE _mm256_set1_ps(-INFINITY)
-INLINE __m256 FN(allowed)(const float *x, const char *bits, int r)
+#define ALL _mm256_set1_ps
+#define LARGEST _mm256_max_ps
+#define LEAST_OF _mm256_min_ps
+INLINE __m256 FN(limits)(const unsigned char *bits, int place)
 {
     /* Shift a lane's bit to the sign, by which blendv chooses. */
     int32_t lanes;
-    memcpy(&lanes, bits, sizeof lanes);
-    const __m256i by = _mm256_sub_epi32(_mm256_set1_epi32(31 - IN_VECTOR * r),
+    memcpy(&lanes, bits + place / 32 * 4, sizeof lanes);
+    const __m256i by = _mm256_sub_epi32(_mm256_set1_epi32(31 - place % 32),
                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     const __m256i sign = _mm256_sllv_epi32(_mm256_set1_epi32(lanes), by);
-    return _mm256_min_ps(_mm256_loadu_ps(x), _mm256_blendv_ps(NONE, _mm256_set1_ps(INFINITY),
-                                                              _mm256_castsi256_ps(sign)));
+    return _mm256_blendv_ps(ALL(-INFINITY), ALL(INFINITY), _mm256_castsi256_ps(sign));
 }
 #elif defined(SAMPLER_X86) && ISA == 1
 #define VECTOR __m256d
 #define IN_VECTOR 4
-#define MOST_OF _mm256_max_pd
+#define LOAD _mm256_loadu_pd
 #define STORE _mm256_storeu_pd
-#define NONE _mm256_set1_pd(-INFINITY)
-INLINE __m256d FN(allowed)(const double *x, const char *bits, int r)
+#define ALL _mm256_set1_pd
+#define LARGEST _mm256_max_pd
+#define LEAST_OF _mm256_min_pd
+INLINE __m256d FN(limits)(const unsigned char *bits, int place)
 {
     int64_t lanes;
-    memcpy(&lanes, bits, sizeof lanes);
+    memcpy(&lanes, bits + place / 64 * 8, sizeof lanes);
     const __m256i by =
-        _mm256_sub_epi64(_mm256_set1_epi64x(63 - IN_VECTOR * r), _mm256_setr_epi64x(0, 1, 2, 3));
+        _mm256_sub_epi64(_mm256_set1_epi64x(63 - place % 64), _mm256_setr_epi64x(0, 1, 2, 3));
     const __m256i sign = _mm256_sllv_epi64(_mm256_set1_epi64x(lanes), by);
-    return _mm256_min_pd(_mm256_loadu_pd(x), _mm256_blendv_pd(NONE, _mm256_set1_pd(INFINITY),
-                                                              _mm256_castsi256_pd(sign)));
+    return _mm256_blendv_pd(ALL(-INFINITY), ALL(INFINITY), _mm256_castsi256_pd(sign));
 }
 #elif defined(SAMPLER_X86) && defined(REAL_IS_FLOAT)
 #define VECTOR __m128
 #define IN_VECTOR 4
-#define MOST_OF _mm_max_ps
+#define LOAD _mm_loadu_ps
 #define STORE _mm_storeu_ps
-#define NONE _mm_set1_ps(-INFINITY)
-INLINE __m128 FN(allowed)(const float *x, const char *bits, int r)
+#define ALL _mm_set1_ps
+#define LARGEST _mm_max_ps
+#define LEAST_OF _mm_min_ps
+INLINE __m128 FN(limits)(const unsigned char *bits, int place)
 {
-    const int lanes = (unsigned char)bits[r / 2] >> r % 2 * IN_VECTOR & 15;
-    return _mm_min_ps(_mm_loadu_ps(x), _mm_load_ps(limits_of_four[lanes]));
+    return _mm_load_ps(limits_of_four[bits[place / 8] >> place % 8 & 15]);
 }
 #elif defined(SAMPLER_X86)
 #define VECTOR __m128d
 #define IN_VECTOR 2
-#define MOST_OF _mm_max_pd
+#define LOAD _mm_loadu_pd
 #define STORE _mm_storeu_pd
-#define NONE _mm_set1_pd(-INFINITY)
-INLINE __m128d FN(allowed)(const double *x, const char *bits, int r)
+#define ALL _mm_set1_pd
+#define LARGEST _mm_max_pd
+#define LEAST_OF _mm_min_pd
+INLINE __m128d FN(limits)(const unsigned char *bits, int place)
 {
-    const int lanes = (unsigned char)bits[r / 4] >> r % 4 * IN_VECTOR & 3;
-    return _mm_min_pd(_mm_loadu_pd(x), _mm_load_pd(limits_of_two[lanes]));
+    return _mm_load_pd(limits_of_two[bits[place / 8] >> place % 8 & 3]);
 }
 #endif
 
-/* to[i] = x[i] where it is allowed, else -inf; i < n, a whole number of LANES. */
+/* to[i] = x[i] where it is allowed, else -inf; i < n, a whole number of words. */
 INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
 {
-    for (int64_t i = 0; i < n; i += LANES) {
+    for (int64_t i = 0; i < n; i += WORD) {
 #ifdef VECTOR
-        for (int r = 0; r < LANES / IN_VECTOR; r++)
-            STORE(to + i + r * IN_VECTOR,
-                  FN(allowed)(x + i + r * IN_VECTOR, (const char *)bits + i / 8, r));
+        const unsigned char *lanes = (const unsigned char *)(bits + i / WORD);
+        for (int l = 0; l < WORD; l += IN_VECTOR)
+            STORE(to + i + l, LEAST_OF(LOAD(x + i + l), FN(limits)(lanes, l)));
 #else
-        const unsigned lanes = bits[i / WORD] >> i % WORD & 0xffff;
-        EACH_LANE (l) {
+        const uint64_t lanes = bits[i / WORD];
+        for (int l = 0; l < WORD; l++) {
             const REAL value = x[i + l];
-            to[i + l] = lanes & 1u << l ? value : -(REAL)INFINITY;
+            to[i + l] = lanes >> l & 1 ? value : -(REAL)INFINITY;
         }
 #endif
     }
+}
+
+/* A block as it is in memory, if the loops can work on that; else NULL. */
+INLINE const REAL *FN(in_memory)(const Row *row, int64_t start, int64_t count)
+{
+    return row->direct && row->kind >= FLOAT32 && count % GROUP == 0
+               ? (const REAL *)row->data + start
+               : NULL;
 }
 
 /* A block of a row with edits: one that has none is handed over as any other, and one that is
@@ -156,7 +170,7 @@ INLINE void FN(hide)(const REAL *x, int64_t n, const uint64_t *bits, REAL *to)
 INLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count, REAL *buffer)
 {
     const Edits *edits = row->edits;
-    const REAL *x = buffer;
+    const REAL *x = FN(in_memory)(row, start, count);
     const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
     const int allowed = bits ? how_many(bits) : (int)ALL_ALLOWED;
     if (allowed == NONE_ALLOWED) {
@@ -164,10 +178,8 @@ INLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count,
             buffer[i] = -(REAL)INFINITY;
         return buffer;
     }
-    if (row->direct && row->kind >= FLOAT32 && count % GROUP == 0)
-        x = (const REAL *)row->data + start;
-    else
-        FN(copy_stored)(row, start, count, buffer);
+    if (x == NULL)
+        x = FN(copy_stored)(row, start, count, buffer);
     if (allowed != ALL_ALLOWED) {
         FN(hide)(x, whole_words(count), bits, buffer);
         x = buffer;
@@ -200,6 +212,17 @@ INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *
     if (row->in_place && count % GROUP == 0)
         return (const REAL *)row->data + start;
     return FN(load_other)(row, start, count, buffer);
+}
+
+/* A block that is in memory as the loops want it, but for a mask, and that mask; NULL where it takes
+ * `load`. */
+INLINE const REAL *FN(under_mask)(const Row *row, int64_t start, int64_t count,
+                                  const uint64_t **bits)
+{
+    if (row->allowed == NULL || (row->edits->ids && has_edit(row->edits, start, count)))
+        return NULL;
+    *bits = mask_of(row, start);
+    return FN(in_memory)(row, start, count);
 }
 
 /* ----------------------------------------------------------------------------- the read pass */
@@ -236,6 +259,7 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
         most[l] = INT16_MIN;
         least[l] = INT16_MAX;
     }
+    prefetch(words, BLOCK * sizeof *words);
     for (int64_t i = 0; i < BLOCK; i += 2 * LANES)
         for (int l = 0; l < 2 * LANES; l++) {
             const int16_t word = (int16_t)words[i + l];
@@ -253,27 +277,33 @@ INLINE void FN(scan_words)(const uint16_t *words, float *maxima)
 }
 #endif
 
-/* The maxima of those of a block's logits that are allowed: of the others none is looked at. +inf
- * may stand for NaN. */
-INLINE void FN(scan_allowed)(const REAL *x, const uint64_t *bits, REAL *maxima)
+/* The maxima of a whole block in memory; if masked, of those of its logits that the bits allow.
+ * +inf may stand for NaN. */
+INLINE void FN(scan_whole)(const REAL *x, const uint64_t *bits, REAL *maxima, const int masked)
 {
 #ifdef VECTOR
-    VECTOR largest[2][LANES / IN_VECTOR];
+    /* Each logit is loaded once: what compilers make of `scan_block` loads many of them twice. */
+    VECTOR largest[LANES / IN_VECTOR];
     for (int r = 0; r < LANES / IN_VECTOR; r++)
-        largest[0][r] = largest[1][r] = NONE;
-    for (int i = 0; i < BLOCK; i += 2 * LANES)
-        for (int half = 0; half < 2; half++)
-            for (int r = 0; r < LANES / IN_VECTOR; r++)
-                largest[half][r] =
-                    MOST_OF(FN(allowed)(x + i + half * LANES + r * IN_VECTOR,
-                                        (const char *)bits + (i + half * LANES) / 8, r),
-                            largest[half][r]);
+        largest[r] = ALL(-(REAL)INFINITY);
+    for (int64_t i = 0; i < BLOCK; i += 4 * LANES) {
+        const unsigned char *lanes = masked ? (const unsigned char *)bits + i / 8 : NULL;
+        prefetch(x + i, 4 * LANES * sizeof *x);
+        for (int r = 0; r < LANES; r += IN_VECTOR) {
+            VECTOR four[4], *most = largest + r / IN_VECTOR;
+            for (int j = 0; j < 4; j++)
+                four[j] = LEAST_OF(LOAD(x + i + j * LANES + r),
+                                   masked ? FN(limits)(lanes, j * LANES + r) : ALL((REAL)INFINITY));
+            *most = LARGEST(LARGEST(LARGEST(four[0], four[1]), LARGEST(four[2], four[3])), *most);
+        }
+    }
     for (int r = 0; r < LANES / IN_VECTOR; r++)
-        STORE(maxima + r * IN_VECTOR, MOST_OF(largest[0][r], largest[1][r]));
+        STORE(maxima + r * IN_VECTOR, largest[r]);
 #else
     REAL shown[BLOCK];
-    FN(hide)(x, BLOCK, bits, shown);
-    FN(scan_block)(shown, BLOCK, maxima);
+    if (masked)
+        FN(hide)(x, BLOCK, bits, shown);
+    FN(scan_block)(masked ? shown : x, BLOCK, maxima);
 #endif
 }
 
@@ -338,54 +368,56 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
         }
 #endif
         if (row->kind >= FLOAT32 && some == ALL_ALLOWED) {
-            FN(scan_block)((const REAL *)row->data + start, BLOCK, maxima);
+            FN(scan_whole)((const REAL *)row->data + start, NULL, maxima, 0);
             return 1;
         }
         if (row->kind >= FLOAT32) {
-            FN(scan_allowed)((const REAL *)row->data + start, bits, maxima);
+            FN(scan_whole)((const REAL *)row->data + start, bits, maxima, 1);
             return 1;
         }
     }
     return 0;
 }
 
-/* The read pass: fills the maxima_in(n) maxima of a row. Returns at most how many tokens are
- * allowed. */
+/* The read pass: fills the maxima_in(n) maxima of a row, where +inf may stand for NaN. Returns at
+ * most how many tokens are allowed. */
 static int64_t FN(scan)(const Row *row, void *maxima)
 {
     REAL *m = maxima, buffer[BLOCK];
-    const int64_t blocks = blocks_in(row);
-    int64_t allowed = row->edits ? 0 : row->n;
+    const Row copy = *row; /* for the compiler: no call that is passed `row` changes this one */
+    const int64_t blocks = blocks_in(&copy);
+    int64_t allowed = copy.edits ? 0 : copy.n;
 #ifdef REAL_IS_FLOAT
-    const int words = row->kind == BFLOAT16 && row->direct && !row->edits;
+    const int words = copy.kind == BFLOAT16 && copy.direct && !copy.edits;
 #endif
     for (int64_t b = 0; b < blocks; b++) {
-        const int64_t count = block_size(row, b);
-        if (!row->in_place) {
+        const int64_t start = block_start(&copy, b), count = block_size(&copy, b);
 #ifdef REAL_IS_FLOAT
-            if (words && count == BLOCK) {
-                FN(scan_words)((const uint16_t *)row->data + block_start(row, b), m + b * LANES);
-                continue;
-            }
-#endif
-            if (row->edits &&
-                FN(scan_edited)(row, block_start(row, b), count, m + b * LANES, &allowed))
-                continue;
+        if (words && count == BLOCK) {
+            FN(scan_words)((const uint16_t *)copy.data + start, m + b * LANES);
+            continue;
         }
-        const REAL *x = FN(load)(row, block_start(row, b), count, buffer);
+#endif
+        if (copy.edits && FN(scan_edited)(row, start, count, m + b * LANES, &allowed))
+            continue;
+        const REAL *x = copy.in_place && count % GROUP == 0
+                            ? (const REAL *)copy.data + start
+                            : FN(load_other)(row, start, count, buffer);
         /* Compilers do better by a length that they know. */
         if (count == BLOCK)
-            FN(scan_block)(x, BLOCK, m + b * LANES);
+            FN(scan_whole)(x, NULL, m + b * LANES, 0);
         else
             FN(scan_block)(x, whole_groups(count), m + b * LANES);
     }
-    for (int64_t i = blocks * LANES; i < maxima_in(blocks_in(row)); i++)
+    for (int64_t i = blocks * LANES; i < maxima_in(blocks); i++)
         m[i] = -(REAL)INFINITY;
     return allowed;
 }
 
 #undef VECTOR
 #undef IN_VECTOR
-#undef MOST_OF
+#undef LOAD
 #undef STORE
-#undef NONE
+#undef ALL
+#undef LARGEST
+#undef LEAST_OF

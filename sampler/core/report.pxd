@@ -16,12 +16,13 @@ from sampler.core.kernels cimport (
     blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
 )
 from sampler.core.row cimport (
-    EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState,
-    Scratch, add_up, are_candidates, count_settled, fine_total, has_bounds, mass_of_candidates,
+    ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
+    LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState, Scratch, add_up, are_candidates,
+    count_settled, depth_of_candidates, depth_of_row, fine_total, has_bounds, mass_of_candidates,
     refine, scan_row, set_fine_errors, weigh_candidates
 )
 from sampler.core.search cimport first_in_rank
-from sampler.core.stages cimport apply_stages
+from sampler.core.stages cimport apply_scales, apply_stages
 
 
 cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
@@ -32,24 +33,24 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef int64_t *tokens = job.tokens + start
     cdef Item *items = scratch.items
     cdef bint among_candidates
-    cdef double log_mass, raw_log_mass = 0.0, kept_log_mass = 0.0, x
+    cdef double log_mass, entropy, raw_log_mass = 0.0, kept_log_mass = 0.0, x
     if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         blank_row(job, row)
         return False
     raw = s.tempering
-    if job.raw:
+    if job.raw and not s.chain.rebases:
         find_whole_masses(&s)
     apply_stages(&s)
-    # The log of the mass takes the fine one in any case, and that will do for the draw.
-    s.broad = True
+    s.reports = True
     if n > 0 and not job.given:
         draw_all(&s, job, row, tokens)
         if is_interrupted(job):
             return True
     among_candidates = are_candidates(&s, s.cut)
     log_mass = log_of_mass(&s)
+    entropy = entropy_of(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
-    if job.raw:
+    if job.raw and not s.rebased:
         raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
         kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
@@ -57,6 +58,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
             x = s.row.kernels.at(&s.row, tokens[i])
             items[i] = Item(x, tokens[i], i)
             job.kept[start + i] = kept
+            job.entropy[start + i] = entropy
             job.logprobs[start + i] = -INFINITY
             if keeps(s.cut, x, tokens[i]):
                 job.logprobs[start + i] = log_share(&s, x, log_mass)
@@ -85,15 +87,36 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_top_logprobs[start + i] = (
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
-    if job.raw and s.row.edits != NULL:
+    if job.raw and s.rebased:
+        report_log_mass(job, row, scratch, s.max / s.temperature + log_mass, s.greedy)
+    if job.raw and (s.rebased or s.row.edits != NULL):
         report_raw(job, row, scratch)
     return True
 
 
-cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
-    """The raw results of an edited row: those of the row as it came in, NaN where it is invalid.
+cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, double kept,
+                                 bint greedy) noexcept nogil:
+    """The kept log mass of a row that was rebased; `kept` is the log of what is kept, on the scale
+    of the row's own logits.
 
-    Uses the scratch of the edited row, so it is the last thing to do.
+    Scales the row once more, without the cuts, so it uses the scratch of the first time.
+    """
+    cdef RowState s
+    cdef double log_mass = 0.0
+    cdef int64_t i
+    if not greedy:
+        scan_row(&s, scratch, chain_of(job, row), row_of(job, row))
+        apply_scales(&s)
+        log_mass = max(kept - (s.max / s.temperature + log_of_mass(&s)), -DBL_MAX)
+    for i in range(row * job.n, (row + 1) * job.n):
+        job.log_mass[i] = log_mass
+
+
+cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    """The raw results of an edited or rebased row: those of the row as it came in, NaN where it is
+    invalid.
+
+    Uses the scratch of that row, so it is the last thing to do.
     """
     cdef RowState s
     cdef Item *items = scratch.items
@@ -129,6 +152,7 @@ cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:
         job.ranks[i] = 0
         job.kept[i] = 0
         job.logprobs[i] = NAN
+        job.entropy[i] = NAN
         if job.raw:
             job.raw_ranks[i] = 0
             job.raw_logprobs[i] = NAN
@@ -156,6 +180,9 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 (<float *> out)[i] = -INFINITY
         return False
     apply_stages(&s)
+    if s.rebased:
+        filter_rebased(&s, job, out)
+        return True
     divisor = 1.0 if s.greedy else s.temperature
     # Where x / T would pass the dtype's range, shift the row below zero first: the law is the same,
     # and the largest logits, the ones that matter, stay exact.
@@ -164,14 +191,35 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     return True
 
 
+cdef inline void filter_rebased(RowState *s, const Job *job, char *out) noexcept nogil:
+    """The tempered logits of what is kept, the largest at 0, -inf elsewhere."""
+    cdef double x[BLOCK]
+    cdef double z
+    cdef int64_t b, i, at, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        for i in range(count):
+            z = -INFINITY
+            if x[i] > -INFINITY:
+                z = 0.0 if s.greedy else max(tempered(&s.tempering, x[i]), -job.limit)
+            at = block_start(&s.row, b) + i
+            if job.kind == FLOAT64:
+                (<double *> out)[at] = z
+            else:
+                (<float *> out)[at] = <float> z
+
+
 cdef inline int64_t read_distribution(RowState *s, int64_t *ids, double *logits, double *probs,
-                                      double *logprobs, double *cumulative) noexcept nogil:
-    """What is kept of a row, ids ascending; returns how many tokens."""
+                                      double *logprobs, double *cumulative,
+                                      double *entropy) noexcept nogil:
+    """What is kept of a row, ids ascending, and its entropy; returns how many tokens."""
     cdef double x[BLOCK]
     cdef double weights[BLOCK]
     cdef double total, log_mass
     cdef int64_t b, i, count, n = 0
     cdef Mass mass = NO_MASS
+    s.reports = True
+    entropy[0] = entropy_of(s)
     if are_candidates(s, s.cut):
         weigh_candidates(s)
         for i in range(s.candidates.n):
@@ -202,11 +250,11 @@ cdef inline double log_share(const RowState *s, double x, double log_mass) noexc
     """log p of a kept token: finite, whatever underflows."""
     if s.greedy:
         return 0.0
-    return max(tempered(&s.tempering, x) - log_mass, -DBL_MAX)
+    return max(tempered(&s.tempering, x) - log_mass, -DBL_MAX) + 0.0  # -0.0 is 0.0
 
 
 cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass) noexcept nogil:
-    return max(tempered(raw, x) - log_mass, -DBL_MAX)
+    return max(tempered(raw, x) - log_mass, -DBL_MAX) + 0.0
 
 
 cdef inline void find_whole_masses(RowState *s) noexcept nogil:
@@ -250,6 +298,46 @@ cdef inline double log_of_mass(RowState *s) noexcept nogil:
         refine(s)
 
 
+cdef inline double entropy_of(RowState *s) noexcept nogil:
+    """The entropy of what the stages kept, to the nearest multiple of 2**-30, in nats. With M the
+    mass and D the depth, ln M + D / M."""
+    cdef double entropy
+    if s.greedy:
+        return 0.0
+    if are_candidates(s, s.cut):
+        s.scratch.counts[ENTROPY_CANDIDATES] += 1
+        return proven_entropy(Bounded(mass_value(mass_of_candidates(s)), 0.0),
+                              Bounded(mass_value(depth_of_candidates(s)), 0.0))
+    if s.tier == UNKNOWN:
+        refine(s)
+    entropy = proven_entropy(Bounded(s.total, s.error), s.depth)
+    if entropy != entropy:
+        while s.tier != EXACT:
+            refine(s)
+        s.depth = Bounded(mass_value(depth_of_row(s)), 0.0)
+        entropy = proven_entropy(Bounded(s.total, 0.0), s.depth)
+    s.scratch.counts[ENTROPY_EXACT if s.depth.error == 0.0 else ENTROPY_FINE] += 1
+    return entropy
+
+
+cdef inline double proven_entropy(Bounded mass, Bounded depth) noexcept nogil:
+    """The entropy, rounded, if all that lies within the errors has the same; else NaN. Without
+    errors it is the exact one."""
+    cdef double low, least = mass.sum - mass.error, most = mass.sum + mass.error
+    if mass.error == 0.0 and depth.error == 0.0:
+        return rounded_entropy(log_canonical(mass.sum) + depth.sum / mass.sum)
+    # Twice the slack: there is a quotient and a sum too.
+    low = rounded_entropy(log_canonical(least) + (depth.sum - depth.error) / most
+                          - 2.0 * LOG_SLACK)
+    return low if low == rounded_entropy(log_canonical(most) + (depth.sum + depth.error) / least
+                                         + 2.0 * LOG_SLACK) else NAN
+
+
+cdef inline double rounded_entropy(double entropy) noexcept nogil:
+    """The nearest multiple of 2**-30."""
+    return nearest(entropy * 1073741824.0) / 1073741824.0
+
+
 cdef inline double log_of_raw_mass(RowState *s, const Tempering *raw,
                                    double log_mass) noexcept nogil:
     """The log of the whole row's mass at temperature 1, on the grid; log_mass is that of what is
@@ -273,7 +361,7 @@ cdef inline double log_of_kept_mass(RowState *s, double log_mass,
 cdef inline double log_of_whole(RowState *s, const Tempering *tempering,
                                 Bounded fine) noexcept nogil:
     """The log of the mass of the whole row, on the grid: from the fine one, if that proves it."""
-    cdef double log = proven_log(fine.mass, fine.error)
+    cdef double log = proven_log(fine.sum, fine.error)
     if log == log:
         s.scratch.counts[LOG_MASS_FINE] += 1
         return log

@@ -9,16 +9,17 @@ exact.
 from libc.float cimport DBL_EPSILON, DBL_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
-    BLOCK, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, Candidates,
-    Cut, Kernels, Mass, Row, Tempering, blocks_in, isa, keeps, make_tempering, mass_value,
-    whole_words
+    BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
+    KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
+    blocks_in, isa, keeps, make_row, make_tempering, mass_add, mass_value, whole_words
 )
 
 
 cdef enum:
-    MAX_STAGES = 64
+    PARAMETERS = 2        # the most that a stage has
     SMALL = 256           # all tokens of a row up to this long are candidates from the start
     MOST_ALLOWED = 2048   # and all that are allowed, where edits leave no more of a longer row
     LEAST_ROOM = 4096     # how many candidates there is room for in a short row
@@ -46,6 +47,10 @@ cdef enum:
     LOG_MASS_FAST
     LOG_MASS_FINE
     LOG_MASS_EXACT
+    ENTROPY_CANDIDATES
+    ENTROPY_FAST
+    ENTROPY_FINE
+    ENTROPY_EXACT
     COUNTERS
 
 
@@ -72,33 +77,42 @@ cdef struct Scratch:
     double *cumulative     # one per token, for several draws from one row only
     int64_t items_size
     Item *items            # for top lists and for ranking draws only
+    int64_t rebased_size
+    double *rebased        # one per token, where a stage rebases the row only
     int64_t bad_row        # the first invalid row that this thread met
     int64_t counts[COUNTERS]
 
 
-# A mass, and a bound on its distance from the exact one: +inf where nothing is known.
+# A sum over tokens, and a bound on its distance from the exact one: +inf where nothing is known.
 cdef struct Bounded:
-    double mass
+    double sum
     double error
+
+
+# A stage of a chain: its number, and the values of its parameters.
+cdef struct Step:
+    int stage
+    double values[PARAMETERS]
 
 
 # The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
-    int stages[MAX_STAGES]
-    double values[MAX_STAGES]
+    Step *steps
     bint ties_all
     int64_t min_tokens_to_keep
     int tier               # the first to try
     bint weighs            # whether the mass of the whole row may be asked for
     double temperature     # the product of all
     bint truncates         # removes tokens, and is not greedy
+    bint rebases           # has a stage that rebases the row
 
 
 cdef struct RowState:
     Scratch *scratch
     const Chain *chain
     Row row
+    bint rebased           # whether the row is one that a stage has written
     double max
     double temperature
     Tempering tempering
@@ -110,7 +124,9 @@ cdef struct RowState:
     int tier               # where the mass of what the cut keeps is known from
     double total
     double error
+    Bounded depth          # the sum of w |z| of what the cut keeps
     bint broad             # so many tokens share the mass that the fast one proves little
+    bint reports           # the log of the mass and the entropy will be asked for
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 
@@ -127,12 +143,14 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.scratch = scratch
     s.chain = chain
     s.row = row
+    s.rebased = False
     s.max = row.kernels.top(&row) + 0.0  # of 0.0 and -0.0 either may be found first
     s.greedy = False
     s.cut = KEEP_ALL
     s.candidates = scratch.candidates
     s.covered = KEEP_NOTHING
     s.broad = False
+    s.reports = False
     s.raw = s.whole = Bounded(0.0, INFINITY)
     if not -INFINITY < s.max < INFINITY:
         return False
@@ -143,11 +161,38 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     return True
 
 
+cdef inline double *temper_row(RowState *s) noexcept nogil:
+    """The tempered logits of what is kept, -inf elsewhere, in scratch: for a stage to change, and
+    `rebase` to make the row."""
+    cdef double x[BLOCK]
+    cdef double z[BLOCK]
+    cdef int64_t b, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        isa.temper(&s.tempering, x, whole_words(count), z)
+        memcpy(s.scratch.rebased + block_start(&s.row, b), z, count * sizeof(double))
+    return s.scratch.rebased
+
+
+cdef inline void rebase(RowState *s) noexcept nogil:
+    """Make what a stage has written to scratch the row, at temperature 1: doubles, of which at
+    least one is finite and none is NaN or +inf."""
+    scan_row(s, s.scratch, s.chain, make_row(<const char *> s.scratch.rebased, sizeof(double),
+                                             s.row.n, FLOAT64, False))
+    s.rebased = True
+
+
 cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil:
     s.temperature = temperature
     s.tempering = make_tempering(s.max, temperature)
     s.weighed = False
+    forget_sums(s)
+
+
+cdef inline void forget_sums(RowState *s) noexcept nogil:
+    """Those over what the cut keeps, before that or its weights change."""
     s.tier = UNKNOWN
+    s.depth = Bounded(0.0, INFINITY)
 
 
 cdef inline Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -245,6 +290,25 @@ cdef inline Mass mass_of_candidates(RowState *s) noexcept nogil:
     return isa.sum(s.candidates.weights, s.candidates.n)
 
 
+cdef inline Mass depth_of_candidates(RowState *s) noexcept nogil:
+    """The exact sum of w |z|."""
+    weigh_candidates(s)
+    return isa.depth(&s.tempering, s.candidates.values, s.candidates.weights, s.candidates.n)
+
+
+cdef inline Mass depth_of_row(const RowState *s) noexcept nogil:
+    """The same of what the cut keeps of the row."""
+    cdef double x[BLOCK]
+    cdef double weights[BLOCK]
+    cdef Mass depth = NO_MASS, part
+    cdef int64_t b, count
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
+        part = isa.depth(&s.tempering, x, weights, count)
+        mass_add(&depth, part.high, part.low)
+    return depth
+
+
 cdef inline void refine(RowState *s) noexcept nogil:
     """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
     cdef Scratch *scratch = s.scratch
@@ -253,7 +317,7 @@ cdef inline void refine(RowState *s) noexcept nogil:
         s.tier += 1
     elif not has_bounds(s, &s.tempering):
         s.tier = EXACT
-    elif s.broad or s.row.kind == FLOAT64:
+    elif s.broad or s.reports or s.row.kind == FLOAT64:
         s.tier = max(<int> FINE, s.chain.tier)
     else:
         s.tier = max(<int> FAST, s.chain.tier)
@@ -264,7 +328,12 @@ cdef inline void refine(RowState *s) noexcept nogil:
     if s.tier == FAST:
         kernels.fast_masses(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors)
     else:
-        kernels.fine_masses(&s.row, &s.tempering, s.cut, scratch.masses)
+        if s.reports:
+            s.depth.sum = kernels.fine_masses_and_depth(&s.row, &s.tempering, s.cut,
+                                                        scratch.masses)
+            s.depth.error = fine_depth_error(s, s.depth.sum)
+        else:
+            kernels.fine_masses(&s.row, &s.tempering, s.cut, scratch.masses)
         set_fine_errors(s)
     add_up(s)
 
@@ -283,6 +352,11 @@ cdef inline void set_fine_errors(RowState *s) noexcept nogil:
 
 cdef inline double fine_error(double mass, int64_t n) noexcept nogil:
     return mass * FINE_WEIGHT_ERROR + FINE_FLOOR_ERROR * n
+
+
+cdef inline double fine_depth_error(const RowState *s, double depth) noexcept nogil:
+    return (depth * (1.01 * FINE_WEIGHT_ERROR) + FINE_DEPTH_FLOOR_ERROR * s.row.n
+            + rounding_of_blocks(s, depth))
 
 
 cdef inline double rounding(const RowState *s, double mass) noexcept nogil:

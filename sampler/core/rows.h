@@ -85,6 +85,20 @@ static inline int64_t whole_words(int64_t n) { return (n + WORD - 1) / WORD * WO
 /* How many maxima a row with so many blocks has, padding included. */
 static inline int64_t maxima_in(int64_t blocks) { return whole_words(blocks * LANES); }
 
+/* Ask for the memory that the read pass comes to some blocks after these `size` bytes; it may lie
+ * beyond the row. Processors that guess it by themselves do so later, or not across pages. */
+#define AHEAD 8192
+INLINE void prefetch(const void *from, size_t size)
+{
+#if defined(__GNUC__)
+    const uintptr_t at = (uintptr_t)from + AHEAD;
+    for (size_t i = 0; i < size; i += 64)
+        __builtin_prefetch((const void *)(at + i));
+#else
+    (void)from, (void)size;
+#endif
+}
+
 /* ---------------------------------------------------------------------------------- its edits */
 
 /* 64 bits from bit `shift` < 32 of two words of 64 on. */
@@ -391,6 +405,7 @@ typedef struct {
 #define FINE_DEPTH 70.0 /* the fine mass: double */
 #define FINE_WEIGHT_ERROR 1.3e-12
 #define FINE_FLOOR_ERROR 0x1p-69
+#define FINE_DEPTH_FLOOR_ERROR 0x1p-64 /* of w |z| */
 #define LOG_SLACK 0x1p-45 /* two logs below 19, each off by 3 ULP at most, and a difference */
 
 /* The error of the fast mass of a block. The entropy of weights w = 2**y of sum `mass` is

@@ -68,4 +68,5 @@ cdef inline void destroy(Scratch *scratch) noexcept nogil:
     free(scratch.arena)
     free(scratch.cumulative)
     free(scratch.items)
+    free(scratch.rebased)
     free(scratch)

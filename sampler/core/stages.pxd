@@ -1,8 +1,9 @@
 """The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
-What a stage keeps is a prefix in rank, so all but the temperature return a `Cut`. A new stage takes
-a number, the name of its setting, a function, a branch in `apply_stage` and, if it asks for the
-mass of a whole row, a word in `complete_chain`: all in this file.
+What a stage keeps is a prefix in rank, so those that remove tokens return a `Cut`. A scale changes
+the temperature, or writes the row anew: `rebase`. A new stage takes a number, the name of its
+setting, a function, a branch in `apply_stage` and, if it is a scale or asks for the mass of a whole
+row, a word in `is_scale` or `complete_chain`: all in this file.
 """
 
 from libc.float cimport DBL_MAX
@@ -13,8 +14,9 @@ from sampler.core.kernels cimport (
     KEEP_ALL, LANES, NO_MASS, Cut, blocks_in, exp_canonical, log_canonical, mass_value, tempered
 )
 from sampler.core.row cimport (
-    FINE, TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, are_candidates, candidates_from, longer,
-    mass_of_candidates, refine, set_temperature, shorter, trim
+    FINE, TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, Step, are_candidates, candidates_from,
+    forget_sums, longer, mass_of_candidates, rebase, refine, set_temperature, shorter,
+    temper_row, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select
@@ -25,11 +27,13 @@ cdef enum:
     TOP_K
     TOP_P
     MIN_P
+    SMOOTHING
 
 cdef extern from *:
     """
     /* The settings of the stages, in the order of their numbers. */
-    static const char *const stage_names[] = {"temperature", "top_k", "top_p", "min_p"};
+    static const char *const stage_names[] = {"temperature", "top_k", "top_p", "min_p",
+                                             "smoothing"};
     #define N_STAGES ((int)(sizeof stage_names / sizeof *stage_names))
     """
     const char *const stage_names[]
@@ -47,19 +51,33 @@ cdef inline void apply_stages(RowState *s) noexcept nogil:
     for i in range(s.chain.count):
         if s.greedy:
             return
-        apply_stage(s, s.chain.stages[i], s.chain.values[i])
+        apply_stage(s, s.chain.steps[i].stage, s.chain.steps[i].values)
 
 
-cdef inline void apply_stage(RowState *s, int stage, double value) noexcept nogil:
+cdef inline void apply_scales(RowState *s) noexcept nogil:
+    """The same without the cuts."""
+    cdef int i
+    for i in range(s.chain.count):
+        if is_scale(s.chain.steps[i].stage) and not s.greedy:
+            apply_stage(s, s.chain.steps[i].stage, s.chain.steps[i].values)
+
+
+cdef inline bint is_scale(int stage) noexcept nogil:
+    return stage == TEMPERATURE or stage == SMOOTHING
+
+
+cdef inline void apply_stage(RowState *s, int stage, const double *values) noexcept nogil:
     """One stage; its number is one of the above, since Python's `Chain` takes no other."""
     if stage == TEMPERATURE:
-        apply_temperature(s, value)
+        apply_temperature(s, values[0])
     elif stage == TOP_K:
-        apply_cut(s, top_k(s, <int64_t> value))
+        apply_cut(s, top_k(s, <int64_t> values[0]))
     elif stage == TOP_P:
-        apply_cut(s, top_p(s, value))
+        apply_cut(s, top_p(s, values[0]))
     elif stage == MIN_P:
-        apply_cut(s, min_p(s, value))
+        apply_cut(s, min_p(s, values[0]))
+    elif stage == SMOOTHING:
+        smooth(s, values[0], values[1])
 
 
 cdef inline void apply_temperature(RowState *s, double temperature) noexcept nogil:
@@ -71,6 +89,24 @@ cdef inline void apply_temperature(RowState *s, double temperature) noexcept nog
             trim(s)
     else:
         set_temperature(s, product(s.temperature, temperature))
+
+
+cdef inline void smooth(RowState *s, double factor, double curve) noexcept nogil:
+    """Bend the tempered logits d <= 0 to d^2 (-(3 - curve) / 2 + (curve - 1) / 2 d) factor."""
+    cdef double *d = temper_row(s)
+    cdef double square = bounded(factor * (3.0 - curve) * -0.5)
+    cdef double cube = bounded(factor * (curve - 1.0) * 0.5)
+    cdef double bent
+    cdef int64_t i
+    for i in range(s.row.n):
+        bent = bounded(d[i] * d[i] * (square + cube * d[i])) + 0.0  # -0.0 is 0.0
+        d[i] = bent if d[i] > -INFINITY else -INFINITY
+    rebase(s)
+
+
+cdef inline double bounded(double x) noexcept nogil:
+    """The finite number nearest to x; what is kept stays so."""
+    return min(max(x, -DBL_MAX), DBL_MAX)
 
 
 cdef inline Cut top_k(RowState *s, int64_t k) noexcept nogil:
@@ -124,7 +160,7 @@ cdef inline bint begin_with_whole(RowState *s) noexcept nogil:
             and s.temperature == s.chain.temperature):
         return False
     s.tier = FINE
-    s.total = s.whole.mass
+    s.total = s.whole.sum
     s.error = s.whole.error
     return True
 
@@ -142,7 +178,7 @@ cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
     if s.chain.min_tokens_to_keep > 1:
         cut = longer(cut, first_in_rank(s, s.chain.min_tokens_to_keep))
     s.cut = shorter(s.cut, cut)
-    s.tier = UNKNOWN
+    forget_sums(s)
     if are_candidates(s, s.cut):
         trim(s)
     elif s.cut.value > -INFINITY:
@@ -154,28 +190,30 @@ cdef inline double product(double a, double b) noexcept nogil:
     return max(a * b, 5e-324)
 
 
-cdef inline void add_stage(Chain *chain, int stage, double value) noexcept nogil:
+cdef inline void add_step(Chain *chain, Step step) noexcept nogil:
     """Append a stage to a chain, unless it is off there: NaN."""
-    if value == value:
-        chain.stages[chain.count] = stage
-        chain.values[chain.count] = value
+    if step.values[0] == step.values[0]:
+        chain.steps[chain.count] = step
         chain.count += 1
 
 
 cdef inline void complete_chain(Chain *chain) noexcept nogil:
     """Fill in what follows from the stages of a chain."""
-    cdef bint greedy = False, cuts = False
-    cdef int i
+    cdef bint greedy = False, cuts = False, cools
+    cdef int i, stage
     chain.temperature = 1.0
     chain.weighs = True
     for i in range(chain.count):
-        if chain.stages[i] == TEMPERATURE:
-            chain.temperature = product(chain.temperature, chain.values[i])
-        if chain.stages[i] == TEMPERATURE and chain.values[i] != 0.0:
+        stage = chain.steps[i].stage
+        cools = stage == TEMPERATURE and chain.steps[i].values[0] == 0.0
+        if stage == TEMPERATURE:
+            chain.temperature = product(chain.temperature, chain.steps[i].values[0])
+        chain.rebases |= stage == SMOOTHING
+        if is_scale(stage) and not cools:
             continue
         # After a cut by count or by value few tokens are left, and are weighed as candidates.
         if not (greedy or cuts):
-            chain.weighs = chain.stages[i] == TOP_P
-        greedy |= chain.stages[i] == TEMPERATURE
-        cuts |= chain.stages[i] != TEMPERATURE
+            chain.weighs = stage == TOP_P
+        greedy |= cools
+        cuts |= not cools
     chain.truncates = cuts and not greedy

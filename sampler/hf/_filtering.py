@@ -116,10 +116,10 @@ class FilterLogitsProcessor(LogitsProcessor):
             if stage.kind == "edit":
                 removes = removes | (not stage.is_off)
                 continue
-            values = np.atleast_1d(stage.value)[:, None]
-            removes = removes | (
-                values == 0.0 if isinstance(stage, Temperature) else values != stage.off
-            )
+            if isinstance(stage, Temperature):
+                removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
+            elif stage.kind == "cut":
+                removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
         self._removes = torch.from_numpy(removes)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ _BLANK = {
     "logprobs": math.nan,
     "ranks": 0,
     "n_kept": 0,
+    "entropy": math.nan,
     "raw_logprobs": math.nan,
     "raw_ranks": 0,
     "log_mass": math.nan,

@@ -220,7 +220,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
             tokens = engine_of(self.sampler).draw(source, streams=self._streams, name="scores")
-            return Samples(tokens[:, None], None, None, None)
+            return Samples(tokens[:, None])
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
             raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
@@ -254,7 +254,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 tokens = engine.draw(
                     source, streams=self._streams, steps=steps, draws=draws, name="scores"
                 )
-                r = Samples(tokens[:, None], None, None, None)
+                r = Samples(tokens[:, None])
             else:
                 r = engine.sample(
                     source, 1, self._top, raw=self._raw, streams=self._streams, steps=steps,
