@@ -91,7 +91,8 @@ def judge_top_k(x, k, keep, temperature, floor, ties):
 
 def judge_top_p(x, p, keep, temperature, floor, ties):
     kept = length_of_prefix(keep)
-    depth = np.zeros(len(x)) if np.isinf(temperature) else (x - x[0]) / temperature
+    with np.errstate(over="ignore"):  # so deep that it weighs nothing in any case
+        depth = np.zeros(len(x)) if np.isinf(temperature) else (x - x[0]) / temperature
     mass = prefix_mass(depth)
     assert mass[kept - 1] >= p - BAND
     if kept > floor:
