@@ -74,4 +74,4 @@ def bench_cold(
 @functools.cache
 def _kept(setting: Setting, vocab: int) -> list[int]:
     s = Sampler(**setting.keywords, seed=0)
-    return [int(s.sample(row).kept) for row in _rows.rows(vocab)]
+    return [int(s.sample(row).n_kept) for row in _rows.rows(vocab)]

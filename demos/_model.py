@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +22,15 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+
+try:
+    from sampler._build import install
+except ModuleNotFoundError:  # a broken sampler of ours says what is wrong with it
+    sys.exit(
+        "the demos need this project, and Python finds no `sampler`, or the other project that the "
+        "package index has under this name: run them with `make demo`, or install this one with "
+        "`pip install -e .`"
+    )
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -57,7 +67,7 @@ def load(
     """
     console = console or Console(stderr=True)
     start = time.perf_counter()
-    require("torch", "transformers", remedy='pip install -c constraints.txt ".[hf]"')
+    require("torch", "transformers", remedy=install("hf"))
     with console.status("Importing transformers"):
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer

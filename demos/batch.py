@@ -119,7 +119,7 @@ def write(
 def flip_chance(ours: Distribution, theirs: Distribution) -> float:
     """How much of [0, 1) draws one token from one distribution and another from the other."""
     # A draw finds its uniform between the cumulative probabilities of token - 1 and token.
-    ends = [np.cumsum(d.dense()) for d in (ours, theirs)]
+    ends = [np.cumsum(d.dense().numpy()) for d in (ours, theirs)]
     starts = [np.concatenate([[0.0], end[:-1]]) for end in ends]
     shared = np.clip(np.minimum(*ends) - np.maximum(*starts), 0.0, None)
     return max(0.0, 1.0 - float(shared.sum()))

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -130,26 +129,22 @@ def logprob_table(
         table.add_column("most likely:p", overflow="fold")
     table.caption = "p: under the settings; raw: the model's own; kept: how many the settings left"
 
-    for place, token in enumerate(samples.tokens[row].tolist()):
-        if token < 0:  # this text has ended, others of its batch have not
+    for place, drawn in enumerate(samples[row]):
+        if drawn.tokens < 0:  # this text has ended, others of its batch have not
             break
-        logprob = float(samples.logprobs[row, place])
+        token = Text(token_text(tokenizer, drawn.tokens), style="bold")  # where "[" is no markup
         cells = [
             str(place + 1),
-            Text(token_text(tokenizer, token), style="bold"),  # a Text, where "[" is no markup
-            str(token),
-            f"{math.exp(logprob):.3g}",
-            f"{logprob:.3f}",
-            f"{samples.raw_logprobs[row, place]:.3f}",
-            str(samples.ranks[row, place]),
-            str(samples.kept[row, place]),
+            token,
+            str(drawn.tokens),
+            f"{math.exp(drawn.logprobs):.3g}",
+            f"{drawn.logprobs:.3f}",
+            f"{drawn.raw_logprobs:.3f}",
+            str(drawn.ranks),
+            str(drawn.n_kept),
         ]
         if top:
-            likely = zip(
-                samples.top_ids[row, place].tolist(),
-                np.exp(samples.top_logprobs[row, place]).tolist(),
-                strict=True,
-            )
+            likely = zip(drawn.top_ids.tolist(), drawn.top_logprobs.exp().tolist(), strict=True)
             # Fewer than `top` where the settings left fewer: -1 fills the list.
             items = [(token_text(tokenizer, i), f":{p:.2g}") for i, p in likely if i >= 0]
             # No space inside an item, so that lines break between them.

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 import sampler
+from sampler._build import install
 
 if TYPE_CHECKING:
     from sampler.testing import Result
 
 
 def _missing(package: str, error: ImportError) -> NoReturn:
-    remedy = 'it comes with pip install "token-sampler[testing]"'
+    remedy = f"it comes with {install('testing')}"
     print(f"python -m sampler needs {package} ({error}); {remedy}", file=sys.stderr)
     sys.exit(2)
 

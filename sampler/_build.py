@@ -1,4 +1,4 @@
-"""Which kernels run, and what the core was compiled with."""
+"""Which kernels run, what the core was compiled with, and how the extras are installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 from sampler import _core
 
 _isa, _isas = _core.choose_isa(os.environ.get("SAMPLER_ISA") or None)
+
+
+def install(extra: str) -> str:
+    """Say how to install what an extra needs: the one place for all error messages."""
+    return f'pip install ".[{extra}]" in a clone of token-sampler'
 
 
 def build_info() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class HasArray(Protocol):
 # A setting: one number for every row, or one per row.
 Reals: TypeAlias = float | Sequence[float] | HasArray
 Integers: TypeAlias = int | Sequence[int] | HasArray
+# What a loss of many rows is made one number by, or not.
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 
@@ -239,17 +241,17 @@ def check_logprobs(value: int | None) -> int:
 
 
 def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.uint64] | None:
-    """One integer in [0, 2**64) a row, from one for all or a sequence of one each.
+    """One integer in [0, 2**64) per row, from one for all or a sequence of one each.
 
     Without `batch` the values have to be a sequence, of any length.
     """
     if values is None:
         return None
-    wanted = "integers in [0, 2**64), one a row"
+    wanted = "integers in [0, 2**64), one per row"
     values = _tensors.readable(values, name)
     if hasattr(values, "tolist"):
         values = values.tolist()  # exact, where a mixed list would pass through float64
-    if isinstance(values, numbers.Number):
+    if isinstance(values, numbers.Number):  # of draws and steps, one does for all rows
         number = check_integer(name, values, 0, U64_END, U64_TEXT)
         if batch is None or (name == "streams" and batch != 1):
             raise ValueError(f"`{name}` has to be {wanted}, but is {number}")

@@ -69,7 +69,7 @@ def draw_tokens(
     streams: npt.NDArray[np.uint64] | None = None,
     steps: npt.NDArray[np.uint64] | None = None,
     u: npt.NDArray[np.float64] | None = None,
-    first_draw: int = 0,
+    draws: npt.NDArray[np.uint64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def sample_tokens(
     chain: Chain,
@@ -83,7 +83,7 @@ def sample_tokens(
     threads: int = 1,
     streams: npt.NDArray[np.uint64] | None = None,
     steps: npt.NDArray[np.uint64] | None = None,
-    first_draw: int = 0,
+    draws: npt.NDArray[np.uint64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def filter_rows(
     chain: Chain,

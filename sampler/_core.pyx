@@ -630,15 +630,17 @@ cdef class KeyedUniforms:
 
 
 cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
-                      const uint64_t[::1] steps, uint64_t first_draw) except -1:
+                      const uint64_t[::1] steps, const uint64_t[::1] draws) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
-    step, and the draws from the first on. The last thing that may fail: an error before the core
-    runs takes no step."""
+    step, and the draws from its first one on, 0 by default. The last thing that may fail: an error
+    before the core runs takes no step."""
     if ((streams is not None and streams.shape[0] != job.batch)
-            or (steps is not None and steps.shape[0] != job.batch)):
-        raise ValueError("one stream and one step a row")
+            or (steps is not None and steps.shape[0] != job.batch)
+            or (draws is not None and draws.shape[0] != job.batch)):
+        raise ValueError("one stream, one step and one draw per row")
     job.seed = keys.seed
-    job.first_draw = first_draw
+    if draws is not None and job.batch > 0:
+        job.draws = &draws[0]
     if streams is not None and job.batch > 0:
         job.streams = &streams[0]
     if steps is None:
@@ -682,7 +684,7 @@ def draw_token(Chain chain, Rows rows, KeyedUniforms keys, bint flag_invalid):
     job.tokens = &token
     if job.batch != 1:
         raise ValueError("one row, and one token")
-    set_uniforms(&job, keys, None, None, 0)
+    set_uniforms(&job, keys, None, None, None)
     invalid = run(&job, 1, 0, 0)
     return token if invalid is None else invalid
 
@@ -690,8 +692,8 @@ def draw_token(Chain chain, Rows rows, KeyedUniforms keys, bint flag_invalid):
 def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] tokens,
                 bint flag_invalid, int threads=1, const uint64_t[::1] streams=None,
                 const uint64_t[::1] steps=None, const double[:, ::1] u=None,
-                uint64_t first_draw=0):
-    """tokens[row, i] = the token of draw first_draw + i of the row under the chain.
+                const uint64_t[::1] draws=None):
+    """tokens[row, i] = the token of draw draws[row] + i of the row under the chain.
 
     The uniforms are those of `keys`, or, for tests, given: u[row, i], in [0, 1). Returns None, or
     (row, token, value) of the first invalid logit: token -1 where no logit is finite. With
@@ -710,7 +712,7 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] toke
     if job.batch > 0 and job.n > 0:
         job.tokens = &tokens[0, 0]
     if u is None:
-        set_uniforms(&job, keys, streams, steps, first_draw)
+        set_uniforms(&job, keys, streams, steps, draws)
     elif job.batch > 0 and job.n > 0:
         job.u = &u[0, 0]
     if job.n == 0:
@@ -722,7 +724,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                  uint64_t first_draw=0):
+                  const uint64_t[::1] draws=None):
     """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
@@ -766,7 +768,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
         if raw:
             job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
     if not job.given:
-        set_uniforms(&job, keys, streams, steps, first_draw)
+        set_uniforms(&job, keys, streams, steps, draws)
     return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 

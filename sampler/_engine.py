@@ -177,19 +177,19 @@ class Engine:
         *,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
-        first_draw: int = 0,
+        draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> _IntArray:
         """Draw one token per row, shape (batch,); take a step unless `steps` are given.
 
-        `first_draw` is the draw index, and `name` what error messages call the logits.
+        `draws` are the draw indices, 0 by default, and `name` what error messages call the logits.
         """
         rows = self._rows_of(source, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
-            streams, steps, first_draw=first_draw,
+            streams, steps, draws=draws,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
@@ -204,19 +204,19 @@ class Engine:
         raw: bool = False,
         streams: _WordArray | None = None,
         steps: _WordArray | None = None,
-        first_draw: int = 0,
+        draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> Samples:
-        """Draw `n` tokens per row, from draw index `first_draw` on; list the first `top` in rank.
+        """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
 
         The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
-        without n where that is None. The lists are None unless asked for, and so are the raw
-        fields.
+        without n where that is None. The lists are None without any, and so are the raw fields
+        unless asked for.
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
         return self._report(
-            source, self._keys, figures, n is None, top, streams, steps, first_draw, mask, name
+            source, self._keys, figures, n is None, top, streams, steps, draws, mask, name
         )
 
     def score(
@@ -237,7 +237,7 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, drop_n, top, None, steps, 0, mask, name)
+        return self._report(source, None, figures, drop_n, top, None, steps, None, mask, name)
 
     def _report(
         self,
@@ -248,7 +248,7 @@ class Engine:
         top: int | None,
         streams: _WordArray | None,
         steps: _WordArray | None,
-        first_draw: int,
+        draws: _WordArray | None,
         mask: _MaskWords | None,
         name: str,
     ) -> Samples:
@@ -263,20 +263,20 @@ class Engine:
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
         invalid = _core.sample_tokens(
             self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), streams, steps, first_draw,
+            self._workers(), streams, steps, draws,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
         row: Any = 0 if source.array.ndim == 1 else slice(None)
         at = (row, 0) if drop_n else (row,)
-        tokens, ranks, kept, *raw_ranks = [figures[i, *at] for i in range(len(figures))]
+        tokens, ranks, n_kept, *raw_ranks = [figures[i, *at] for i in range(len(figures))]
         logprobs, entropy, *raw_logs = [logs[i, *at] for i in range(len(logs))]
-        ids, top_logprobs = (None, None) if top is None else (top_ids[0, row], top_logs[0, row])
+        ids, top_logprobs = (top_ids[0, row], top_logs[0, row]) if top else (None, None)
         if not raw:
-            return Samples(tokens, logprobs, ranks, kept, entropy, ids, top_logprobs)
-        raw_ids, raw_top = (None, None) if top is None else (top_ids[1, row], top_logs[1, row])
+            return Samples(tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs)
+        raw_ids, raw_top = (top_ids[1, row], top_logs[1, row]) if top else (None, None)
         return Samples(
-            tokens, logprobs, ranks, kept, entropy, ids, top_logprobs, raw_logs[0], raw_ranks[0],
+            tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs, raw_logs[0], raw_ranks[0],
             raw_logs[1], raw_ids, raw_top,
         )  # fmt: skip
 
@@ -300,10 +300,14 @@ class Engine:
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
-        kept, entropy, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        n_kept, entropy, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
-        return Distribution(rows.vocab, entropy, ids[:kept].copy(), *floats[:, :kept].copy())
+        logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()
+        return Distribution(
+            rows.vocab, entropy, ids[:n_kept].copy(), logits, probs, logprobs, cumulative,
+            source.to_tensor,
+        )  # fmt: skip
 
     def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
         """Hand the core its view of the rows, with their edits, if the settings are for as many."""

@@ -51,9 +51,9 @@ class Logits(NamedTuple):
 
     Notes
     -----
-    Results go back to the caller in one of three ways. New floats, such as probabilities, keep the
-    dtype that the core wrote: `to_container`. Logits that have been changed keep the caller's
-    dtype: `to_dtype` rounds them, which is all that an `out` needs, and `to_original` puts what was
+    Results go back to the caller in one of three ways. New numbers, such as tokens, keep the dtype
+    that the core wrote: `to_container`. Logits that have been changed keep the caller's dtype:
+    `to_dtype` rounds them, which is all that an `out` needs, and `to_original` puts what was
     rounded into the caller's container.
     """
 
@@ -98,7 +98,7 @@ class Logits(NamedTuple):
         )
 
     def to_container(self, result: npt.NDArray[Any]) -> Any:
-        """Return new floats as a tensor for a tensor; else as they are, a scalar for no axes."""
+        """Return new numbers as a tensor for a tensor; else as they are, a scalar for no axes."""
         if self.to_tensor is not None:
             return self.to_tensor(result)
         return result if result.ndim else result[()]

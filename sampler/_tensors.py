@@ -9,10 +9,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor as Tensor  # noqa: PLC0414 -- for others to import
+else:
+    Tensor: TypeAlias = Any
 
 _INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such dtypes begin
 
@@ -27,6 +32,18 @@ def _torch_of(value: Any) -> Any:
     """Return torch if a value is one of its tensors, else None."""
     torch = sys.modules.get("torch")
     return torch if isinstance(value, getattr(torch, "Tensor", ())) else None
+
+
+def container_of(value: Any) -> Callable[[npt.NDArray[Any]], Any] | None:
+    """Return what makes an array the caller's container again: a tensor for a tensor, else None."""
+    torch = _torch_of(value)
+    return None if torch is None else _maker(torch, value)
+
+
+def _maker(torch: Any, tensor: Any) -> Callable[[npt.NDArray[Any]], Any]:
+    # The one place that remembers what came in, and makes what goes out.
+    make: Callable[[npt.NDArray[Any]], Any] = torch.from_numpy
+    return make
 
 
 def is_negated(value: Any) -> bool:
@@ -99,12 +116,12 @@ def read_logits(
     dtype = tensor.dtype
     if dtype is torch.bfloat16:
         # bfloat16 tensors refuse __array__ and DLPack; their words do not.
-        return tensor.view(torch.uint16).numpy(), torch.from_numpy, True
+        return tensor.view(torch.uint16).numpy(), _maker(torch, value), True
     if dtype is not torch.float32 and dtype not in (
         torch.float16, torch.float64, torch.int16, torch.uint16,
     ) and not (numbers and str(dtype).startswith(_INTEGERS)):  # fmt: skip
         raise wrong_dtype(name, dtype)
-    return tensor.numpy(), torch.from_numpy, False
+    return tensor.numpy(), _maker(torch, value), False
 
 
 def wrong_dtype(name: str, found: object) -> TypeError:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import numpy as np
+import numpy.typing as npt
 
 from sampler import _inputs
 from sampler._checks import (
@@ -24,18 +35,42 @@ from sampler._checks import (
     integers,
 )
 from sampler._engine import Engine, make_chain
+from sampler._keywords import check_known, hides_unknown, keywords_of
+from sampler._names import IGNORED_FIELDS, SAME
+from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
-from sampler.results import Distribution, Samples
-from sampler.stages import STAGES, Settings, Stage, check_names, lists_settings
+from sampler.results import Distribution, Samples, contained
+from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
 
 _FLOOR = integers(1)  # what `min_tokens_to_keep` may be
 
+# For type checkers: a lone row or a batch, where the type says which; what the calls take.
+_Row: TypeAlias = Sequence[float] | np.ndarray[tuple[int], np.dtype[Any]]
+_Batch: TypeAlias = Sequence[Sequence[float]] | np.ndarray[tuple[int, int], np.dtype[Any]]
+_Tokens: TypeAlias = npt.NDArray[np.int64]
+_Floats: TypeAlias = npt.NDArray[np.float64]
+_Shape = TypeVar("_Shape", bound=tuple[Any, ...])
+_DType = TypeVar("_DType", bound=np.dtype[Any])
+_Dtype: TypeAlias = Literal["bfloat16"] | None
+
+
+class _Options(TypedDict, total=False):
+    """What `sample` and `score` take after their arrays, and `filter` all but the figures."""
+
+    mask: Any
+    streams: Any
+    steps: Any
+    draws: Any
+    logprobs: int | None
+    raw: bool
+    dtype: _Dtype
+
 
 @lists_settings
-class Sampler:
+class Sampler(HasSettings):
     """Draw tokens from rows of logits, under stages given by keyword or as an explicit chain.
 
     Parameters
@@ -47,8 +82,9 @@ class Sampler:
     min_tokens_to_keep : int, >= 1, off at 1
         A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
     ties : {"id", "all"}
-        What top_k does with logits equal to the k-th: keep exactly k, lower ids first, or keep
-        them all, as Hugging Face does.
+        What `top_k` does where other logits equal the k-th. "id" keeps exactly k tokens: of equal
+        logits those with the lowest ids, as every other step does. "all" keeps all of the equal
+        ones, as Hugging Face does.
     seed : int, in [0, 2**64), optional
         Names the sequence of draws. None takes one from the operating system, shown as `seed`.
     rng : numpy.random.Generator, optional
@@ -61,8 +97,8 @@ class Sampler:
         answers are the same for every number.
     on_invalid : {"raise", "flag"}
         What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
-        result (token -1, log-probabilities NaN, kept 0, a row of -inf from `filter`) while every
-        other row stays as it is. `distribution` always raises.
+        result (token -1, log-probabilities NaN, `n_kept` 0, a row of -inf from `filter`) while
+        every other row stays as it is. `distribution` always raises.
 
     Raises
     ------
@@ -75,7 +111,11 @@ class Sampler:
     -----
     Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
     `replace` makes another sampler. The one thing that moves is `step`: each call takes one,
-    atomically, so a sampler may be shared between threads.
+    atomically, so a sampler may be shared between threads. Samplers are equal, with equal hashes,
+    if their settings and seeds are, wherever their steps stand.
+
+    Each setting is an attribute, such as `temperature`: that of the one step of its kind, and its
+    off value where an explicit chain has none. With two of a kind it is an AttributeError.
 
     The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
     value per row. Such a sampler is for batches of that length, and draws row i as the sampler that
@@ -120,15 +160,16 @@ class Sampler:
         stages: Iterable[Stage] | None = None,
         *,
         min_tokens_to_keep: Integers | None = 1,
-        ties: str = "id",
+        ties: Literal["id", "all"] = "id",
         seed: int | None = None,
         rng: np.random.Generator | None = None,
         step: int = 0,
-        on_invalid: str = "raise",
-        threads: int | str = 1,
+        on_invalid: Literal["raise", "flag"] = "raise",
+        threads: int | Literal["auto"] = 1,
         **settings: Unpack[Settings],
     ) -> None:
-        check_names("Sampler.__init__", settings)
+        if not settings.keys() <= STAGES.keys():
+            check_known("Sampler", settings, keywords_of(Sampler))
         named = [one.of(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
         self._stages = tuple(named) if stages is None else _check_chain(stages, named)
@@ -137,8 +178,8 @@ class Sampler:
         self._min_tokens_to_keep: Any = _FLOOR.check_per_row(
             "min_tokens_to_keep", min_tokens_to_keep
         )
-        self._ties = check_choice("ties", ties, ("id", "all"))
-        self._on_invalid = check_choice("on_invalid", on_invalid, ("raise", "flag"))
+        self._ties: Any = check_choice("ties", ties, ("id", "all"))
+        self._on_invalid: Any = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._threads = _check_threads(threads)
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
@@ -206,17 +247,17 @@ class Sampler:
         return self._min_tokens_to_keep
 
     @property
-    def ties(self) -> str:
+    def ties(self) -> Literal["id", "all"]:
         """What top_k does with ties."""
-        return self._ties
+        return self._ties  # type: ignore[no-any-return]
 
     @property
-    def on_invalid(self) -> str:
+    def on_invalid(self) -> Literal["raise", "flag"]:
         """What an invalid row does."""
-        return self._on_invalid
+        return self._on_invalid  # type: ignore[no-any-return]
 
     @property
-    def threads(self) -> int | str:
+    def threads(self) -> int | Literal["auto"]:
         """How many threads a call may use."""
         return self._threads
 
@@ -230,8 +271,16 @@ class Sampler:
         """The step that the next call takes."""
         return self._engine.step
 
-    def __call__(self, logits: Any, *, mask: Any = None, dtype: str | None = None) -> Any:
-        """Draw one token a row, and take a step.
+    @overload
+    def __call__(self, logits: _Row, *, mask: Any = None, dtype: _Dtype = None) -> int: ...
+    @overload
+    def __call__(self, logits: _Batch, *, mask: Any = None, dtype: _Dtype = None) -> _Tokens: ...
+    @overload
+    def __call__(self, logits: Any, *, mask: Any = None, dtype: _Dtype = None) -> Any: ...
+    # Two parameters: transformers calls a processor that has more only with their names, so that
+    # `logits_processor=[s]` would not get this far.
+    def __call__(self, *logits: Any, **options: Any) -> Any:
+        """Draw one token per row, and take a step: ``s(logits, *, mask=None, dtype=None)``.
 
         Parameters
         ----------
@@ -249,36 +298,60 @@ class Sampler:
 
         Returns
         -------
-        int, or ndarray of shape (batch,), int64
+        int, or ndarray or tensor of shape (batch,), int64
+            An int for a lone row; for a batch, a tensor if the logits are one, otherwise NumPy.
 
         Raises
         ------
         TypeError
-            If `logits` are no array of floats on the CPU.
+            If `logits` are not an array of floats on the CPU.
         ValueError
             If they have the wrong shape, a setting is one per row of another batch, or, unless
             ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
             allow; if the mask is not for these rows.
         """
-        source = _inputs.read(logits, dtype, draws=True)
+        if len(logits) == 1 and not options:  # the usual, quickly
+            given, mask, dtype = logits[0], None, None
+        else:
+            given, mask, dtype = _arguments_of_call(*logits, **options)
+        source = _inputs.read(given, dtype, draws=True)
         _inputs.check_rows(source)
         words = None if mask is None else read_mask(mask, source.array.shape)
         if source.array.ndim == 2:
-            return self._engine.draw(source, mask=words)
+            return source.to_container(self._engine.draw(source, mask=words))
         return self._engine.draw_token(source, words)
 
+    @overload
+    def sample(
+        self, logits: _Row, *, n: None = None, **options: Unpack[_Options]
+    ) -> Samples[int, float]: ...
+    @overload
+    def sample(
+        self, logits: _Row, *, n: int, **options: Unpack[_Options]
+    ) -> Samples[_Tokens, _Floats]: ...
+    @overload
+    def sample(
+        self, logits: _Batch, *, n: int | None = None, **options: Unpack[_Options]
+    ) -> Samples[_Tokens, _Floats]: ...
+    @overload
+    def sample(
+        self, logits: Any, *, n: int | None = None, **options: Unpack[_Options]
+    ) -> Samples[Any, Any]: ...
+    @hides_unknown
     def sample(
         self,
         logits: Any,
         *,
         mask: Any = None,
         streams: Any = None,
-        step: Any = None,
+        steps: Any = None,
+        draws: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
         raw: bool = False,
-        dtype: str | None = None,
-    ) -> Samples:
+        dtype: _Dtype = None,
+        **unknown: Any,
+    ) -> Samples[Any, Any]:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
 
         Parameters
@@ -289,11 +362,12 @@ class Sampler:
             As for a call. The raw fields are those of the row without it.
         streams : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The random stream of each row; 0 ... batch - 1 by default.
-        step : int or sequence of int of shape (batch,), in [0, 2**64), optional
+        steps : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The step of each row. Without it, the sampler's own step, which then moves on.
+        draws : int or sequence of int of shape (batch,), in [0, 2**64), optional
+            The draw index of each row, 0 by default. Not together with `n`.
         n : int, >= 1, optional
-            Draw n tokens a row. The stages run once. Draw 0 is the token that is drawn without
-            ``n=``.
+            Draw n tokens per row, of draw index 0 to n - 1. The stages run once.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
         raw : bool
@@ -309,50 +383,67 @@ class Sampler:
         Raises
         ------
         TypeError, ValueError
-            As a call; and if streams, step, n or logprobs are not as above.
+            As a call; and if streams, steps, draws, n or logprobs are not as above.
 
         Examples
         --------
         >>> from sampler import Sampler
         >>> r = Sampler(top_k=2, seed=7).sample([1.0, 3.0, 2.0, 0.0], logprobs=3, raw=True)
-        >>> int(r.tokens), float(r.logprobs.round(3)), int(r.ranks), int(r.kept)
-        (2, -1.313, 2, 2)
+        >>> r
+        Samples(tokens=2, logprobs=-1.3133, ranks=2, n_kept=2, entropy=0.5822, top_ids=..., ...)
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
+        steps = _check_keywords(Sampler.sample, unknown, steps)
+        if n is not None and draws is not None:
+            raise TypeError("`n` and `draws` exclude each other: n=3 is the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
         if n is not None:
             n = check_integer("n", n, 1, 2**40, "an integer >= 1")
         top = None if logprobs is None else check_logprobs(logprobs)
-        streams = check_numbers("streams", streams, source.batch)
-        steps = check_numbers("step", step, source.batch)
+        keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return self._engine.sample(
-            source, n, top, raw=raw, streams=streams, steps=steps, mask=words
-        )
+        return contained(self._engine.sample(source, n, top, raw=raw, mask=words, **keys), source)
 
+    @overload
+    def score(
+        self, logits: _Row, tokens: int, **options: Unpack[_Options]
+    ) -> Samples[int, float]: ...
+    @overload
+    def score(
+        self, logits: _Row | _Batch, tokens: Sequence[Any] | _Tokens, **options: Unpack[_Options]
+    ) -> Samples[_Tokens, _Floats]: ...
+    @overload
+    def score(self, logits: Any, tokens: Any, **options: Unpack[_Options]) -> Samples[Any, Any]: ...
+    @hides_unknown
     def score(
         self,
         logits: Any,
         tokens: Any,
         *,
         mask: Any = None,
+        streams: Any = None,
+        steps: Any = None,
+        draws: Any = None,
         logprobs: int | None = None,
         raw: bool = False,
-        dtype: str | None = None,
-    ) -> Samples:
-        """Tell of given tokens what `sample` tells of those it draws. Never moves the step.
+        dtype: _Dtype = None,
+        **unknown: Any,
+    ) -> Samples[Any, Any]:
+        """Return for given tokens what `sample` returns for drawn ones. Does not take a step.
 
         Parameters
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
             As for a call.
         tokens : int or array_like of int, of shape (batch,) or (batch, n), in [0, vocab)
-            One token a row, or n; for a single row without `batch`.
+            One token per row, or n; for a lone row without `batch`.
         mask : array_like, optional
             As for `sample`.
+        streams, steps, draws : int or sequence of int of shape (batch,), optional
+            As for `sample`. They choose among random steps, of which there are none so far.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
         raw : bool
@@ -378,22 +469,35 @@ class Sampler:
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
+        steps = _check_keywords(Sampler.score, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         top = None if logprobs is None else check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
+        keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return self._engine.score(source, given, top, drop_n=drop_n, raw=raw, mask=words)
+        r = self._engine.score(
+            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words
+        )
+        return contained(r, source)
 
+    @hides_unknown
     def distribution(
-        self, row: Any, *, mask: Any = None, stream: int = 0, step: int | None = None
+        self,
+        row: Any,
+        *,
+        mask: Any = None,
+        stream: int = 0,
+        step: int | None = None,
+        draw: int = 0,
+        **unknown: Any,
     ) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
 
-        Never moves the step.
+        Does not take a step.
 
         Parameters
         ----------
@@ -401,8 +505,9 @@ class Sampler:
             As for a call.
         mask : array_like, optional
             As for a call.
-        stream, step : int, in [0, 2**64)
-            Where the uniforms of a random stage come from; no stage so far has one.
+        stream, step, draw : int, in [0, 2**64)
+            As for `sample`, of this row. They choose among random steps, of which there are none so
+            far.
 
         Returns
         -------
@@ -414,25 +519,42 @@ class Sampler:
             As a call; an invalid row always raises, and so does a tensor that requires grad, or a
             setting that is an array.
         """
+        if unknown:
+            check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
-        check_integer("stream", stream, 0, U64_END, U64_TEXT)
-        if step is not None:
-            check_integer("step", step, 0, U64_END, U64_TEXT)
+        for name, number in (("stream", stream), ("step", step), ("draw", draw)):
+            if number is not None or name != "step":
+                check_integer(name, number, 0, U64_END, U64_TEXT)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.distribution(source, mask=words)
 
+    @overload
+    def filter(
+        self, logits: np.ndarray[_Shape, _DType], **options: Unpack[_Options]
+    ) -> np.ndarray[_Shape, _DType]: ...
+    @overload
+    def filter(
+        self, logits: Sequence[float] | Sequence[Sequence[float]], **options: Unpack[_Options]
+    ) -> _Floats: ...
+    @overload
+    def filter(self, logits: Tensor, **options: Unpack[_Options]) -> Tensor: ...
+    @overload
+    def filter(self, logits: Any, *, out: Any = None, **options: Unpack[_Options]) -> Any: ...
+    @hides_unknown
     def filter(
         self,
         logits: Any,
         *,
         mask: Any = None,
         streams: Any = None,
-        step: Any = None,
+        steps: Any = None,
+        draws: Any = None,
         out: Any = None,
-        dtype: str | None = None,
+        dtype: _Dtype = None,
+        **unknown: Any,
     ) -> Any:
-        """Return the tempered logits, removed tokens at -inf. Never moves the step.
+        """Return the tempered logits, removed tokens at -inf. Does not take a step.
 
         Parameters
         ----------
@@ -440,8 +562,8 @@ class Sampler:
             As for a call.
         mask : array_like, optional
             As for a call: what it forbids is -inf.
-        streams, step : int or sequence of int
-            Where the uniforms of a random stage come from; no stage so far has one.
+        streams, steps, draws : int or sequence of int of shape (batch,), optional
+            As for `sample`. They choose among random steps, of which there are none so far.
         out : array or tensor, optional
             Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
@@ -466,12 +588,12 @@ class Sampler:
         >>> Sampler(temperature=0.5, top_k=2).filter(np.array([1.0, 3.0, 2.0, 0.0]))
         array([-inf,   6.,   4., -inf])
         """
+        steps = _check_keywords(Sampler.filter, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        check_numbers("streams", streams, source.batch)
-        check_numbers("step", step, source.batch)
+        _check_keys(source.batch, streams, steps, draws)
         words = None if mask is None else read_mask(mask, source.array.shape)
         filtered = self._engine.filter(source, mask=words)
         if target is None:
@@ -520,6 +642,33 @@ class Sampler:
         )
         return settings
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sampler):
+            return NotImplemented
+        return self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def _identity(self) -> tuple[Any, ...]:
+        """Return what equal samplers have in common: everything but the step."""
+        floor = self._min_tokens_to_keep
+        floor = tuple(floor) if isinstance(floor, np.ndarray) else floor
+        return self._stages, floor, self._ties, self._on_invalid, self._threads, self.seed
+
+    if not TYPE_CHECKING:  # which would take any name for one
+
+        def __getattr__(self, name: str) -> Any:
+            if name in STAGES:  # `HasSettings` has refused
+                hint = f"its chain has several {STAGES[name].__name__}, which `stages` shows"
+            elif (
+                name in IGNORED_FIELDS
+            ):  # model.generate(ids, s) looks for them in its configuration
+                hint = "in model.generate(), write **sampler.hf.generate_kwargs(s)"
+            else:
+                hint = f"write {SAME[name]}" if name in SAME else "dir(s) lists what it has"
+            raise AttributeError(f"'Sampler' object has no attribute '{name}': {hint}")
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._settings(), self._engine.seed_is_fresh)
 
@@ -553,19 +702,20 @@ def _restore(settings: dict[str, Any], seed_is_fresh: bool) -> Sampler:
     return sampler
 
 
-def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage, ...]:
+def _check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in named:
         if not stage.is_off:
             raise TypeError(
                 f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
             )
-    try:
-        chain = tuple(stages)
-    except TypeError:
+    if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
         shown = repr(stages)
-        if isinstance(stages, float):
-            shown += f" (temperature={shown}?)"
-        raise TypeError(f"`stages` has to be a sequence of stages, but is {shown}") from None
+        if len(shown) > 60 or "\n" in shown:
+            shown = f"a {_inputs.kind_of(stages)}"
+        raise TypeError(
+            f"`stages` has to be a sequence of stages, but is {shown}{_other_stages(stages)}"
+        )
+    chain = tuple(stages)
     for stage in chain:
         if not isinstance(stage, tuple(STAGES.values())):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
@@ -578,9 +728,59 @@ def _check_chain(stages: Iterable[Stage], named: Iterable[Stage]) -> tuple[Stage
     return chain
 
 
-def _check_threads(threads: Any) -> int | str:
+def _other_stages(stages: Any) -> str:
+    """Say what to write where `stages` is what others take first."""
+    if isinstance(stages, Stage):
+        return f": write Sampler([{stages!r}])"
+    if isinstance(stages, Mapping):
+        return ": write Sampler(**settings)"
+    if hasattr(stages, "do_sample"):
+        return ": write Sampler.from_generation_config(config)"
+    if isinstance(stages, (int, float)) and not isinstance(stages, bool):
+        return f": write Sampler(temperature={stages!r})"
+    return ""
+
+
+def _arguments_of_call(
+    logits: Any, *others: Any, mask: Any = None, dtype: Any = None, **unknown: Any
+) -> tuple[Any, Any, Any]:
+    if others:
+        raise TypeError(
+            f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
+            "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
+        )
+    check_known("Sampler.__call__", unknown, ("mask", "dtype"))
+    return logits, mask, dtype
+
+
+def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:
+    """Return the steps, which had the name `step`; raise if another keyword is unknown."""
+    if not unknown:
+        return steps
+    name = function.__qualname__
+    if "step" in unknown and steps is None:
+        warnings.warn(
+            f"`step` has the name `steps` now: write {function.__name__}(..., steps=...)",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        steps, unknown = unknown["step"], {k: v for k, v in unknown.items() if k != "step"}
+    check_known(name, unknown, keywords_of(function))
+    return steps
+
+
+def _check_keys(batch: int, streams: Any, steps: Any, draws: Any) -> dict[str, Any]:
+    """Return where the uniforms of each row are, as an `Engine` takes them."""
+    return {
+        "streams": check_numbers("streams", streams, batch),
+        "steps": check_numbers("steps", steps, batch),
+        "draws": check_numbers("draws", draws, batch),
+    }
+
+
+def _check_threads(threads: Any) -> int | Literal["auto"]:
     if threads == "auto" and isinstance(threads, str):
-        return threads
+        return "auto"
     return check_integer("threads", threads, 1, 2**31, "an integer >= 1 or 'auto'")
 
 

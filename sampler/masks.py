@@ -18,6 +18,10 @@ import numpy.typing as npt
 from sampler._checks import as_array, check_batch, check_ids
 from sampler._inputs import kind_of
 
+__all__ = [
+    "read_mask",
+]
+
 _Words = npt.NDArray[np.int32]
 _BITS = 32
 _INT32 = np.dtype(np.int32)

@@ -18,6 +18,22 @@ import numpy.typing as npt
 
 from sampler.stages import MinP, Smoothing, Stage, SuppressTokens, Temperature, TopK, TopP
 
+__all__ = [
+    "State",
+    "draw",
+    "kept",
+    "log_mass",
+    "log_of_mass",
+    "logprobs",
+    "min_p",
+    "probabilities",
+    "suppress_tokens",
+    "temper",
+    "top_k",
+    "top_p",
+    "uniform",
+]
+
 _Array = npt.NDArray[Any]
 
 

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import as_array
+from sampler._inputs import Logits
+from sampler._tensors import container_of
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    _Ints = TypeVar("_Ints", default=Any)
+    _Floats = TypeVar("_Floats", default=Any)
+else:  # `default` is of Python 3.13
+    from typing import TypeVar
+
+    _Ints, _Floats = TypeVar("_Ints"), TypeVar("_Floats")
+
+__all__ = ["Distribution", "Samples"]
 
 _IntArray = npt.NDArray[np.int64]
 _FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Samples:
-    """The drawn tokens and what is known of each.
+class Samples(Generic[_Ints, _Floats]):
+    """The drawn tokens with their log-probabilities, ranks and kept counts.
 
-    For a batch of B rows the arrays have shape (B,), or (B, n) under ``n=``; a single row drops
-    B, so that without ``n=`` each is a NumPy scalar. The top lists have shape (B, logprobs), or
-    (logprobs,), and are None unless asked for.
+    For a batch of B rows the fields have shape (B,), or (B, n) under ``n=``. A lone row drops B, so
+    that without ``n=`` each is an int or a float. The top lists have shape (B, logprobs), or
+    (logprobs,), and are None without any. All are tensors where the logits were a tensor, otherwise
+    NumPy arrays.
+
+    ``len(samples)`` is the length of the first axis; ``samples[i]``, with an integer, a slice or an
+    array, is the `Samples` of that part of it, and a loop goes along it.
 
     Attributes
     ----------
@@ -32,7 +52,7 @@ class Samples:
         invalid.
     ranks : int64
         1 + the tokens before it in rank; 0 where invalid.
-    kept : int64
+    n_kept : int64
         How many tokens the stages kept; 0 where invalid.
     entropy : float64
         Of the law the token was sampled from, in nats, to the nearest multiple of 2**-30; 0 at
@@ -52,25 +72,88 @@ class Samples:
         As `top_ids`, `top_logprobs`, under the model's own softmax.
     """
 
-    tokens: Any
-    logprobs: Any = None
-    ranks: Any = None
-    kept: Any = None
-    entropy: Any = None
-    top_ids: Any = None
-    top_logprobs: Any = None
-    raw_logprobs: Any = None
-    raw_ranks: Any = None
-    log_mass: Any = None
-    raw_top_ids: Any = None
-    raw_top_logprobs: Any = None
+    tokens: _Ints
+    # A user always has these; inside, tokens may go alone.
+    logprobs: _Floats = None  # type: ignore[assignment]
+    ranks: _Ints = None  # type: ignore[assignment]
+    n_kept: _Ints = None  # type: ignore[assignment]
+    entropy: _Floats = None  # type: ignore[assignment]
+    # `| Any` and not `| None`: the caller knows what was asked for.
+    top_ids: _IntArray | Any = None
+    top_logprobs: _FloatArray | Any = None
+    raw_logprobs: _Floats | Any = None
+    raw_ranks: _Ints | Any = None
+    log_mass: _Floats | Any = None
+    raw_top_ids: _IntArray | Any = None
+    raw_top_logprobs: _FloatArray | Any = None
+
+    @property
+    def kept(self) -> _Ints:
+        """The old name of `n_kept`."""
+        warnings.warn(
+            "`Samples.kept` has the name `n_kept` now: write samples.n_kept",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.n_kept
+
+    def __len__(self) -> int:
+        if not _axes(self.tokens):
+            raise TypeError("the Samples of a lone row has no length: it is one token")
+        return len(self.tokens)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: Any) -> Samples[Any, Any]:
+        if isinstance(index, tuple):
+            raise TypeError("Samples takes one index at a time: write samples[row][draw]")
+        len(self)  # a lone row has no parts
+
+        def part(name: str) -> Any:
+            value = getattr(self, name)
+            # Under `n=`, all draws of a lone row have its one list.
+            if value is None or (name in _LISTS and _axes(value) == _axes(self.tokens) == 1):
+                return value
+            return plain(value[index])
+
+        return Samples(*map(part, _FIELDS))
+
+    def __iter__(self) -> Iterator[Samples[Any, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        shown = []
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is not None and name in _SHOWN:
+                values = np.asarray(value.tolist() if _axes(value) else value)
+                ends = 2 if values.ndim == 1 else 1
+                text = np.array2string(
+                    values, precision=4, threshold=8, edgeitems=ends, separator=", "
+                )
+                shown.append(f"{name}={' '.join(text.split())}")
+            elif value is not None:
+                shown.append(f"{name}=...")
+        return f"Samples({', '.join(shown)})"
+
+
+_FIELDS = tuple(field.name for field in fields(Samples))
+_SHOWN = ("tokens", "logprobs", "ranks", "n_kept", "entropy")
+_LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
+
+
+def _axes(value: Any) -> int:
+    return getattr(value, "ndim", 0)
+
+
+def plain(value: Any) -> Any:
+    """Return an array or a tensor as it is, and a number as an int or a float."""
+    return value if value.ndim else value.item()
 
 
 class Distribution:
     """What a sampler makes of one row: the kept tokens and their probabilities.
 
     Made by `Sampler.distribution`. Arrays are in the order of rank: logit descending, then id
-    ascending. They are sorted when first asked for.
+    ascending; tensors where the row was one. They are sorted when first asked for.
 
     Attributes
     ----------
@@ -101,6 +184,7 @@ class Distribution:
         probs: _FloatArray,
         logprobs: _FloatArray,
         cumulative: _FloatArray,
+        to_tensor: Callable[[npt.NDArray[Any]], Any] | None = None,
     ) -> None:
         # By ascending id, as the draw goes.
         self._vocab = vocab
@@ -110,36 +194,37 @@ class Distribution:
         self._probs = probs
         self._logprobs = logprobs
         self._cumulative = cumulative
+        self._to_tensor = to_tensor
 
     @cached_property
     def _by_rank(self) -> _IntArray:
         return np.argsort(-self._logits, kind="stable")
 
     @cached_property
-    def ids(self) -> _IntArray:
+    def ids(self) -> Any:
         """Kept token ids."""
-        return self._ids[self._by_rank]
+        return self._put(self._ids[self._by_rank])
 
     @cached_property
-    def probs(self) -> _FloatArray:
+    def probs(self) -> Any:
         """Their probabilities."""
-        return self._probs[self._by_rank]
+        return self._put(self._probs[self._by_rank])
 
     @cached_property
-    def logprobs(self) -> _FloatArray:
+    def logprobs(self) -> Any:
         """Natural logs of their probabilities."""
-        return self._logprobs[self._by_rank]
+        return self._put(self._logprobs[self._by_rank])
 
-    def dense(self) -> _FloatArray:
+    def dense(self) -> Any:
         """Return all `vocab` probabilities by token id, 0 where removed.
 
         Returns
         -------
-        ndarray of shape (vocab,), float64
+        ndarray or tensor of shape (vocab,), float64
         """
         probs = np.zeros(self._vocab)
         probs[self._ids] = self._probs
-        return probs
+        return self._put(probs)
 
     def draw(self, u: Any) -> Any:
         """Return the token at u: the first, ids ascending, whose cumulative probability exceeds u.
@@ -150,7 +235,7 @@ class Distribution:
 
         Returns
         -------
-        int, or ndarray of int64 of the shape of u
+        int, or ndarray or tensor of int64, as u is, of its shape
 
         Raises
         ------
@@ -167,7 +252,14 @@ class Distribution:
             raise ValueError(f"`u` has to be in [0, 1), but is {u!r}")
         place = np.searchsorted(self._cumulative, values * self._cumulative[-1], side="right")
         tokens = self._ids[place]
-        return tokens if values.ndim else int(tokens)
+        if not values.ndim:
+            return int(tokens)
+        to_tensor = container_of(u)
+        return tokens if to_tensor is None else to_tensor(tokens)
+
+    def _put(self, array: npt.NDArray[Any]) -> Any:
+        """Put an array into the container of the row."""
+        return array if self._to_tensor is None else self._to_tensor(array)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -179,3 +271,15 @@ class Distribution:
         )
         more = ", ..." if len(self) > 4 else ""
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
+
+
+def contained(r: Samples, source: Logits) -> Samples:
+    """Put what an `Engine` gives into the container of the logits, and numbers into Python's."""
+
+    def given(name: str) -> Any:
+        array = getattr(r, name)
+        if array is None:
+            return None
+        return source.to_container(array) if array.ndim else array.item()
+
+    return Samples(*map(given, _FIELDS))

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from sampler import _core, _inputs
 from sampler._checks import (
+    Reduction,
     as_array,
     check_axes,
     check_broadcast,
@@ -23,6 +24,19 @@ from sampler._checks import (
     reals,
 )
 from sampler.stages import Temperature
+
+__all__ = [
+    "cross_entropy",
+    "cross_entropy_grad",
+    "log_softmax",
+    "logsumexp",
+    "sigmoid",
+    "softmax",
+    "softmax_dtemperature",
+    "softmax_jacobian",
+    "softmax_jvp",
+    "softmax_vjp",
+]
 
 AnyAxis = int | tuple[int, ...] | None  # one, some, or all
 
@@ -483,7 +497,7 @@ def cross_entropy(
     *,
     temperature: float | None = 1.0,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Any:
     """Return -sum(y * log_softmax(logits / temperature)), the loss of classifiers.
@@ -547,7 +561,7 @@ def cross_entropy_grad(
     *,
     temperature: float | None = 1.0,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     ignore_index: int = -100,
 ) -> Any:
     """Return the gradient of `cross_entropy` with respect to the logits: (p - y) / temperature.
@@ -570,7 +584,7 @@ def cross_entropy_grad(
     return _to_container(result / (max(np.sum(counts), 1) if reduction == "mean" else 1), source)
 
 
-def reduced(losses: npt.NDArray[np.float64], reduction: str, count: Any) -> Any:
+def reduced(losses: npt.NDArray[np.float64], reduction: Reduction, count: Any) -> Any:
     """The losses of rows, `count` of which count, or their sum or mean; the mean of none is NaN."""
     if reduction == "none":
         return losses

@@ -19,6 +19,7 @@ from typing import (
     Annotated,
     Any,
     ClassVar,
+    Generic,
     NamedTuple,
     Self,
     TypedDict,
@@ -26,12 +27,14 @@ from typing import (
     dataclass_transform,
     get_args,
     get_type_hints,
+    overload,
 )
 
 import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import (
+    FloatArray,
     Ids,
     Integers,
     Range,
@@ -45,6 +48,7 @@ from sampler._checks import (
 __all__ = ["MinP", "Smoothing", "SuppressTokens", "Temperature", "TopK", "TopP"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
+_Value = TypeVar("_Value")
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
@@ -399,9 +403,44 @@ class Settings(TypedDict, total=False):
     min_p: Annotated[Reals | None, MinP]
 
 
+class _Setting(Generic[_Value]):
+    """A setting as an attribute: that of the chain's one step of its kind, off without one."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+        self.__doc__ = f"The setting of the chain's `{STAGES[name].__name__}`; off without one."
+
+    @overload
+    def __get__(self, chain: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, chain: HasSettings, owner: type) -> _Value: ...
+    def __get__(self, chain: HasSettings | None, owner: type) -> Any:
+        if chain is None:
+            return self
+        kind = STAGES[self._name]
+        values = [one.value for one in chain.stages if isinstance(one, kind)]
+        if len(values) > 1:
+            raise AttributeError  # and Python asks `Sampler.__getattr__`
+        return values[0] if values else kind.off
+
+
 STAGES: Mapping[str, type[Stage]] = {
     name: get_args(hint)[1] for name, hint in get_type_hints(Settings, include_extras=True).items()
 }
+
+
+class HasSettings:
+    """What `Sampler` inherits: each of `Settings` as an attribute."""
+
+    __slots__ = ()
+    stages: Any  # the chain
+
+    suppress_tokens = _Setting[tuple[int, ...]]()
+    temperature = _Setting[float | FloatArray]()
+    smoothing = _Setting[tuple[float | FloatArray, ...] | None]()
+    top_k = _Setting[int | FloatArray]()
+    top_p = _Setting[float | FloatArray]()
+    min_p = _Setting[float | FloatArray]()
 
 
 def lists_settings(target: _Target) -> _Target:
@@ -426,10 +465,3 @@ def lists_settings(target: _Target) -> _Target:
         lines = [f"{one.described()}\n        See `{one.__name__}`." for one in STAGES.values()]
         target.__doc__ = target.__doc__.replace("{settings}", "\n    ".join(lines))
     return target
-
-
-def check_names(function: str, settings: Mapping[str, Any]) -> None:
-    """Raise Python's own TypeError for an unknown keyword."""
-    for name in settings:
-        if name not in STAGES:
-            raise TypeError(f"{function}() got an unexpected keyword argument '{name}'")

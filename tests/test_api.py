@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -90,12 +91,12 @@ BAD = [
     ("stages", 0.8, TypeError, "a sequence of stages"),
     ("stages", TopK(40), TypeError, "a sequence of stages"),
     ("stages", TopK, TypeError, "a sequence of stages"),
-    ("stages", "top_k", TypeError, "stages such as"),
+    ("stages", "top_k", TypeError, "a sequence of stages"),
     ("stages", [40], TypeError, "stages such as"),
     ("stages", [None], TypeError, "stages such as"),
     ("stages", [TopK], TypeError, "stages such as"),
     ("stages", [TopK(40), "top_p"], TypeError, "stages such as"),
-    ("stages", {"top_k": 40}, TypeError, "stages such as"),
+    ("stages", {"top_k": 40}, TypeError, "a sequence of stages"),
     ("stages", [[TopK(40)]], TypeError, "stages such as"),
 ]  # fmt: skip
 
@@ -120,8 +121,16 @@ def test_bad_setting(name, value, error, wanted):
         ("top_k", 40.0, "`top_k` has to be an integer >= 0 (0 or None is off), but is 40.0"),
         ("seed", 2**64, f"`seed` has to be an integer in [0, 2**64), but is {2**64}"),
         ("ties", "any", "`ties` has to be 'id' or 'all', but is 'any'"),
-        ("stages", 0.8, "`stages` has to be a sequence of stages, but is 0.8 (temperature=0.8?)"),
-        ("stages", 40, "`stages` has to be a sequence of stages, but is 40"),
+        (
+            "stages",
+            0.8,
+            "`stages` has to be a sequence of stages, but is 0.8: write Sampler(temperature=0.8)",
+        ),
+        (
+            "stages",
+            TopK(40),
+            "`stages` has to be a sequence of stages, but is TopK(40): write Sampler([TopK(40)])",
+        ),
     ],
 )
 def test_the_sentence(name, value, message):
@@ -154,7 +163,7 @@ def test_integer_scalars(kind):
     s = Sampler(temperature=kind(2), top_k=kind(3), top_p=kind(1), min_p=kind(0),
                 min_tokens_to_keep=kind(2), seed=kind(7), step=kind(5))  # fmt: skip
     assert repr(s) == "Sampler(temperature=2.0, top_k=3, min_tokens_to_keep=2, seed=7, step=5)"
-    r = s.sample(ROW, step=kind(5), streams=kind(0), n=kind(2), logprobs=kind(2))
+    r = s.sample(ROW, steps=kind(5), streams=kind(0), n=kind(2), logprobs=kind(2))
     assert r.tokens.size == r.top_ids.size == 2
     assert s.step == 5
 
@@ -167,7 +176,7 @@ def test_none_means_off():
     chain = [Temperature(None), TopK(None), TopP(None), MinP(None)]
     assert np.array_equal(Sampler(chain, seed=7).filter(ROW), ROW)
     assert Sampler(chain, seed=7)(ROW) == s(ROW)
-    assert Sampler([], seed=7)(ROW) == s.sample(ROW, step=0).tokens
+    assert Sampler([], seed=7)(ROW) == s.sample(ROW, steps=0).tokens
 
 
 def test_the_edges_of_the_ranges():
@@ -181,7 +190,7 @@ def test_the_edges_of_the_ranges():
         s = Sampler(**{"seed": 1, **settings})
         r = s.sample(ROW, n=3, logprobs=4)
         state = law(s, ROW)
-        assert np.all(r.kept == len(state.ids)) and np.all(np.isfinite(r.logprobs)), settings
+        assert np.all(r.n_kept == len(state.ids)) and np.all(np.isfinite(r.logprobs)), settings
 
 
 def test_settings_that_exclude_each_other():
@@ -270,7 +279,7 @@ def test_round_trip(s, again):
     rows = random_rows()
     if s.step < LAST:
         step = s.step
-        assert np.array_equal(other(rows), s.sample(rows, step=step).tokens)
+        assert np.array_equal(other(rows), s.sample(rows, steps=step).tokens)
         assert (s.step, other.step) == (step, step + 1)  # each has its own counter
 
 
@@ -373,7 +382,7 @@ def test_stages_are_values():
 
 
 def test_as_many_stages_as_one_likes():
-    assert Sampler([TopK(3)] * 1000, seed=7).sample(ROW).kept == 3
+    assert Sampler([TopK(3)] * 1000, seed=7).sample(ROW).n_kept == 3
 
 
 # -------------------------------------------------------------------------------- invalid rows
@@ -436,21 +445,22 @@ def test_flagged_rows(settings, kind):
     mixed, clean = as_kind(bad, kind), as_kind(good, kind)
     assert s(mixed)[rows].tolist() == [-1, -1]
     for n in (None, 3):
-        a = s.sample(mixed, step=4, n=n, logprobs=5, raw=True)
-        b = s.sample(clean, step=4, n=n, logprobs=5, raw=True)
+        a = s.sample(mixed, steps=4, n=n, logprobs=5, raw=True)
+        b = s.sample(clean, steps=4, n=n, logprobs=5, raw=True)
         for name in Samples.__dataclass_fields__:
             left, right = getattr(a, name), getattr(b, name)
+            left, right = np.asarray(left), np.asarray(right)
             assert left[others].tobytes() == right[others].tobytes(), name
-        assert np.all(a.tokens[rows] == -1)
-        assert np.all(a.ranks[rows] == 0)
-        assert np.all(a.raw_ranks[rows] == 0)
-        assert np.all(a.kept[rows] == 0)
-        assert np.all(np.isnan(a.logprobs[rows]))
-        assert np.all(np.isnan(a.entropy[rows]))
-        assert np.all(np.isnan(a.raw_logprobs[rows]))
-        assert np.all(np.isnan(a.log_mass[rows]))
-        assert np.all(a.top_ids[rows] == -1)
-        assert np.all(a.raw_top_ids[rows] == -1)
+        assert np.all(np.asarray(a.tokens[rows]) == -1)
+        assert np.all(np.asarray(a.ranks[rows]) == 0)
+        assert np.all(np.asarray(a.raw_ranks[rows]) == 0)
+        assert np.all(np.asarray(a.n_kept[rows]) == 0)
+        assert np.all(np.isnan(np.asarray(a.logprobs[rows])))
+        assert np.all(np.isnan(np.asarray(a.entropy[rows])))
+        assert np.all(np.isnan(np.asarray(a.raw_logprobs[rows])))
+        assert np.all(np.isnan(np.asarray(a.log_mass[rows])))
+        assert np.all(np.asarray(a.top_ids[rows]) == -1)
+        assert np.all(np.asarray(a.raw_top_ids[rows]) == -1)
     filtered, same = s.filter(mixed), s.filter(clean)
     if kind == "torch":
         filtered, same = filtered.float().numpy(), same.float().numpy()
@@ -490,7 +500,7 @@ def test_a_call_takes_one_step_for_the_whole_batch():
     s, rows = Sampler(seed=7), random_rows()
     for step in range(3):
         assert s.step == step
-        assert np.array_equal(s(rows), s.sample(rows, step=step).tokens)
+        assert np.array_equal(s(rows), s.sample(rows, steps=step).tokens)
     assert s.sample(rows, n=5, logprobs=2).tokens.shape == (6, 5)
     assert s.step == 4
     s(rows[0])
@@ -501,12 +511,13 @@ def test_a_call_takes_one_step_for_the_whole_batch():
 
 def test_what_never_moves_the_step():
     s, rows = Sampler(seed=7, step=3), random_rows()
-    s.sample(rows, step=9)
-    s.sample(rows, step=range(6), n=2)
+    s.sample(rows, steps=9)
+    s.sample(rows, steps=range(6), n=2)
     s.filter(rows)
-    s.filter(rows, step=2, streams=range(6))
+    s.filter(rows, steps=2, streams=range(6), draws=3)
+    s.score(rows, [0] * 6, steps=2, streams=range(6), draws=3)
     s.distribution(rows[0])
-    s.distribution(rows[0], step=2, stream=3)
+    s.distribution(rows[0], step=2, stream=3, draw=1)
     repr(s), pickle.dumps(s), s.replace(top_k=2)
     assert s.step == 3
 
@@ -522,7 +533,7 @@ def test_an_error_before_the_core_takes_no_step():
         lambda: s.sample(ROW, logprobs=-1),
         lambda: s.sample(ROW, streams=[1, 2]),
         lambda: s.sample(ROW, streams=[0.5]),
-        lambda: s.sample(ROW, step=-1),
+        lambda: s.sample(ROW, steps=-1),
     ):
         with pytest.raises((TypeError, ValueError)):
             bad()
@@ -534,13 +545,13 @@ def test_the_last_step():
     s(ROW)
     assert s.step == LAST
     token = s(ROW)
-    assert token == s.sample(ROW, step=LAST).tokens
+    assert token == s.sample(ROW, steps=LAST).tokens
     for _ in range(2):
         with pytest.raises(ValueError, match=r"`step` has to be .*used up"):
             s(ROW)
         with pytest.raises(ValueError, match=r"`step` has to be .*used up"):
             s.sample(ROW)
-    assert s.sample(ROW, step=0).tokens == Sampler(seed=7)(ROW)
+    assert s.sample(ROW, steps=0).tokens == Sampler(seed=7)(ROW)
 
 
 def test_threads_use_every_step_once():
@@ -569,13 +580,13 @@ def test_threads_of_different_vocabularies():
     # Scratch memory goes from hand to hand between calls of different sizes.
     rows = [random_rows(3, vocab, vocab) for vocab in (1, 70, 3000, 20000)]
     s = Sampler(top_p=0.95, temperature=3.0, seed=7)
-    expected = [s.sample(x, step=1, n=3, logprobs=4, raw=True) for x in rows]
+    expected = [s.sample(x, steps=1, n=3, logprobs=4, raw=True) for x in rows]
     wrong = []
 
     def work(turn):
         for i in range(40):
             x = (turn + i) % len(rows)
-            got = s.sample(rows[x], step=1, n=3, logprobs=4, raw=True)
+            got = s.sample(rows[x], steps=1, n=3, logprobs=4, raw=True)
             wrong.extend(
                 (x, name)
                 for name in Samples.__dataclass_fields__
@@ -601,17 +612,18 @@ def tokens_at(s, row, stream, step, draws=1):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 2.0, "top_p": 0.95}, {"top_k": 40}])
 def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
     s, rows = Sampler(**settings, seed=7), random_rows(9)
-    batch = s.sample(rows, step=3, logprobs=3, raw=True)
-    n = s.sample(rows, step=3, n=4)
-    assert np.array_equal(batch.tokens, s.sample(rows, step=3, streams=range(9)).tokens)
+    batch = s.sample(rows, steps=3, logprobs=3, raw=True)
+    n = s.sample(rows, steps=3, n=4)
+    assert np.array_equal(batch.tokens, s.sample(rows, steps=3, streams=range(9)).tokens)
     for i, row in enumerate(rows):
-        lone = s.sample(row, step=3, streams=i, logprobs=3, raw=True)
+        lone = s.sample(row, steps=3, streams=i, logprobs=3, raw=True)
         for name in Samples.__dataclass_fields__:
-            assert getattr(lone, name).tobytes() == getattr(batch, name)[i].tobytes(), name
-        assert n.tokens[i].tolist() == s.sample(row, step=3, streams=[i], n=4).tokens.tolist()
+            one = np.asarray(getattr(lone, name))
+            assert one.tobytes() == getattr(batch, name)[i].tobytes(), name
+        assert n.tokens[i].tolist() == s.sample(row, steps=3, streams=[i], n=4).tokens.tolist()
         assert lone.tokens == tokens_at(s, row, i, 3)[0]
     order = [5, 0, 8, 3]
-    assert np.array_equal(s.sample(rows[order], step=3, streams=order).tokens, batch.tokens[order])
+    assert np.array_equal(s.sample(rows[order], steps=3, streams=order).tokens, batch.tokens[order])
 
 
 @pytest.mark.parametrize(
@@ -630,7 +642,7 @@ def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
 def test_streams(streams):
     s, rows = Sampler(seed=7), random_rows(3)
     values = [int(v) for v in ([1, 2, 3] if hasattr(streams, "__next__") else streams)]
-    r = s.sample(rows, streams=streams, step=LAST)
+    r = s.sample(rows, streams=streams, steps=LAST)
     assert r.tokens.tolist() == [
         tokens_at(s, row, v, LAST)[0] for row, v in zip(rows, values, strict=True)
     ]
@@ -639,14 +651,14 @@ def test_streams(streams):
 def test_a_stream_for_each_row_and_a_step_for_each_row():
     s, rows = Sampler(seed=7), random_rows(3)
     steps = [LAST, 0, 12]
-    r = s.sample(rows, step=steps, streams=[4, 4, 4], n=2)
+    r = s.sample(rows, steps=steps, streams=[4, 4, 4], n=2)
     assert r.tokens.tolist() == [tokens_at(s, rows[i], 4, steps[i], 2) for i in range(3)]
-    assert s.sample(rows, step=7).tokens.tolist() == s.sample(rows, step=[7] * 3).tokens.tolist()
-    lone = s.sample(rows[0], step=[5], streams=[9])
+    assert s.sample(rows, steps=7).tokens.tolist() == s.sample(rows, steps=[7] * 3).tokens.tolist()
+    lone = s.sample(rows[0], steps=[5], streams=[9])
     assert lone.tokens == tokens_at(s, rows[0], 9, 5)[0]
 
 
-@pytest.mark.parametrize("name", ["streams", "step"])
+@pytest.mark.parametrize("name", ["streams", "steps", "draws"])
 @pytest.mark.parametrize(
     ("value", "error"),
     [
@@ -679,7 +691,7 @@ def test_a_stream_for_each_row_and_a_step_for_each_row():
 )
 def test_bad_streams_and_steps(name, value, error):
     s, rows = Sampler(seed=7), random_rows(3)
-    for call in (s.sample, s.filter):
+    for call in (s.sample, s.filter, partial(s.score, tokens=[0, 0, 0])):
         with pytest.raises(error, match=f"^`{name}` has to "):
             call(rows, **{name: value})
     assert s.step == 0
@@ -688,7 +700,7 @@ def test_bad_streams_and_steps(name, value, error):
 def test_one_stream_does_not_serve_a_batch():
     # Equal rows would draw equal tokens, which nobody means.
     for stream in (1, np.uint64(1), np.array(1)):
-        with pytest.raises(ValueError, match=r"^`streams` has to be .*one a row, but is 1$"):
+        with pytest.raises(ValueError, match=r"^`streams` has to be .*one per row, but is 1$"):
             Sampler(seed=7).sample(random_rows(3), streams=stream)
 
 
@@ -734,11 +746,11 @@ def test_a_count_beyond_memory_takes_no_step(name, monkeypatch):
 
 def test_draws_have_their_place_in_the_counter():
     s, rows = Sampler(seed=7, temperature=2.0), random_rows(4)
-    r = s.sample(rows, step=3, streams=[0, 5, LAST, 2], n=20)
+    r = s.sample(rows, steps=3, streams=[0, 5, LAST, 2], n=20)
     for i, stream in enumerate((0, 5, LAST, 2)):
         assert r.tokens[i].tolist() == tokens_at(s, rows[i], stream, 3, 20)
-    assert np.array_equal(r.tokens[:, 0], s.sample(rows, step=3, streams=[0, 5, LAST, 2]).tokens)
-    fewer = s.sample(rows, step=3, streams=[0, 5, LAST, 2], n=6)
+    assert np.array_equal(r.tokens[:, 0], s.sample(rows, steps=3, streams=[0, 5, LAST, 2]).tokens)
+    fewer = s.sample(rows, steps=3, streams=[0, 5, LAST, 2], n=6)
     assert np.array_equal(r.tokens[:, :6], fewer.tokens)
 
 
@@ -750,17 +762,21 @@ def test_shapes(batch, n, top, raw):
     x = np.zeros(4) if batch is None else np.zeros((batch, 4))
     r = Sampler(top_k=2, seed=7).sample(x, n=n, logprobs=top, raw=raw)
     lead = () if batch is None else (batch,)
-    counts = ("tokens", "ranks", "kept", "raw_ranks")
+    counts = ("tokens", "ranks", "n_kept", "raw_ranks")
     for name in (*counts, "logprobs", "entropy", "raw_logprobs", "log_mass"):
         value = getattr(r, name)
         if not raw and name.startswith(("raw", "log_mass")):
             assert value is None
             continue
-        assert value.shape == (lead if n is None else (*lead, n)), name
+        shape = lead if n is None else (*lead, n)
+        if shape == ():
+            assert type(value) is (int if name in counts else float), name
+            continue
+        assert value.shape == shape, name
         assert value.dtype == (np.int64 if name in counts else np.float64), name
     for name in ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs"):
         value = getattr(r, name)
-        if top is None or not (raw or name.startswith("top")):
+        if not top or not (raw or name.startswith("top")):
             assert value is None
         else:
             assert value.shape == (*lead, top), name
@@ -775,7 +791,7 @@ def test_call_returns_plain_tokens():
     assert tokens.dtype == np.int64
     assert tokens.shape == (1,)
     json.dumps(s(torch.tensor(ROW)))
-    assert isinstance(s(torch.tensor(ROW)[None]), np.ndarray)
+    assert isinstance(s(torch.tensor(ROW)[None]), torch.Tensor)
 
 
 SETTINGS = [
@@ -802,7 +818,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
     if vocab > 4:
         rows[:, ::5] = -inf
     top = 12
-    r = s.sample(rows, step=2, n=6, logprobs=top, raw=True)
+    r = s.sample(rows, steps=2, n=6, logprobs=top, raw=True)
     for i, row in enumerate(rows):
         state, raw = law(s, row), reference.kept(row, [])
         logprobs = dict(zip(state.ids.tolist(), reference.logprobs(state), strict=True))
@@ -813,7 +829,7 @@ def test_samples_tell_the_law(settings, tied, vocab):
             assert r.logprobs[i, j] == pytest.approx(logprobs[token], abs=1e-12, rel=1e-13)
             assert r.raw_logprobs[i, j] == pytest.approx(raw_logprobs[token], abs=1e-12, rel=1e-13)
             assert r.ranks[i, j] == r.raw_ranks[i, j] == place[token]
-            assert r.kept[i, j] == len(state.ids)
+            assert r.n_kept[i, j] == len(state.ids)
         for ids, logs, of, known in (
             (r.top_ids[i], r.top_logprobs[i], state, logprobs),
             (r.raw_top_ids[i], r.raw_top_logprobs[i], raw, raw_logprobs),
@@ -827,9 +843,9 @@ def test_samples_tell_the_law(settings, tied, vocab):
 
 def test_logprobs_do_not_depend_on_what_is_asked():
     s, rows = Sampler(top_p=0.9, seed=7), random_rows(3, 5000)
-    full = s.sample(rows, step=1, n=3, logprobs=8, raw=True)
-    few = s.sample(rows, step=1, logprobs=2, raw=True)
-    bare = s.sample(rows, step=1, logprobs=2)
+    full = s.sample(rows, steps=1, n=3, logprobs=8, raw=True)
+    few = s.sample(rows, steps=1, logprobs=2, raw=True)
+    bare = s.sample(rows, steps=1, logprobs=2)
     for field in dataclasses.fields(Samples):
         name, value = field.name, getattr(bare, field.name)
         if name.startswith(("raw", "log_mass")):
@@ -884,7 +900,7 @@ def test_an_underflowing_token_stays_kept():
     assert d.entropy == 0.0
     assert set(d.draw(np.linspace(0, 1 - 2**-53, 99)).tolist()) == {0}
     r = Sampler(seed=7, temperature=1e-300).sample([0.0, -1e300], logprobs=2)
-    assert r.kept == 2
+    assert r.n_kept == 2
     assert np.all(np.isfinite(r.top_logprobs))
     # The first token by id underflows: not even u = 0 draws it.
     assert Sampler().distribution([-800.0, 0.0]).draw(0.0) == 1
@@ -916,7 +932,7 @@ def test_distribution_draws_what_the_sampler_draws(settings):
         for step in range(40):
             u = reference.uniform(7, 0, step)
             token = reference.draw(law(s, row), 5000, u)
-            assert d.draw(u) == s.sample(row, step=step).tokens == token
+            assert d.draw(u) == s.sample(row, steps=step).tokens == token
 
 
 @pytest.mark.parametrize(
@@ -1140,7 +1156,7 @@ def test_filter_draws_nothing():
     s = Sampler(top_p=0.5, seed=7)
     want = s.filter(x)
     for streams, step in ((range(6), 3), ([LAST] * 6, [LAST] * 6), (None, 0)):
-        assert np.array_equal(s.filter(x, streams=streams, step=step), want)
+        assert np.array_equal(s.filter(x, streams=streams, steps=step), want)
     assert s.step == 0
 
 

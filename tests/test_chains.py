@@ -32,7 +32,7 @@ def check(row, stages, floor, ties):
     r = s.sample(row, logprobs=1, raw=True)
     case = (stages, settings)
     assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
-    assert r.kept == len(state.ids), case
+    assert r.n_kept == len(state.ids), case
     assert r.tokens in state.ids, case
     wanted = reference.log_mass(row, stages, min_tokens_to_keep=floor, ties=ties)
     assert abs(r.log_mass - wanted) <= 2.0**-32, case
@@ -78,7 +78,7 @@ def test_the_floor_holds_wherever_a_truncation_stands(place, n):
             stages = [*(before * 3)[:place], harsh]
             s = Sampler(stages, seed=1, min_tokens_to_keep=n)
             left = 6 if TopK(6) in stages else 7
-            assert s.sample(row).kept == min(n, left), stages
+            assert s.sample(row).n_kept == min(n, left), stages
             assert np.sum(np.isfinite(s.filter(row))) == min(n, left), stages
     s = Sampler(temperature=0.8, top_k=3, min_p=0.99, min_tokens_to_keep=3, seed=1)
-    assert s.sample([3.0, 2.0, 1.0, 0.0]).kept == 3
+    assert s.sample([3.0, 2.0, 1.0, 0.0]).n_kept == 3

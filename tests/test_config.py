@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from sampler import Sampler, Temperature, TopK, config
+from sampler import Sampler, Temperature, TopK, _names
 from tiny import VOCAB, prompts
 
 inf, nan = math.inf, math.nan
@@ -89,8 +89,8 @@ def test_the_hidden_top_k(model):
     s = read({"do_sample": True}, seed=7)
     assert repr(s) == "Sampler(top_k=50, ties='all', seed=7)"
     assert (theirs > -inf).sum(dim=1)[[0, 2]].tolist() == [50, 50]
-    assert s.sample(rows()).kept[[0, 2]].tolist() == [50, 50]
-    assert s.sample(rows()).kept[1] == (theirs[1] > -inf).sum() > 50  # ties
+    assert s.sample(rows()).n_kept[[0, 2]].tolist() == [50, 50]
+    assert s.sample(rows()).n_kept[1] == (theirs[1] > -inf).sum() > 50  # ties
 
 
 @pytest.mark.parametrize("fields", [{}, {"do_sample": False}, {"do_sample": None}], ids=str)
@@ -303,11 +303,11 @@ def test_all_of_them_are_named_in_one_message():
         assert f"{name}=None" in call
     assert TopK(50) in evaluate(call, {"do_sample": True, **everything}).stages
     # These tables forget nothing that the module refuses.
-    assert STAGES.keys() == set(config._UNSUPPORTED_STAGES)
-    assert PROCESSORS.keys() == config._PROCESSORS.keys()
-    assert ALGORITHMS.keys() == config._ALGORITHMS.keys()
+    assert STAGES.keys() == set(_names.UNSUPPORTED_STAGES)
+    assert PROCESSORS.keys() == _names.PROCESSORS.keys()
+    assert ALGORITHMS.keys() == _names.ALGORITHMS.keys()
     arguments = set(inspect.signature(Sampler).parameters) - {"stages"}
-    assert arguments == {*config._SETTINGS, *config._EDITS, *config._SAMPLER_ONLY}
+    assert arguments == {*_names.SETTINGS, *_names.EDITS, *_names.SAMPLER_ONLY}
 
 
 def test_the_call_to_type_keeps_the_changes():
@@ -332,7 +332,7 @@ def test_a_field_that_changes_the_draw_may_be_empty():
 
 @pytest.mark.parametrize("name", GenerationConfig().to_dict())
 def test_every_field_of_the_installed_transformers_is_known(name):
-    assert name in config._OF_THE_DRAW or name in config._IGNORED_FIELDS or name.startswith("_")
+    assert name in _names.OF_THE_DRAW or name in _names.IGNORED_FIELDS or name.startswith("_")
 
 
 # What generate() ignores: fields of published cards, of models of transformers' own, of servers.
@@ -493,10 +493,13 @@ def test_settings_for_each_part_of_a_model():
 
 
 def test_unknown_changes():
+    unknown = (
+        r"^from_generation_config\(\) got an unexpected keyword argument 'top_q': did you mean"
+    )
     for fields in ({}, {"heat": "low"}):
-        with pytest.raises(TypeError, match=r"^`top_q` has to be a field of a GenerationConfig or"):
+        with pytest.raises(TypeError, match=unknown):
             read(fields, top_q=0.9)
-        with pytest.raises(TypeError, match=r"^`top_q` has to be a field of a GenerationConfig or"):
+        with pytest.raises(TypeError, match=unknown):
             read(fields, top_q=None)
 
 

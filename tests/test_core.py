@@ -216,11 +216,11 @@ def test_a_draw_at_a_boundary_is_settled_by_the_canonical_mass():
 def test_threads_share_a_sampler_and_the_gil_is_free():
     rows = np.random.default_rng(0).normal(0.0, 3.0, (64, 50_000)).astype(np.float32)
     s = Sampler(temperature=0.8, top_p=0.9, seed=5)
-    expected = [s.sample(rows, step=i).tokens for i in range(8)]
+    expected = [s.sample(rows, steps=i).tokens for i in range(8)]
     found = {}
 
     def work(i):
-        found[i] = s.sample(rows, step=i).tokens
+        found[i] = s.sample(rows, steps=i).tokens
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for t in threads:
@@ -305,8 +305,8 @@ def test_scratch_grows_and_serves_smaller_rows_after_larger_ones():
     s = Sampler([Temperature(0.9), TopP(0.9)], seed=2)
     rng = np.random.default_rng(4)
     rows = {size: rng.normal(0.0, 2.0, size).astype(np.float32) for size in (10, 300_000, 5000, 64)}
-    first = {size: s.sample(row, step=0).tokens for size, row in rows.items()}
-    again = {size: s.sample(row, step=0).tokens for size, row in reversed(rows.items())}
+    first = {size: s.sample(row, steps=0).tokens for size, row in rows.items()}
+    again = {size: s.sample(row, steps=0).tokens for size, row in reversed(rows.items())}
     assert first == again
 
 

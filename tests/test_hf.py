@@ -83,7 +83,7 @@ def test_without_a_mask_padding_counts():
         (torch.tensor([[False, False, True, True]]), 2),
     ):
         out = SamplingLogitsProcessor(s, attention_mask=mask)(ids, logits)
-        assert out.argmax() == s.sample(logits[0], step=step).tokens
+        assert out.argmax() == s.sample(logits[0], steps=step).tokens
 
 
 def test_assisted_decoding_agrees_with_plain(model):
@@ -192,8 +192,8 @@ def test_the_models_penalty_runs_before_the_draw(model, monkeypatch):
     with torch.no_grad():
         for _ in range(NEW):
             scores = penalty(ids, model(ids).logits[:, -1].float())
-            token = s.sample(scores, step=ids.shape[1]).tokens
-            ids = torch.cat([ids, torch.from_numpy(token)[None]], dim=1)
+            token = s.sample(scores, steps=ids.shape[1]).tokens
+            ids = torch.cat([ids, token[None]], dim=1)
     text = generate(model, inputs, s).tolist()
     assert text == ids[:, -NEW:].tolist()
     assert text != free
@@ -234,7 +234,7 @@ def test_scores_of_generate(model):
     )  # fmt: skip
     for step, (scores, logits) in enumerate(zip(out.scores, out.logits, strict=True)):
         assert no_rival(scores)
-        tokens = s.sample(logits, step=7 + step).tokens
+        tokens = s.sample(logits, steps=7 + step).tokens
         assert out.sequences[:, 7 + step].tolist() == tokens.tolist()
         assert scores.argmax(dim=-1).tolist() == tokens.tolist()
 
@@ -266,7 +266,7 @@ def test_one_score_without_a_rival_a_row(dtype):
     assert out.shape == scores.shape
     assert no_rival(out)
     assert out.max(dim=1).values.tolist() == [0.0, 0.0]
-    assert out.argmax(dim=1).tolist() == s.sample(scores, step=3).tokens.tolist()
+    assert out.argmax(dim=1).tolist() == s.sample(scores, steps=3).tokens.tolist()
 
 
 def test_scores_that_cannot_be_written():
@@ -289,9 +289,9 @@ def test_without_input_ids():
     for step in range(4):
         assert own.step == step
         out = processor(None, scores)
-        assert out.argmax(dim=1).tolist() == s.sample(scores, step=step).tokens.tolist()
+        assert out.argmax(dim=1).tolist() == s.sample(scores, steps=step).tokens.tolist()
     with_streams = SamplingLogitsProcessor(s.replace(step=0), streams=[4, 9])(None, scores)
-    want = s.sample(scores, step=0, streams=[4, 9]).tokens.tolist()
+    want = s.sample(scores, steps=0, streams=[4, 9]).tokens.tolist()
     assert with_streams.argmax(dim=1).tolist() == want
 
 
@@ -301,9 +301,9 @@ def test_the_step_is_the_length_of_the_row():
     processor = SamplingLogitsProcessor(s, attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
     ids = torch.zeros(2, 3, dtype=torch.long)
     for length in range(3, 9):
-        want = s.sample(scores, step=[length - 1, length]).tokens
+        want = s.sample(scores, steps=[length - 1, length]).tokens
         assert processor(ids, scores).argmax(dim=1).tolist() == want.tolist()
-        ids = torch.cat([ids, torch.from_numpy(want)[:, None]], dim=1)
+        ids = torch.cat([ids, want[:, None]], dim=1)
     assert s.step == 0
 
 
@@ -340,7 +340,7 @@ def test_containers_of_streams(streams):
     s = Sampler(temperature=9.0, seed=7)
     scores = torch.zeros(2, VOCAB)
     out = SamplingLogitsProcessor(s, streams=streams)(IDS, scores)
-    want = s.sample(scores, step=3, streams=[3, 5]).tokens.tolist()
+    want = s.sample(scores, steps=3, streams=[3, 5]).tokens.tolist()
     assert out.argmax(dim=1).tolist() == want
 
 
@@ -428,7 +428,7 @@ def test_what_generate_kwargs_gives():
     assert "attention_mask" not in kwargs  # it comes with the inputs
     mask[0, 0] = 1  # the caller's mask grows as generate goes on: ours does not
     scores = torch.zeros(2, VOCAB)
-    want = Sampler(seed=7).sample(scores, step=[2, 3], streams=[3, 4]).tokens.tolist()
+    want = Sampler(seed=7).sample(scores, steps=[2, 3], streams=[3, 4]).tokens.tolist()
     assert processor(IDS, scores).argmax(dim=1).tolist() == want
 
 

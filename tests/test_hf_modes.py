@@ -108,7 +108,7 @@ def test_inputs_embeds(model):
     )  # fmt: skip
     assert out.sequences.shape == (3, NEW)
     for t, logits in enumerate(out.logits):
-        assert out.sequences[:, t].tolist() == HOT.sample(logits, step=t).tokens.tolist()
+        assert out.sequences[:, t].tolist() == HOT.sample(logits, steps=t).tokens.tolist()
     first = model(**inputs).logits[:, -1]
     assert torch.allclose(out.logits[0], first, atol=1e-4)
     kwargs = generate_kwargs(HOT, attention_mask=inputs["attention_mask"])
@@ -219,7 +219,8 @@ def test_quantized_cache(model):
     assert isinstance(out.past_key_values.layers[0], cache_utils.Fp8QuantizedLayer)
     for t, logits in enumerate(out.logits):
         assert (
-            out.sequences[:, 9 + t].tolist() == HOT.sample(logits, step=lengths + t).tokens.tolist()
+            out.sequences[:, 9 + t].tolist()
+            == HOT.sample(logits, steps=lengths + t).tokens.tolist()
         )
 
 

@@ -40,7 +40,7 @@ def everything(batch):
         s = Sampler(**settings, seed=7, on_invalid="flag")
         yield s(batch).tobytes()
         for n in (None, 5):
-            r = s.sample(batch, n=n, logprobs=7, raw=True, step=3)
+            r = s.sample(batch, n=n, logprobs=7, raw=True, steps=3)
             yield from (getattr(r, field.name).tobytes() for field in dataclasses.fields(Samples))
         yield s.filter(batch).tobytes()
         d = s.distribution(batch[0])

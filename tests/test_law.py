@@ -331,14 +331,14 @@ def test_dtypes_of_equal_value_agree_to_the_bit(real_logits, stages):
     s = Sampler(stages, seed=3)
     batch = real_logits[:6]
     answers = [
-        s.sample(batch.astype(t), step=5, n=4, raw=True) for t in ("f2", "f4", "f8", ">f4", ">f2")
+        s.sample(batch.astype(t), steps=5, n=4, raw=True) for t in ("f2", "f4", "f8", ">f4", ">f2")
     ]
     for other in answers[1:]:
         for field in (
             "tokens",
             "logprobs",
             "ranks",
-            "kept",
+            "n_kept",
             "entropy",
             "raw_logprobs",
             "raw_ranks",
@@ -349,9 +349,9 @@ def test_dtypes_of_equal_value_agree_to_the_bit(real_logits, stages):
 
 def test_a_batch_equals_its_rows(real_logits):
     s = Sampler(temperature=0.9, top_p=0.95, seed=11)
-    whole = s.sample(real_logits, step=2, n=3, logprobs=5, raw=True)
+    whole = s.sample(real_logits, steps=2, n=3, logprobs=5, raw=True)
     for i, row in enumerate(real_logits):
-        alone = s.sample(row, step=2, streams=[i], n=3, logprobs=5, raw=True)
+        alone = s.sample(row, steps=2, streams=[i], n=3, logprobs=5, raw=True)
         for field in whole.__slots__:
             assert np.array_equal(getattr(whole, field)[i], getattr(alone, field))
 

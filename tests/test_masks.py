@@ -119,10 +119,11 @@ def everything(s, rows, mask, tokens, n, top):
         rows = rows.view(np.uint16) if rows.dtype.isnative else rows
     found = {"call": s(rows, **more, **words)}
     for name, r in (
-        ("sample", s.sample(rows, **more, **words, step=3, n=n, logprobs=top, raw=True)),
+        ("sample", s.sample(rows, **more, **words, steps=3, n=n, logprobs=top, raw=True)),
         ("score", s.score(rows, tokens, **more, **words, logprobs=top, raw=True)),
     ):
-        found |= {f"{name}.{field}": getattr(r, field) for field in r.__slots__}
+        shown = {f"{name}.{field}": getattr(r, field) for field in r.__slots__}
+        found |= {field: value for field, value in shown.items() if value is not None}
     found["filter"] = s.filter(rows, **more, **words)
     return found
 
@@ -260,7 +261,7 @@ def test_forms_of_one_mask(mask):
     assert s.filter(X, mask=mask).tolist() == [1.0, -np.inf, 2.0, -np.inf]
     assert s.distribution(X, mask=mask).ids.tolist() == [2, 0]
     assert s.score(X, [0, 1], mask=mask).ranks.tolist() == [2, 3]
-    assert s.sample(X, mask=mask, n=5).kept.tolist() == [2] * 5
+    assert s.sample(X, mask=mask, n=5).n_kept.tolist() == [2] * 5
     assert s(X, mask=mask) in (0, 2)
 
 
@@ -329,7 +330,7 @@ def test_no_token_left():
         s.distribution(rows[3], mask=[7])
     flagged = s.replace(on_invalid="flag").sample(rows, mask=mask)
     assert (flagged.tokens >= 0).tolist() == [True, True, True, False]
-    assert flagged.kept.tolist() == [39, 39, 39, 0]
+    assert flagged.n_kept.tolist() == [39, 39, 39, 0]
     rows[3] = -np.inf  # which is the row's own fault
     with pytest.raises(ValueError, match=r"row 3 is -inf throughout$"):
         s(rows, mask=mask)

@@ -99,7 +99,7 @@ def test_keyed_draws_pass_chi_square(real_logits, stages):
     n = 40_000
     row = real_logits[4]
     s = Sampler(stages, seed=12345)
-    tokens = s.sample(row, n=n, step=0).tokens
+    tokens = s.sample(row, n=n, steps=0).tokens
     expected = n * s.distribution(row).dense()
     order = np.argsort(-expected)
     counts = np.bincount(tokens, minlength=len(row))[order]
@@ -121,7 +121,7 @@ def test_steps_and_streams_are_independent():
     s = Sampler(seed=99)
     row = np.zeros(8)
     n = 30_000
-    steps = np.array([s.sample(np.broadcast_to(row, (n, 8)), step=i).tokens for i in range(2)])
+    steps = np.array([s.sample(np.broadcast_to(row, (n, 8)), steps=i).tokens for i in range(2)])
     streams = steps[0].reshape(2, -1)
     for pair in (steps, streams):
         table = np.bincount(pair[0] * 8 + pair[1], minlength=64)

@@ -102,11 +102,11 @@ def decoded(tokens, vocab):
 def test_end_to_end(seed, stream, step):
     vocab = 2**16
     flat = np.broadcast_to(np.float32(1.0), vocab)
-    tokens = Sampler(seed=seed).sample(flat, step=step, streams=stream, n=4).tokens
+    tokens = Sampler(seed=seed).sample(flat, steps=step, streams=stream, n=4).tokens
     low, high = decoded(tokens, vocab)
     u = np.array([numpys(seed, stream, step, draw) for draw in range(4)])
     assert np.all((low <= u) & (u < high))
-    assert Sampler(seed=seed).sample(flat, step=step, streams=stream).tokens == tokens[0]
+    assert Sampler(seed=seed).sample(flat, steps=step, streams=stream).tokens == tokens[0]
 
 
 def test_a_call_draws_at_stream_i_and_its_step():

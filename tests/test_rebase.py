@@ -38,8 +38,8 @@ def test_every_result_is_that_of_the_new_row(stages, dtype, real_logits):
     for number, row in enumerate(real_logits[:, :9000].astype(dtype)):
         x, temperature = rebased(row, stages)
         s, plain = Sampler(stages, seed=3), Sampler([temperature], seed=3)
-        a, b = (one.sample(y, step=number, n=5, logprobs=7) for one, y in ((s, row), (plain, x)))
-        for name in ("tokens", "ranks", "kept", "logprobs", "entropy", "top_ids", "top_logprobs"):
+        a, b = (one.sample(y, steps=number, n=5, logprobs=7) for one, y in ((s, row), (plain, x)))
+        for name in ("tokens", "ranks", "n_kept", "logprobs", "entropy", "top_ids", "top_logprobs"):
             assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), name
         assert s.distribution(row).ids.tolist() == plain.distribution(x).ids.tolist()
         assert s.distribution(row).dense().tobytes() == plain.distribution(x).dense().tobytes()
@@ -90,12 +90,12 @@ def test_batches_strides_threads_and_masks(seed, size):
     s = Sampler(stages, seed=int(seed), threads=int(rng.choice([1, 3])))
     mask = rng.random(rows.shape) < 0.8
     mask[:, 0], rows[:, 0] = True, 0.0
-    step = {"step": 4, "logprobs": 3, "raw": True}
+    step = {"steps": 4, "logprobs": 3, "raw": True}
     whole = s.sample(np.repeat(rows, 2, axis=1)[:, ::2], mask=mask, streams=[5, 6, 7], **step)
     for i, row in enumerate(rows):
         alone = s.sample(row, mask=mask[i], streams=5 + i, **step)
         copied = s.sample(np.where(mask[i], row, -inf), streams=5 + i, **step)
-        for name in ("tokens", "kept", "ranks", "logprobs", "entropy", "log_mass", "top_ids"):
+        for name in ("tokens", "n_kept", "ranks", "logprobs", "entropy", "log_mass", "top_ids"):
             one, *others = (np.asarray(x) for x in (getattr(whole, name)[i], getattr(alone, name),
                                                     getattr(copied, name)))  # fmt: skip
             assert all(one.tobytes() == other.tobytes() for other in others), name

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import sampler
 from sampler import Sampler, Temperature, _core
 from sampler.__main__ import main
+from sampler._build import install
 from sampler.testing import _selftest
 
 FEW = ["selftest", "--draws", "2000"]
@@ -138,7 +139,7 @@ def test_a_package_that_is_missing(package):
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(f"python -m sampler needs {package} (")
-    assert result.stderr.endswith('it comes with pip install "token-sampler[testing]"\n')
+    assert result.stderr.endswith(f"it comes with {install('testing')}\n")
     assert result.stderr.count("\n") == 1
 
 

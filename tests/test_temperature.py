@@ -16,6 +16,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from sampler._build import install
 from sampler.temperature import (
     Reliability,
     _fit,
@@ -840,7 +841,7 @@ def test_plot_without_matplotlib(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     r = Reliability(np.array([0.0, 1.0]), np.ones(1), np.ones(1), np.ones(1, int))
-    with pytest.raises(ImportError, match=r"pip install 'token-sampler\[temperature\]'\.$"):
+    with pytest.raises(ImportError, match=re.escape(install("temperature")) + "$"):
         r.plot()
 
 

@@ -58,7 +58,7 @@ def test_batches_of_every_size(rows):
     logits = np.random.default_rng(rows).normal(0.0, 2.0, (rows, 400_000 // rows))
     streams = np.arange(rows) + 3
     one, many = (
-        Sampler(top_p=0.9, seed=1, threads=n).sample(logits, streams=streams, step=5, raw=True)
+        Sampler(top_p=0.9, seed=1, threads=n).sample(logits, streams=streams, steps=5, raw=True)
         for n in (1, 4)
     )
     same(one, many)
@@ -96,12 +96,12 @@ def test_samplers_that_share_rows_at_the_same_time():
     # One call has the pool; what comes meanwhile does without, and is right all the same.
     rows = batch()
     s = Sampler(temperature=0.8, top_p=0.9, seed=7, threads=3)
-    expected = [s.sample(rows, step=i).tokens for i in range(12)]
+    expected = [s.sample(rows, steps=i).tokens for i in range(12)]
     found = {}
 
     def work(i):
         for _ in range(5):
-            found[i] = s.sample(rows, step=i).tokens
+            found[i] = s.sample(rows, steps=i).tokens
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(12)]
     for worker in workers:
@@ -149,13 +149,13 @@ def test_idle_threads_take_no_time():
 def test_a_fork_has_threads_of_its_own():
     rows = batch()
     s = Sampler(temperature=0.8, top_p=0.9, seed=7, threads=3)
-    expected = s.sample(rows, step=0).tokens
+    expected = s.sample(rows, steps=0).tokens
     inside = threading.Event()
     done = threading.Event()
 
     def keep_busy():
         while not done.is_set():
-            s.sample(rows, step=0)
+            s.sample(rows, steps=0)
             inside.set()
 
     # The pool is at work while the child is made.
@@ -168,7 +168,7 @@ def test_a_fork_has_threads_of_its_own():
             if child == 0:
                 try:
                     right = all(
-                        np.array_equal(s.sample(rows, step=0).tokens, expected) for _ in range(3)
+                        np.array_equal(s.sample(rows, steps=0).tokens, expected) for _ in range(3)
                     )
                     os._exit(0 if right else 1)
                 finally:
@@ -195,7 +195,7 @@ from sampler._engine import make_chain
 s = Sampler(temperature=0.8, top_p=0.9, seed=1, threads={threads})
 chain = make_chain(s.stages)
 few = np.random.default_rng(0).normal(0, 3, (8, 100_000)).astype(np.float32)
-expected = s.sample(few, step=0).tokens
+expected = s.sample(few, steps=0).tokens
 words = np.broadcast_to(few[:1].view(np.uint32), ({rows}, 100_000))
 rows = _core.Rows(words, _core.KINDS["float32"], False)
 tokens = np.full(({rows}, {n}), -7)
@@ -209,7 +209,7 @@ def fork(*_):
     if child:
         raise Stop  # the parent need not go on
     for _ in range({calls_inside}):
-        assert np.array_equal(s.sample(few, step=0).tokens, expected)
+        assert np.array_equal(s.sample(few, steps=0).tokens, expected)
     done = np.count_nonzero(tokens + 7)
 
 def draw():
@@ -233,7 +233,7 @@ except RuntimeError as error:
 else:
     assert {threads} == 1 and child == 0 and 0 < done < tokens.size, done
     assert not np.any(tokens == -7)
-os._exit(0 if np.array_equal(s.sample(few, step=0).tokens, expected) else 1)
+os._exit(0 if np.array_equal(s.sample(few, steps=0).tokens, expected) else 1)
 """
 
 
@@ -273,11 +273,11 @@ def test_signals_stop_all_threads():
     time.sleep(0.2)
     assert np.count_nonzero(tokens + 7) == done < 30_000
     few = np.broadcast_to(row, (30, 100_000))
-    assert np.array_equal(s.sample(few, step=0).tokens, draw_alone(s, few))
+    assert np.array_equal(s.sample(few, steps=0).tokens, draw_alone(s, few))
 
 
 def draw_alone(s, rows):
-    return s.replace(threads=1).sample(rows, step=0).tokens
+    return s.replace(threads=1).sample(rows, steps=0).tokens
 
 
 @pytest.mark.slow

@@ -261,7 +261,7 @@ def test_ties_at_the_lowest_finite_number(dtype):
         assert np.array_equal(kept(row, [TopK(k)]), ids)
         finite = np.isfinite(Sampler(top_k=k, seed=0).filter(row))
         assert np.array_equal(np.flatnonzero(finite), ids)
-        assert Sampler(top_k=k, seed=0).sample(row).kept == k
+        assert Sampler(top_k=k, seed=0).sample(row).n_kept == k
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -285,7 +285,7 @@ def test_candidates_are_forgotten_before_their_memory_serves_for_something_else(
         ids = agreed(row, [TopP(1 - 1e-7)])
         assert np.array_equal(ids, np.flatnonzero(row >= -6)), ties
         s = Sampler(top_p=1 - 1e-7, seed=1)
-        assert s.sample(row, n=1).kept == ties + 1
+        assert s.sample(row, n=1).n_kept == ties + 1
         assert row[s(row)] >= -6
 
 
@@ -297,7 +297,7 @@ def test_top_lists_after_a_boundary_that_no_list_holds():
     first = rank(row)
     for n in (1, 4, 300):
         r = s.sample(row, logprobs=n, raw=True)
-        assert r.kept == vocab
+        assert r.n_kept == vocab
         assert np.array_equal(r.raw_top_ids, first[:n])
         assert np.array_equal(r.top_ids, first[:n])
 

@@ -131,7 +131,7 @@ def by_hand(model, ids, s, stream, new=NEW, draw=0, **encoder):
     ids = list(ids)
     for _ in range(new):
         logits = model(**{rows: torch.tensor([ids])}, **encoder).logits[0, -1].float()
-        drawn = s.sample(logits, streams=stream, step=len(ids), n=draw + 1).tokens
+        drawn = s.sample(logits, streams=stream, steps=len(ids), n=draw + 1).tokens
         ids.append(int(drawn[draw]))
     return ids[-new:]
 
@@ -139,8 +139,8 @@ def by_hand(model, ids, s, stream, new=NEW, draw=0, **encoder):
 def sample(s, logits, steps, logprobs, draw, raw=True):
     """What `Sampler.sample` returns of one draw of each row: draw 0 is that without `n`."""
     if draw == 0:
-        return s.sample(logits, step=steps, logprobs=logprobs, raw=raw)
-    r = s.sample(logits, step=steps, logprobs=logprobs, raw=raw, n=draw + 1)
+        return s.sample(logits, steps=steps, logprobs=logprobs, raw=raw)
+    r = s.sample(logits, steps=steps, logprobs=logprobs, raw=raw, n=draw + 1)
     return Samples(*(
         value if value is None or field.name.startswith(("top_", "raw_top_")) or value.ndim < 2
         else value[:, draw]
@@ -150,7 +150,7 @@ def sample(s, logits, steps, logprobs, draw, raw=True):
 
 def same_samples(a, b):
     """Assert that two Samples are alike, up to the rounding of the model."""
-    for name in ("tokens", "ranks", "kept", "raw_ranks", "top_ids", "raw_top_ids"):
+    for name in ("tokens", "ranks", "n_kept", "raw_ranks", "top_ids", "raw_top_ids"):
         assert getattr(a, name).tolist() == getattr(b, name).tolist()
     for name in (
         "logprobs",

@@ -41,7 +41,7 @@ cdef struct Job:
     uint64_t step
     const uint64_t *streams
     const uint64_t *steps
-    uint64_t first_draw
+    const uint64_t *draws  # the first of each row
     int64_t n
     int64_t top
     # The results.
@@ -88,12 +88,13 @@ cdef inline const Chain *chain_of(const Job *job, int64_t index) noexcept nogil:
 
 
 cdef inline double uniform_of(const Job *job, int64_t row, int64_t draw) noexcept nogil:
-    cdef uint64_t stream, step
+    cdef uint64_t stream, step, first
     if job.u != NULL:
         return job.u[row * job.n + draw]
     stream = row if job.streams == NULL else job.streams[row]
     step = job.step if job.steps == NULL else job.steps[row]
-    return philox_uniform(job.seed, stream, step, job.first_draw + <uint64_t> draw, 0)
+    first = 0 if job.draws == NULL else job.draws[row]
+    return philox_uniform(job.seed, stream, step, first + <uint64_t> draw, 0)
 
 
 cdef inline bint is_interrupted(Job *job) noexcept nogil:

@@ -18,6 +18,8 @@ of its prompts; `_filtering`, `_scoring`, `_generation` and `_expansion` have wh
 inside transformers.
 """
 
+from sampler._build import install
+
 try:
     from sampler.hf._expansion import expand_inputs
     from sampler.hf._filtering import FilterLogitsProcessor, filter_kwargs
@@ -27,7 +29,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"sampler.hf needs torch, and transformers 5 or newer ({error}); they come with "
-        'pip install "token-sampler[hf]"'
+        f"{install('hf')}"
     ) from error
 
 __all__ = [

@@ -19,6 +19,7 @@ from transformers import (
 
 from sampler import _inputs
 from sampler._checks import Integers, check_real, rows_text
+from sampler._keywords import check_known, keywords_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
@@ -31,7 +32,6 @@ from sampler.stages import (
     Temperature,
     TopK,
     TopP,
-    check_names,
     lists_settings,
 )
 
@@ -93,7 +93,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         min_tokens_to_keep: Integers | None = 1,
         **settings: Unpack[Settings],
     ) -> None:
-        check_names("FilterLogitsProcessor.__init__", settings)
+        check_known("FilterLogitsProcessor", settings, keywords_of(FilterLogitsProcessor))
         made = Sampler(**settings, min_tokens_to_keep=min_tokens_to_keep, ties="all", seed=0)
         if sampler is not None:
             check_sampler(sampler)
@@ -242,7 +242,7 @@ def filter_kwargs(
     >>> kwargs["do_sample"], kwargs["top_k"], kwargs["top_p"]
     (True, None, 1.0)
     """
-    check_names("filter_kwargs", settings)
+    check_known("filter_kwargs", settings, keywords_of(filter_kwargs))
     processor = FilterLogitsProcessor(
         sampler, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep, **settings
     )

@@ -16,10 +16,10 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
 from sampler._checks import check_flag, check_integer
-from sampler.api import Sampler, Samples
+from sampler.api import Sampler
 from sampler.hf._arguments import check_model, check_sampler
 from sampler.hf._expansion import check_rows_are_prompts
-from sampler.hf._record import aligned
+from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import SamplingLogitsProcessor
 from sampler.hf._transformers import (
     CACHE_FIELD,
@@ -51,13 +51,13 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     cache : Cache
         To go on from; also as `past_key_values`, its name before transformers 5.24.
     samples : Samples
-        What was drawn, arrays of shape (batch, new).
+        What was drawn, tensors of shape (batch, new).
     seed : int
         That of the draws.
     """
 
     # Not fields: models that put several generations together split every field by row.
-    samples: ClassVar[Samples | None] = None
+    samples: ClassVar[TensorSamples | None] = None
     seed: ClassVar[int | None] = None
 
 
@@ -319,7 +319,8 @@ def _loop(
     }
     output = GenerateOutput(sequences=input_ids, **fields)
     # Of this instance, not of the class.
-    vars(output).update(samples=aligned(drawn, np.stack(real, axis=1)), seed=processor.seed)
+    samples = aligned(drawn, np.stack(real, axis=1), input_ids)
+    vars(output).update(samples=samples, seed=processor.seed)
     return output
 
 

@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sampler._tensors import container_of
 from sampler.api import Samples
 from sampler.hf._transformers import Caller
+
+TensorSamples: TypeAlias = Samples[torch.Tensor, torch.Tensor]
 
 # What `Samples` has where there is no token.
 _BLANK = {
     "tokens": -1,
     "logprobs": math.nan,
     "ranks": 0,
-    "kept": 0,
+    "n_kept": 0,
     "entropy": math.nan,
     "raw_logprobs": math.nan,
     "raw_ranks": 0,
@@ -113,7 +116,7 @@ class Record:
         self._length = rows.shape[1]
         self._candidates = rows if caller.verifies else None
 
-    def samples(self, eos_ids: npt.NDArray[np.int64]) -> Samples:
+    def samples(self, eos_ids: npt.NDArray[np.int64]) -> TensorSamples:
         """What was drawn of the texts themselves."""
         tokens = np.concatenate([r.tokens for r in self._drawn], axis=1)
         real = np.stack(self._unfinished, axis=1)
@@ -125,16 +128,22 @@ class Record:
         # Assisted decoding draws beyond the end.
         real[:, 1:] &= ~np.logical_or.accumulate(np.isin(tokens, eos_ids), axis=1)[:, :-1]
         new = np.flatnonzero(real.any(axis=0))[-1] + 1
-        return aligned(self._drawn[:new], real[:, :new])
+        return aligned(self._drawn[:new], real[:, :new], self._prompt)
 
 
-def aligned(drawn: Sequence[Samples], real: npt.NDArray[np.bool_]) -> Samples:
-    """Put samples of shape (batch, 1) side by side, one a place, and blank what is not real."""
+def aligned(
+    drawn: Sequence[Samples], real: npt.NDArray[np.bool_], like: torch.Tensor
+) -> TensorSamples:
+    """Put samples of shape (batch, 1) side by side, one per place, and blank what is not real.
 
-    def stack(name: str, blank: float) -> npt.NDArray[Any]:
+    The fields are tensors as `like` is.
+    """
+    to_tensor: Any = container_of(like)
+
+    def stack(name: str, blank: float) -> Any:
         array = np.stack([getattr(r, name) for r in drawn], axis=1)
         array[~real] = blank
-        return array[..., 0] if name in _BLANK else array
+        return to_tensor(array[..., 0] if name in _BLANK else array)
 
     blanks = {**_BLANK, **_BLANK_LISTS}
     asked = {name: blank for name, blank in blanks.items() if getattr(drawn[0], name) is not None}

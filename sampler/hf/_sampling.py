@@ -6,17 +6,19 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Never
 
+import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_logprobs, check_numbers
+from sampler._keywords import check_known, hides_unknown, keywords_of
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._masks import RowLengths
-from sampler.hf._record import Record
+from sampler.hf._record import Record, TensorSamples
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
 from sampler.hf._use import Use
 
@@ -129,11 +131,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return self.sampler.seed
 
     @property
-    def samples(self) -> Samples:
-        """What was drawn, a column a new token: those that `generate` returns.
+    def samples(self) -> TensorSamples:
+        """What was drawn, one column per new token: those that `generate` returns.
 
-        Arrays have shape (batch, new), top lists (batch, new, logprobs). After the end of a row
-        they hold what `Samples` has for an invalid row: token -1, log-probability NaN.
+        Tensors of shape (batch, new), top lists (batch, new, logprobs). After the end of a row they
+        hold what `Samples` has for an invalid row: token -1, log-probability NaN.
 
         Without `eos_token_id`, the draws of assisted decoding may go on after the end of the text.
 
@@ -152,7 +154,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return every[0]
 
     @property
-    def generations(self) -> tuple[Samples, ...]:
+    def generations(self) -> tuple[TensorSamples, ...]:
         """What was drawn in each generation, in order: `samples` for each.
 
         Raises
@@ -246,16 +248,17 @@ class SamplingLogitsProcessor(LogitsProcessor):
         engine = engine_of(self.sampler)
         begins = record is None and not caller.proposes
         with _BEGINNING if begins else contextlib.nullcontext():
-            first_draw = self._draw_index + 1 if record is None else record.draw_index
+            draw_index = self._draw_index + 1 if record is None else record.draw_index
+            draws = np.full(batch, draw_index, np.uint64)
             if self._top is None or caller.proposes:
                 tokens = engine.draw(
-                    source, streams=self._streams, steps=steps, first_draw=first_draw, name="scores"
+                    source, streams=self._streams, steps=steps, draws=draws, name="scores"
                 )
                 r = Samples(tokens[:, None])
             else:
                 r = engine.sample(
                     source, 1, self._top, raw=self._raw, streams=self._streams, steps=steps,
-                    first_draw=first_draw, name="scores",
+                    draws=draws, name="scores",
                 )  # fmt: skip
             if begins:
                 record = self._begin(input_ids, caller)
@@ -277,6 +280,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return {**vars(self), "_running": {}}  # no generation goes on in another process
 
 
+@hides_unknown
 def generate_kwargs(
     sampler: Sampler,
     *,
@@ -286,6 +290,7 @@ def generate_kwargs(
     raw: bool = False,
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] = (),
+    **unknown: Never,
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
@@ -337,6 +342,8 @@ def generate_kwargs(
     >>> kwargs["do_sample"], kwargs["logits_processor"][-1].seed
     (False, 7)
     """
+    if unknown:
+        check_known("generate_kwargs", unknown, keywords_of(generate_kwargs))
     processor = SamplingLogitsProcessor(
         sampler,
         streams=streams,
@@ -364,7 +371,7 @@ def check_processors(processors: Any) -> list[Any]:
         raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
     before = list(processors)
     for processor in before:
-        if not callable(processor) or isinstance(processor, SamplingLogitsProcessor):
+        if not callable(processor) or isinstance(processor, (Sampler, SamplingLogitsProcessor)):
             kind = _inputs.kind_of(processor)
             raise TypeError(
                 f"`logits_processor` has to hold processors that run before the draw, but holds a "

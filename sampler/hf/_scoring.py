@@ -13,14 +13,14 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
-from sampler.api import Sampler, Samples, engine_of
+from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
     check_model,
     check_sampler,
 )
 from sampler.hf._masks import check_mask, left_padding
-from sampler.hf._record import aligned
+from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import has_own_positions
 
@@ -38,8 +38,8 @@ def score(
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] | None = None,
     **model_kwargs: Any,
-) -> Samples:
-    """Tell of an existing text what `SamplingLogitsProcessor.samples` tells of a drawn one.
+) -> TensorSamples:
+    """Return for an existing text what `SamplingLogitsProcessor.samples` has for a drawn one.
 
     One forward pass over the whole text. Log-probabilities agree with those of the draws up to the
     model's own rounding, which is another in one pass than token by token.
@@ -72,7 +72,7 @@ def score(
     Returns
     -------
     Samples
-        Arrays of shape (batch, length - prompt_length). A token that the sampler would have
+        Tensors of shape (batch, length - prompt_length). A token that the sampler would have
         removed has log-probability -inf; padding has what an invalid row has.
 
     Raises
@@ -149,7 +149,7 @@ def score(
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]
-    return aligned(scored, real)
+    return aligned(scored, real, sequences)
 
 
 def _whole_mask(attention_mask: Any, batch: int, length: int) -> npt.NDArray[np.bool_]:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from sampler import _inputs
-from sampler._checks import check_choice, check_real
+from sampler._checks import Reduction, check_choice, check_real
 from sampler.softmax import log_softmax, reduced
 from sampler.temperature._limits import CLOSE, LARGEST, SMALLEST
 from sampler.temperature._rows import Floats, chunks, to_float64
 
 
 def distillation_loss(
-    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: str = "mean"
+    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Any:
     """Return temperature**2 KL(softmax(teacher / temperature) || softmax(student / temperature)).
 
@@ -82,7 +82,7 @@ def distillation_loss(
 
 
 def distillation_loss_grad(
-    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: str = "mean"
+    student: Any, teacher: Any, *, temperature: float = 1.0, reduction: Reduction = "mean"
 ) -> Any:
     """Return the gradient of `distillation_loss` with respect to the student's logits.
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler import _inputs
+from sampler._build import install
 from sampler._checks import check_integer
 from sampler.temperature._labels import labelled_rows
 from sampler.temperature._rows import Floats, chunks, row_name, to_float64
@@ -68,7 +69,8 @@ class Reliability:
             from matplotlib import pyplot as plt
         except ImportError as error:
             raise ImportError(
-                "Reliability.plot needs matplotlib: pip install 'token-sampler[temperature]'."
+                f"Reliability.plot needs matplotlib ({error}); it comes with "
+                f"{install('temperature')}"
             ) from error
         if ax is None:
             _, ax = plt.subplots()

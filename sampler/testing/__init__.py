@@ -11,7 +11,7 @@ Two error rates are designed and in every result. A correct sampler fails with p
 `alpha`; a fault of `detectable_bias` is seen with probability `power`. What was too little to tell
 has ``ok=None``, which no test takes for a pass.
 
-    pip install "token-sampler[testing]"    # scipy, matplotlib, tqdm; click and rich
+    pip install ".[testing]"    # in a clone: scipy, matplotlib, tqdm; click and rich
 """
 
 # Where things are. A public `check_...` checks its arguments (_arguments), calls a `judge_...` that
@@ -19,11 +19,13 @@ has ``ok=None``, which no test takes for a pass.
 # counts end in `judge_counts` (_draws), on _statistics. The parts of `check_sampler` are in _parts;
 # they use the sampler (_source), changed rows (_rows), laws (_laws) and pairs of tokens (_pairs).
 
+from sampler._build import install
+
 try:
     import scipy  # noqa: F401  (said here once, whichever module would miss it first)
 except ImportError as error:
     raise ImportError(
-        f'sampler.testing needs scipy ({error}); it comes with pip install "token-sampler[testing]"'
+        f"sampler.testing needs scipy ({error}); it comes with {install('testing')}"
     ) from error
 
 from sampler.testing._adapters import from_generate, from_processors

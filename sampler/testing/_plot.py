@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
+from sampler._build import install
 from sampler.testing._findings import VERDICTS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plot(result: Result, path: str | PathLike[str] | None, ax: Axes | None) -> F
         from matplotlib.figure import Figure  # without pyplot: no global state, no display
     except ImportError as error:
         raise ImportError(
-            f'`plot` needs matplotlib ({error}); it comes with pip install "token-sampler[testing]"'
+            f"`plot` needs matplotlib ({error}); it comes with {install('testing')}"
         ) from error
     parts = [result] if ax is not None else [result, *result.parts.values()]
     panels = [part for part in parts if part.bins is not None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+from sampler._build import install
+
 
 def bar(total: int, name: str, progress: bool | None) -> Any:
     """Show a tqdm bar; without `progress=True` only on a terminal, and only if tqdm is there."""
@@ -12,8 +14,7 @@ def bar(total: int, name: str, progress: bool | None) -> Any:
     except ImportError as error:
         if progress:
             raise ImportError(
-                f"`progress` needs tqdm ({error}); it comes with "
-                'pip install "token-sampler[testing]"'
+                f"`progress` needs tqdm ({error}); it comes with {install('testing')}"
             ) from error
         return _NoBar()
     disable = None if progress is None else not progress

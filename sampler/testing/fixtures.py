@@ -15,6 +15,12 @@ import pytest
 from sampler.testing import _asserts
 from sampler.testing._result import Result
 
+__all__ = [
+    "assert_draws",
+    "assert_sampler",
+    "sampling_alpha",
+]
+
 
 @pytest.fixture(scope="session")
 def sampling_alpha() -> float:

@@ -6,12 +6,13 @@ tensors elsewhere through torch's own operations. Without a gradient, `sampler.s
 `sampler.temperature` do the same for arrays too.
 """
 
+from sampler._build import install
+
 try:
     import torch  # noqa: F401  (torch itself: imports are absolute)
 except ImportError as error:
     raise ImportError(
-        f"sampler.torch needs torch 2.4 or newer ({error}); it comes with "
-        'pip install "token-sampler[hf]"'
+        f"sampler.torch needs torch 2.4 or newer ({error}); it comes with {install('hf')}"
     ) from error
 
 from sampler.torch._cross_entropy import cross_entropy

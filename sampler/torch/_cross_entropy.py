@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sampler import _inputs
-from sampler._checks import check_choice, describe_outside, reals
+from sampler._checks import Reduction, check_choice, describe_outside, reals
 from sampler.softmax import check_ignore_index
 from sampler.torch._checks import FLOATS, check_dim, check_input, check_temperature
 from sampler.torch._operators import softmax_through_core
@@ -21,7 +21,7 @@ def cross_entropy(
     *,
     temperature: float = 1.0,
     label_smoothing: float = 0.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     ignore_index: int = -100,
     dim: int = 1,
 ) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sampler._checks import check_choice, check_real
+from sampler._checks import Reduction, check_choice, check_real
 from sampler.temperature._limits import CLOSE, LARGEST, SMALLEST
 from sampler.torch._checks import check_input, refuse_tensor
 from sampler.torch._operators import softmax_through_core
@@ -19,7 +19,7 @@ def distillation_loss(
     teacher: torch.Tensor,
     *,
     temperature: float = 1.0,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> torch.Tensor:
     """Return temperature**2 KL(softmax(teacher / temperature) || softmax(student / temperature)).
 

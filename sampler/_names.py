@@ -1,0 +1,115 @@
+"""What other libraries call things: the tables for reading configurations and for messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sampler.stages import STAGES
+
+# Names of llama.cpp, vLLM, mlx-lm, NumPy, torch and the habits of many: ours that means the same.
+SAME = {
+    **dict.fromkeys(("temp", "t", "temperatures"), "temperature"),
+    **dict.fromkeys(("k", "topk", "top_k_sampling"), "top_k"),
+    **dict.fromkeys(("p", "topp", "nucleus", "nucleus_p", "top_p_sampling"), "top_p"),
+    **dict.fromkeys(("minp", "min_prob", "min_probability"), "min_p"),
+    "min_keep": "min_tokens_to_keep",
+    "smoothing_factor": "smoothing",
+    **dict.fromkeys(("banned_tokens", "suppressed_tokens", "bad_tokens"), "suppress_tokens"),
+    **dict.fromkeys(("random_seed", "manual_seed", "random_state", "rng_seed"), "seed"),
+    "generator": "rng",
+    **dict.fromkeys(("n_threads", "num_threads", "workers", "num_workers", "n_jobs"), "threads"),
+    **dict.fromkeys(("num_samples", "n_samples", "size", "num_draws"), "n"),
+    **dict.fromkeys(("top_logprobs", "n_probs", "return_logprobs", "num_logprobs"), "logprobs"),
+    **dict.fromkeys(("allowed_token_ids", "allowed_tokens", "bitmask", "token_mask"), "mask"),
+}
+
+# What `generate(do_sample=True)` takes for a field that is unset, where that is not off.
+HF_DEFAULTS = {"top_k": 50}
+
+# Field -> the values that ask for nothing, besides None, False and empty ones. First the stages of
+# a draw, which greedy decoding ignores: a greedy card that sets one of ours to anything else gets a
+# warning.
+HF_STAGES: dict[str, tuple[Any, ...]] = {
+    "temperature": (0.0, 1.0),
+    "top_k": (0, 50),
+    "top_p": (1.0,),
+    "min_p": (0.0,),
+    "typical_p": (1.0,),
+    "epsilon_cutoff": (0.0,),
+    "eta_cutoff": (0.0,),
+    "top_h": (),  # 1.0 too cuts to 100 tokens
+}
+SETTINGS = [name for name in HF_STAGES if name in STAGES]
+UNSUPPORTED_STAGES = [name for name in HF_STAGES if name not in STAGES]
+# These change the logits before any draw, greedy ones too: the first that we have, then the others.
+EDITS: dict[str, tuple[Any, ...]] = {"suppress_tokens": ()}
+PROCESSORS: dict[str, tuple[Any, ...]] = {
+    "repetition_penalty": (1.0,),
+    "encoder_repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "bad_words_ids": (),
+    "sequence_bias": (),
+    "begin_suppress_tokens": (),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "exponential_decay_length_penalty": (),
+    "guidance_scale": (1.0,),
+    "remove_invalid_values": (),
+}
+# Not a draw per token, or, as a watermark, applied after it.
+ALGORITHMS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "diversity_penalty": (0.0,),
+    "penalty_alpha": (0.0,),
+    "dola_layers": (),
+    "constraints": (),
+    "force_words_ids": (),
+    "assistant_ensemble_weight": (),
+    "watermarking_config": (),
+}
+OF_THE_DRAW = {
+    "do_sample": (),
+    **HF_STAGES,
+    **EDITS,
+    **PROCESSORS,
+    **ALGORITHMS,
+}
+# Arguments of Sampler that are not fields of a configuration.
+SAMPLER_ONLY = (
+    *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads"),
+    *(name for name in STAGES if name not in HF_STAGES and name not in EDITS),
+)
+# Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author
+# wanted an effect.
+OF_OTHERS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(SAMPLER_ONLY, ()),
+    "min_tokens_to_keep": (1,),
+    "seed": (-1,),
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens", "top_a"), (0,)),
+    **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
+    **dict.fromkeys(("smoothing_factor", "adaptive_target"), (0,)),
+    **dict.fromkeys(
+        ("repeat_penalty", "rep_pen", "temp", "typ_p", "tfs", "tfs_z", "best_of"), (1,)
+    ),
+    "top_n_sigma": (0, -1),
+    **dict.fromkeys(("logit_bias", "bad_words", "allowed_token_ids", "use_beam_search"), ()),
+}
+OFF = {**OF_THE_DRAW, **OF_OTHERS}
+# Lengths, caches, outputs, special tokens: they do not change how a token is drawn.
+IGNORED_FIELDS = {
+    *("max_length", "max_new_tokens", "max_time", "stop_strings", "token_healing"),
+    *("early_stopping", "length_penalty", "num_return_sequences", "renormalize_logits"),
+    *("use_cache", "cache_implementation", "cache_config", "max_cache_len", "low_memory"),
+    *("return_legacy_cache", "prefill_chunk_size", "compile_config", "disable_compile"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    *("return_dict_in_generate", "continuous_batching_config", "generation_kwargs"),
+    *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+    *("is_assistant", "num_assistant_tokens", "num_assistant_tokens_schedule"),
+    *("assistant_confidence_threshold", "assistant_early_exit", "assistant_lookbehind"),
+    *("target_lookbehind", "prompt_lookup_num_tokens", "max_matching_ngram_size"),
+    *("speculation_type", "use_mtp", "transformers_version"),
+}
