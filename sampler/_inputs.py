@@ -143,7 +143,7 @@ def read(
     Parameters
     ----------
     logits : array_like
-        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, CPU torch tensors,
+        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, torch tensors,
         anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
     dtype : {None, "bfloat16"}
         "bfloat16" reads 16-bit integers as raw bfloat16 words.
@@ -210,7 +210,10 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
         return _from_list(value, name, numbers)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
-        raise TypeError(f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere")
+        raise TypeError(
+            f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere: "
+            "copy them to a NumPy array first"
+        )
     if hasattr(value, "__array__"):
         return np.asarray(value).view(np.ndarray)
     if device is not None:
@@ -257,7 +260,10 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
 def check_out(
     out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
 ) -> npt.NDArray[Any]:
-    """Return the memory of `out`, an array or a tensor to write a result into."""
+    """Return the memory of `out`, an array or a tensor to write a result into.
+
+    Of a tensor on a device, a copy: `_tensors.written` puts it back.
+    """
     if _tensors.is_negated(out):
         raise ValueError(
             "`out` has to be plain memory, but is a view that negates what it shows: pass another"

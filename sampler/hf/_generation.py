@@ -88,7 +88,7 @@ def generate(
     Parameters
     ----------
     model : PreTrainedModel
-        On the CPU.
+        On any device.
     inputs : tensor, optional
         As ``model.generate`` takes them; or by keyword, such as ``input_ids=``.
     sampler : Sampler
@@ -274,7 +274,7 @@ def _loop(
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
-    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
     # Rows that stop for another reason than an end token go on with the others, as there.
     padded = pads(stopping_criteria)
     drawn, real = [], []
@@ -287,23 +287,23 @@ def _loop(
             outputs, model_kwargs, is_encoder_decoder=encoder_decoder
         )
         # A copy, or the view would keep the logits of the whole prompt alive.
-        next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        next_logits = outputs.logits[:, -1].to(input_ids.device, torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
         r = processor._draw(input_ids, next_scores)
         if returns_dict:
             drawn.append(r)
-            real.append(unfinished.numpy() if padded else np.ones(len(unfinished), bool))
+            real.append(unfinished.cpu().numpy() if padded else np.ones(len(unfinished), bool))
         if config.output_scores:
             scores += (next_scores,)
         if config.output_logits:
             logits += (next_logits,)
 
-        tokens = torch.from_numpy(r.tokens)[:, 0]
+        tokens = torch.from_numpy(r.tokens[:, 0]).to(input_ids.device)
         if padded and not unfinished.all():
             tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
         if streamer is not None:
-            streamer.put(tokens)
+            streamer.put(tokens.cpu())
         unfinished = unfinished & ~stopping_criteria(input_ids, scores)
         if not unfinished.any():
             break

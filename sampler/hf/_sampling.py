@@ -183,7 +183,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         input_ids : tensor of shape (batch, length), int64, or None
             The rows so far. None draws without them, at the next step of its own sampler, and
             records nothing.
-        scores : tensor of shape (batch, vocab), float32, on the CPU
+        scores : tensor of shape (batch, vocab), float32, on any device
             Never written to. They may require grad: a token has no gradient.
 
         Returns
@@ -193,7 +193,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         TypeError
-            If the scores are no tensor on the CPU.
+            If the scores are no tensor.
         ValueError
             If a row is invalid, the batch is not that of the streams or the mask, or the mask not
             that of the prompt.
@@ -208,8 +208,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
         # takes -inf, or the lowest finite score, for that. -inf stays -inf.
         drawn: torch.Tensor = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
-        drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
-        return drawn
+        return drawn.scatter_(1, torch.from_numpy(tokens).to(scores.device), 0.0)
 
     def _draw(self, input_ids: Any, scores: torch.Tensor) -> Samples:
         """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""

@@ -47,7 +47,7 @@ def score(
     Parameters
     ----------
     model : PreTrainedModel
-        A causal or encoder-decoder language model on the CPU.
+        A causal or encoder-decoder language model.
     sequences : tensor of shape (batch, length), int64
         Prompts and their continuations, as ``generate()`` returns them.
     sampler : Sampler
@@ -105,7 +105,7 @@ def score(
     batch, length = sequences.shape
     if batch == 0:
         raise ValueError("`sequences` have to hold at least one row, but have none")
-    tokens = sequences.numpy()
+    tokens = sequences.cpu().numpy()
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
@@ -127,7 +127,7 @@ def score(
         model_kwargs.update(input_ids=sequences)
         if attention_mask is not None:
             mask = _whole_mask(attention_mask, batch, length)
-            known = torch.from_numpy(mask).long()
+            known = torch.from_numpy(mask).long().to(sequences.device)
             model_kwargs.update(attention_mask=known)
             if "position_ids" in accepts and not has_own_positions(model):
                 model_kwargs.update(position_ids=(known.cumsum(-1) - 1).clamp(min=0))
