@@ -40,7 +40,7 @@ from sampler._names import IGNORED_FIELDS, SAME
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
-from sampler.results import Distribution, Samples, contained
+from sampler.results import Distribution, Samples
 from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
@@ -405,7 +405,9 @@ class Sampler(HasSettings):
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return contained(self._engine.sample(source, n, top, raw=raw, mask=words, **keys), source)
+        return self._engine.sample(
+            source, n, top, raw=raw, mask=words, contain=source.to_container, **keys
+        )
 
     @overload
     def score(
@@ -479,10 +481,10 @@ class Sampler(HasSettings):
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.score(
-            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words
-        )
-        return contained(r, source)
+        return self._engine.score(
+            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words,
+            contain=source.to_container,
+        )  # fmt: skip
 
     @hides_unknown
     def distribution(
