@@ -138,6 +138,7 @@ class Engine:
         "_chain",
         "_edits",
         "_flag_invalid",
+        "_is_plain",
         "_keys",
         "_prepared",
         "_threads",
@@ -160,6 +161,7 @@ class Engine:
         self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
         self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
         self.per_row = chain.per_row
+        self._is_plain = chain.per_row is None and not self._edits
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -177,7 +179,7 @@ class Engine:
 
     def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        if self.per_row is None and mask is None and not self._edits:  # saves a call
+        if mask is None and self._is_plain:  # saves a call
             rows = source.rows()
         else:
             rows = self._rows_of(source, mask)
