@@ -179,10 +179,8 @@ class Engine:
 
     def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        if mask is None and self._is_plain:  # saves a call
-            rows = source.rows()
-        else:
-            rows = self._rows_of(source, mask)
+        is_plain = mask is None and self._is_plain  # saves a call
+        rows = source.rows() if is_plain else self._rows_of(source, mask)
         found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")

@@ -751,8 +751,12 @@ def _arguments_of_call(
             f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
             "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
         )
-    check_known("Sampler.__call__", unknown, ("mask", "dtype"))
+    if unknown:
+        check_known("Sampler.__call__", unknown, ("mask", "dtype"))
     return logits, mask, dtype
+
+
+_arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
 
 
 def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:
