@@ -184,6 +184,7 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@$(PY) -m pytest benchmarks --benchmark-quiet --benchmark-json=.cache/bench/bench.json $(ARGS)
 	@$(PY) benchmarks/report.py
 	@$(PY) benchmarks/masks.py
+	@$(PY) benchmarks/logprobs.py
 
 # Calls each once, and times nothing.
 bench-check: $(VENV)/.has-bench $(VENV)/.built
