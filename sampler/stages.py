@@ -121,7 +121,12 @@ class Stage:
         """Make the stage of what its keyword may be: a value, or the stage itself."""
         if isinstance(value, cls):
             return value
-        return cls(*value) if cls.off is None and isinstance(value, tuple) else cls(value)
+        if cls.off is not None or not isinstance(value, tuple):
+            return cls(value)
+        if len(value) > len(cls.parameters):
+            names = ", ".join(cls.parameters)
+            raise TypeError(f"`{cls.setting}` has to be at most ({names}), but is {value!r}")
+        return cls(*value)
 
     @classmethod
     def label(cls, parameter: str) -> str:

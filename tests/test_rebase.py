@@ -112,6 +112,13 @@ def test_what_is_kept_stays_kept():
         assert np.isfinite(d.logprobs).all()
 
 
+def test_too_many_parameters():
+    with pytest.raises(
+        TypeError, match=r"^`smoothing` has to be at most \(factor, curve\), but is \(1, 2, 3\)$"
+    ):
+        Sampler(smoothing=(1, 2, 3))
+
+
 def test_a_curve_above_three_ranks_others_first():
     d = Sampler(smoothing=(1.0, 5.0)).distribution([0.0, -0.25, -2.0])
     assert d.ids.tolist() == [1, 0, 2]
