@@ -143,8 +143,8 @@ def read(
     Parameters
     ----------
     logits : array_like
-        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, CPU torch tensors,
-        anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
+        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, torch tensors on any
+        device, anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
     dtype : {None, "bfloat16"}
         "bfloat16" reads 16-bit integers as raw bfloat16 words.
     name : str
@@ -261,6 +261,11 @@ def check_out(
     if _tensors.is_negated(out):
         raise ValueError(
             "`out` has to be plain memory, but is a view that negates what it shows: pass another"
+        )
+    if not _tensors.is_on_the_host(out):
+        raise TypeError(
+            f"`out` has to be on the CPU, but is on {out.device}: leave it out, and the result is "
+            "on the device of the input"
         )
     target = read(out, dtype, name="out")
     if not isinstance(out, np.ndarray) and target.to_tensor is None:

@@ -80,7 +80,7 @@ OF_THE_DRAW = {
 }
 # Arguments of Sampler that are not fields of a configuration.
 SAMPLER_ONLY = (
-    *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads"),
+    *("seed", "rng", "step", "on_invalid", "min_tokens_to_keep", "ties", "threads", "device"),
     *(name for name in STAGES if name not in HF_STAGES and name not in EDITS),
 )
 # Sampling settings of vLLM, llama.cpp and others. generate() ignores them, but the card's author

@@ -34,16 +34,28 @@ def _torch_of(value: Any) -> Any:
     return torch if isinstance(value, getattr(torch, "Tensor", ())) else None
 
 
-def container_of(value: Any) -> Callable[[npt.NDArray[Any]], Any] | None:
+def container_of(value: Any) -> Any:
     """Return what makes an array the caller's container again: a tensor for a tensor, else None."""
     torch = _torch_of(value)
     return None if torch is None else _maker(torch, value)
 
 
 def _maker(torch: Any, tensor: Any) -> Callable[[npt.NDArray[Any]], Any]:
-    # The one place that remembers what came in, and makes what goes out.
-    make: Callable[[npt.NDArray[Any]], Any] = torch.from_numpy
+    # The one place that remembers what came in, and makes what goes out: on the same device.
+    if tensor.is_cpu:
+        return torch.from_numpy  # type: ignore[no-any-return]
+    like = tensor.detach().new_empty(0)  # which does not keep the tensor's memory alive
+
+    def make(array: npt.NDArray[Any]) -> Any:
+        host = torch.from_numpy(array)
+        return like.new_empty(host.shape, dtype=host.dtype).copy_(host)
+
     return make
+
+
+def is_on_the_host(value: Any) -> bool:
+    """Whether a value is no tensor on another device."""
+    return _torch_of(value) is None or value.is_cpu
 
 
 def is_negated(value: Any) -> bool:
@@ -58,22 +70,32 @@ def readable(value: Any, name: str) -> Any:
 
 
 def _readable(torch: Any, tensor: Any, name: str, draws: bool) -> Any:
-    # NumPy can read what is dense, on the CPU, without a graph, and not negated.
+    # NumPy can read what is dense, on the host, without a graph, and not negated.
     if tensor.layout is not torch.strided or tensor.is_nested:
         found = "are nested" if tensor.is_nested else f"have layout {tensor.layout}"
         hint = how_to_pad(name) if tensor.is_nested and name in _LOGITS else ""
         raise TypeError(f"`{name}` have to be a dense tensor, but {found}{hint}")
-    if not tensor.is_cpu:
-        raise TypeError(
-            f"`{name}` have to be a tensor on the CPU, but are on {tensor.device}: move them "
-            "there with `.cpu()`"
-        )
     # Asking first is quicker than undoing what is not there.
     if tensor.requires_grad:
         if not draws and torch.is_grad_enabled():
             raise _cut_graph(name, tensor.ndim)
         tensor = tensor.detach()
+    if not tensor.is_cpu:
+        tensor = _on_the_host(torch, tensor, name)
     return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def _on_the_host(torch: Any, tensor: Any, name: str) -> Any:
+    # The only place where logits leave a device.
+    if tensor.device.type == "meta":
+        raise TypeError(f"`{name}` have to hold numbers, but are on the meta device: it has none")
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    # Into memory that the card writes to by itself; then wait for what this stream has to do alone.
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host
 
 
 def how_to_pad(name: str) -> str:

@@ -95,6 +95,9 @@ class Sampler(HasSettings):
         How many threads the rows of a batch are shared over; "auto" takes as many as there are
         processors. Only where that pays: a single row, or a few short ones, stay on one. The
         answers are the same for every number.
+    device : {"auto", "host"}
+        Where rows on another device are computed. "host" copies them to the host and the results
+        back; "auto" may take a faster way once there is one. The answers are the same.
     on_invalid : {"raise", "flag"}
         What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
         result (token -1, log-probabilities NaN, `n_kept` 0, a row of -inf from `filter`) while
@@ -146,6 +149,7 @@ class Sampler(HasSettings):
 
     __slots__ = (
         "__weakref__",
+        "_device",
         "_engine",
         "_min_tokens_to_keep",
         "_named",
@@ -166,6 +170,7 @@ class Sampler(HasSettings):
         step: int = 0,
         on_invalid: Literal["raise", "flag"] = "raise",
         threads: int | Literal["auto"] = 1,
+        device: Literal["auto", "host"] = "auto",
         **settings: Unpack[Settings],
     ) -> None:
         if not settings.keys() <= STAGES.keys():
@@ -181,6 +186,7 @@ class Sampler(HasSettings):
         self._ties: Any = check_choice("ties", ties, ("id", "all"))
         self._on_invalid: Any = check_choice("on_invalid", on_invalid, ("raise", "flag"))
         self._threads = _check_threads(threads)
+        self._device: Any = check_choice("device", device, ("auto", "host"))
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
             self._stages,
@@ -204,7 +210,8 @@ class Sampler(HasSettings):
             unless it is a misspelling or another library's sampling setting that is on.
         **changes
             Fields of `config` to replace (None switches one off), and ``seed``, ``rng``, ``step``,
-            ``on_invalid``, ``min_tokens_to_keep``, ``ties`` or ``threads`` of the sampler.
+            ``on_invalid``, ``min_tokens_to_keep``, ``ties``, ``threads`` or ``device`` of the
+            sampler.
 
         Returns
         -------
@@ -262,6 +269,11 @@ class Sampler(HasSettings):
         return self._threads
 
     @property
+    def device(self) -> Literal["auto", "host"]:
+        """Where rows on another device are computed."""
+        return self._device  # type: ignore[no-any-return]
+
+    @property
     def seed(self) -> int:
         """The seed of every draw."""
         return self._engine.seed
@@ -285,9 +297,9 @@ class Sampler(HasSettings):
         Parameters
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
-            float16, bfloat16, float32 or float64, from NumPy, torch on the CPU, or anything with
-            ``__array__`` or DLPack; lists become float64. Never written to. A tensor may require
-            grad: a token has no gradient.
+            float16, bfloat16, float32 or float64, from NumPy, torch, or anything with
+            ``__array__`` or DLPack on the CPU; lists become float64. Never written to. A tensor on
+            another device is copied to the host. One may require grad: a token has no gradient.
         mask : array_like, optional
             Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
             j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
@@ -304,7 +316,7 @@ class Sampler(HasSettings):
         Raises
         ------
         TypeError
-            If `logits` are not an array of floats on the CPU.
+            If `logits` are not an array of floats.
         ValueError
             If they have the wrong shape, a setting is one per row of another batch, or, unless
             ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
@@ -641,6 +653,7 @@ class Sampler(HasSettings):
             step=self.step,
             on_invalid=self.on_invalid,
             threads=self._threads,
+            device=self._device,
         )
         return settings
 
@@ -656,7 +669,8 @@ class Sampler(HasSettings):
         """Return what equal samplers have in common: everything but the step."""
         floor = self._min_tokens_to_keep
         floor = tuple(floor) if isinstance(floor, np.ndarray) else floor
-        return self._stages, floor, self._ties, self._on_invalid, self._threads, self.seed
+        calls = self._on_invalid, self._threads, self._device
+        return self._stages, floor, self._ties, *calls, self.seed
 
     if not TYPE_CHECKING:  # which would take any name for one
 

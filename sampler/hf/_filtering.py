@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Unpack
 
 import numpy as np
@@ -11,37 +11,23 @@ import torch
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from sampler import _inputs
-from sampler._checks import Integers, check_real, rows_text
+from sampler._checks import Integers, check_real
 from sampler._keywords import check_known, keywords_of
+from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import NEUTRAL
 from sampler.hf._use import Use
 from sampler.stages import (
-    MinP,
     Settings,
-    Stage,
     Temperature,
-    TopK,
-    TopP,
     lists_settings,
 )
 
-# Hugging Face's own, for scores on another device.
-_WARPERS: dict[type[Stage], Callable[..., Any]] = {
-    Temperature: lambda value, **_: TemperatureLogitsWarper(value),
-    TopK: TopKLogitsWarper,
-    TopP: TopPLogitsWarper,
-    MinP: MinPLogitsWarper,
-}
 _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -73,11 +59,9 @@ class FilterLogitsProcessor(LogitsProcessor):
     -----
     The setting `top_k` keeps everything equal to the k-th, as Hugging Face does.
 
-    Scores on the CPU go through the core: kept sets are exact (docs/law.md) where Hugging Face's
-    float32 sums are not, and among tokens tied at the edge of `top_p` the lower ids stay. Scores
-    on another device never leave it: Hugging Face's own warpers compute the same chain there; they
-    take neither ``temperature=0`` or inf, nor settings per row, nor, with `top_k`, a sampler of
-    ``ties="id"``.
+    Kept sets are exact (docs/law.md) where Hugging Face's float32 sums are not, and among tokens
+    tied at the edge of `top_p` the lower ids stay. Scores on another device are copied to the host
+    and back.
 
     One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
     search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
@@ -120,7 +104,7 @@ class FilterLogitsProcessor(LogitsProcessor):
                 removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
             elif stage.kind == "cut":
                 removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
-        self._removes = torch.from_numpy(removes)
+        self._removes = removes
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the tempered scores, `filter_value` where a token is not kept.
@@ -139,8 +123,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         Raises
         ------
         ValueError
-            If a row on the CPU is invalid, another device cannot follow the sampler, or the dtype
-            cannot hold `filter_value`.
+            If a row is invalid, or the dtype cannot hold `filter_value`.
         """
         self._use.called = True
         if not (
@@ -151,52 +134,19 @@ class FilterLogitsProcessor(LogitsProcessor):
                 f"`filter_value` has to be a finite {scores.dtype} or -inf, but is "
                 f"{self.filter_value}"
             )
-        if scores.device.type != "cpu":
-            warped = scores.clone()
-            for warper in self._warpers(scores.device):
-                warped = warper(input_ids, warped)
-            return warped
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
         filtered: torch.Tensor = source.to_original(
             engine_of(self.sampler).filter(source, name="scores")
         )
         if self.filter_value != -math.inf:
-            filtered.masked_fill_((filtered == -math.inf) & self._removes, self.filter_value)
+            filtered.masked_fill_(
+                (filtered == -math.inf) & container_of(scores)(self._removes), self.filter_value
+            )
         return filtered
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.sampler!r}, filter_value={self.filter_value})"
-
-    def _warpers(self, device: torch.device) -> list[Any]:
-        """The same chain of Hugging Face's own."""
-        limits = {
-            "filter_value": self.filter_value,
-            "min_tokens_to_keep": self.sampler.min_tokens_to_keep,
-        }
-        if (per_row := engine_of(self.sampler).per_row) is not None:
-            name, length = per_row
-            raise ValueError(
-                f"`{name}` has to be a number on {device}, where Hugging Face's warpers take no "
-                f"arrays, but is for {rows_text(length)}"
-            )
-        warpers = []
-        for stage in self.sampler.stages:
-            if stage.is_off:
-                continue
-            name, value = stage.setting, stage.value
-            if type(stage) not in _WARPERS:
-                raise ValueError(
-                    f"`{name}` has to be off on {device}, where Hugging Face has no warper for it, "
-                    f"but is {value}"
-                )
-            if name == "temperature" and not 0.0 < value < math.inf:
-                raise ValueError(f"`temperature` has to be in (0, inf) on {device}, but is {value}")
-            if name == "top_k" and self.sampler.ties != "all":
-                ties = self.sampler.ties
-                raise ValueError(f"`ties` has to be 'all' on {device}, but is {ties!r}")
-            warpers.append(_WARPERS[type(stage)](value, **limits))
-        return warpers
 
 
 @lists_settings

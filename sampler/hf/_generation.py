@@ -16,6 +16,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
 from sampler._checks import check_flag, check_integer
+from sampler._tensors import container_of
 from sampler.api import Sampler
 from sampler.hf._arguments import check_model, check_sampler
 from sampler.hf._expansion import check_rows_are_prompts
@@ -274,7 +275,8 @@ def _loop(
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
-    unfinished = torch.ones(len(input_ids), dtype=torch.bool)
+    unfinished = input_ids.new_ones(len(input_ids), dtype=torch.bool)
+    to_tensor: Any = container_of(input_ids)
     # Rows that stop for another reason than an end token go on with the others, as there.
     padded = pads(stopping_criteria)
     drawn, real = [], []
@@ -292,18 +294,18 @@ def _loop(
         r = processor._draw(input_ids, next_scores)
         if returns_dict:
             drawn.append(r)
-            real.append(unfinished.numpy() if padded else np.ones(len(unfinished), bool))
+            real.append(unfinished.cpu().numpy() if padded else np.ones(len(unfinished), bool))
         if config.output_scores:
             scores += (next_scores,)
         if config.output_logits:
             logits += (next_logits,)
 
-        tokens = torch.from_numpy(r.tokens)[:, 0]
+        tokens = to_tensor(r.tokens)[:, 0]
         if padded and not unfinished.all():
             tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
         if streamer is not None:
-            streamer.put(tokens)
+            streamer.put(tokens.cpu())
         unfinished = unfinished & ~stopping_criteria(input_ids, scores)
         if not unfinished.any():
             break

@@ -60,11 +60,6 @@ class RowLengths:
 
 
 def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:
-    if isinstance(attention_mask, torch.Tensor) and attention_mask.device.type != "cpu":
-        raise TypeError(
-            f"`attention_mask` has to be on the CPU, as the model, but is on "
-            f"{attention_mask.device}"
-        )
     mask = as_array("attention_mask", attention_mask)
     if mask.dtype.kind not in "biuf":
         raise TypeError(

@@ -183,7 +183,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         input_ids : tensor of shape (batch, length), int64, or None
             The rows so far. None draws without them, at the next step of its own sampler, and
             records nothing.
-        scores : tensor of shape (batch, vocab), float32, on the CPU
+        scores : tensor of shape (batch, vocab), float32
             Never written to. They may require grad: a token has no gradient.
 
         Returns
@@ -193,7 +193,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         TypeError
-            If the scores are no tensor on the CPU.
+            If the scores are no tensor.
         ValueError
             If a row is invalid, the batch is not that of the streams or the mask, or the mask not
             that of the prompt.

@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
+from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
@@ -47,7 +48,7 @@ def score(
     Parameters
     ----------
     model : PreTrainedModel
-        A causal or encoder-decoder language model on the CPU.
+        A causal or encoder-decoder language model.
     sequences : tensor of shape (batch, length), int64
         Prompts and their continuations, as ``generate()`` returns them.
     sampler : Sampler
@@ -105,7 +106,7 @@ def score(
     batch, length = sequences.shape
     if batch == 0:
         raise ValueError("`sequences` have to hold at least one row, but have none")
-    tokens = sequences.numpy()
+    tokens = sequences.cpu().numpy()
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
     top = check_logprobs(logprobs)
@@ -127,7 +128,7 @@ def score(
         model_kwargs.update(input_ids=sequences)
         if attention_mask is not None:
             mask = _whole_mask(attention_mask, batch, length)
-            known = torch.from_numpy(mask).long()
+            known = container_of(sequences)(mask).long()
             model_kwargs.update(attention_mask=known)
             if "position_ids" in accepts and not has_own_positions(model):
                 model_kwargs.update(position_ids=(known.cumsum(-1) - 1).clamp(min=0))
