@@ -975,7 +975,7 @@ def whole_masses(Rows rows, double temperature):
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
-        find_whole_masses(&s)
+        find_whole_masses(&s, True)
         return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
     finally:
         release(scratch)

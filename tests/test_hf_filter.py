@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import re
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from transformers import (
 
 from law import check_chain, prefix_mass, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP
-from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, _filtering, filter_kwargs
+from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, filter_kwargs
 from sampler.stages import STAGES
 from tiny import VOCAB, Records, prompts
 
@@ -582,83 +581,6 @@ def test_errors_call_them_scores():
         processor(None, torch.nested.nested_tensor(rows, layout=torch.jagged))
 
 
-# ------------------------------------------------------------------------------ other devices
-
-
-def test_another_device():
-    scores = torch.zeros(2, 9, device="meta")
-    processor = FilterLogitsProcessor(**FULL, filter_value=-5.0, min_tokens_to_keep=3)
-    out = processor(None, scores)
-    assert (out.device.type, out.shape, out.dtype) == ("meta", scores.shape, scores.dtype)
-    warpers = processor._warpers(scores.device)
-    assert [type(w) for w in warpers] == [
-        TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper, MinPLogitsWarper,
-    ]  # fmt: skip
-    temperature, top_k, top_p, min_p = warpers
-    values = (temperature.temperature, top_k.top_k, top_p.top_p, min_p.min_p)
-    assert values == tuple(FULL.values())
-    # TopKLogitsWarper has its floor in top_k.
-    assert {w.filter_value for w in (top_k, top_p, min_p)} == {-5.0}
-    assert {w.min_tokens_to_keep for w in (top_p, min_p)} == {3}
-    assert FilterLogitsProcessor()._warpers(scores.device) == []
-
-
-def test_another_device_has_no_warper(monkeypatch):
-    # As for a stage that Hugging Face lacks; off, it needs none.
-    monkeypatch.delitem(_filtering._WARPERS, TopP)
-    scores = torch.zeros(2, 9, device="meta")
-    found = "`top_p` has to be off on meta, where Hugging Face has no warper for it, but is 0.9"
-    with pytest.raises(ValueError, match=f"^{found}$"):
-        FilterLogitsProcessor(top_k=5, top_p=0.9)(None, scores)
-    assert FilterLogitsProcessor(top_k=5)(None, scores).shape == scores.shape
-
-
-@pytest.mark.parametrize(
-    "processor",
-    [
-        *(FilterLogitsProcessor(**setting) for setting in SETTINGS[-7:-2]),
-        FilterLogitsProcessor(**FULL, min_tokens_to_keep=5),
-        FilterLogitsProcessor(**FULL, filter_value=-1e9),
-        FilterLogitsProcessor(Sampler([TopK(40), TopP(0.95), Temperature(0.8)], ties="all")),
-        FilterLogitsProcessor(Sampler([MinP(0.05), TopP(0.5), TopK(2)], ties="all")),
-        FilterLogitsProcessor(Sampler(top_p=0.5, min_p=0.01)),  # no top_k: no ties to differ in
-    ],
-)
-def test_the_warpers_of_another_device_agree_with_the_cpu(processor):
-    rows = batch(1000)[[0, 5]]
-    scores = rows
-    for w in processor._warpers(torch.device("cpu")):
-        scores = w(None, scores)
-    assert torch.allclose(processor(None, rows), scores, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("sampler", "words"),
-    [
-        (
-            Sampler(temperature=inf, seed=7),
-            "`temperature` has to be in (0, inf)",
-        ),
-        (
-            Sampler(temperature=0.0, seed=7),
-            "`temperature` has to be in (0, inf)",
-        ),
-        (
-            Sampler([TopP(0.5), Temperature(0)], seed=7),
-            "`temperature` has to be in (0, inf)",
-        ),
-        (Sampler(top_k=4, seed=7), "`ties` has to be 'all' on meta, but is 'id'"),
-        (Sampler([TopP(0.5), TopK(4)], seed=7), "`ties` has to be 'all' on meta"),
-    ],
-    ids=repr,
-)
-def test_what_another_device_cannot_do(sampler, words):
-    processor = FilterLogitsProcessor(sampler)
-    processor(None, torch.zeros(2, 9))
-    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
-        processor(None, torch.zeros(2, 9, device="meta"))
-
-
 # ------------------------------------------------------------------------- continuous batching
 
 
@@ -679,6 +601,5 @@ def test_continuous_batching(caplog):
 
 
 def test_a_filter_value_that_the_dtype_cannot_hold():
-    for scores in (torch.zeros(2, 9).half(), torch.zeros(2, 9, device="meta").half()):
-        with pytest.raises(ValueError, match=r"^`filter_value` has to be a finite torch\.float16"):
-            FilterLogitsProcessor(top_k=1, filter_value=-1e9)(None, scores)
+    with pytest.raises(ValueError, match=r"^`filter_value` has to be a finite torch\.float16"):
+        FilterLogitsProcessor(top_k=1, filter_value=-1e9)(None, torch.zeros(2, 9).half())

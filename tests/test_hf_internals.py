@@ -18,8 +18,8 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 import sampler.hf
-from sampler import Sampler, Temperature
-from sampler.hf import _filtering, _transformers
+from sampler import Sampler
+from sampler.hf import _transformers
 from tiny import CACHE_NAME, NEVER, prompts
 
 
@@ -180,15 +180,6 @@ def prepared(model, **settings):
     config = type(model.generation_config)(max_length=9, **settings)
     model._prepare_special_tokens(config, device="cpu")
     return config
-
-
-def test_warpers_of_the_filters():
-    # `FilterLogitsProcessor` calls these on other devices, with these arguments.
-    for stage, warper in _filtering._WARPERS.items():
-        if stage is Temperature:
-            continue
-        arguments = inspect.signature(warper).parameters
-        assert {"filter_value", "min_tokens_to_keep"} <= set(arguments)
 
 
 def test_transformers_repeats_images_by_prompt():

@@ -365,7 +365,7 @@ def test_a_bad_entry_is_named_with_its_row(name, value, error, text):
 
 
 def test_a_tensor_elsewhere_or_with_a_gradient():
-    with pytest.raises(TypeError, match="`top_p` have to be a tensor on the CPU, but are on meta"):
+    with pytest.raises(TypeError, match="`top_p` have to hold numbers, but are on the meta"):
         Sampler(top_p=torch.ones(2, device="meta"))
     with pytest.raises(TypeError, match=r"^`temperature` requires grad"):
         Sampler(temperature=torch.ones(2, requires_grad=True))
@@ -446,12 +446,6 @@ def test_filter_values_go_by_the_row():
         alone = FilterLogitsProcessor(**own, filter_value=-5.0)(None, scores[i : i + 1])
         assert whole[i].tolist() == alone[0].tolist()
     assert whole[:, 1].tolist() == [-5.0, -inf, -5.0]
-
-
-def test_another_device_takes_no_arrays():
-    processor = FilterLogitsProcessor(top_p=[0.5, 0.9])
-    with pytest.raises(ValueError, match=r"^`top_p` has to be a number on meta, .* for 2 rows$"):
-        processor(None, torch.zeros(2, 9, device="meta"))
 
 
 def test_sampler_and_floors_exclude_each_other():
