@@ -190,6 +190,7 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 bench-check: $(VENV)/.has-bench $(VENV)/.built
 	$(call say,'Calling every benchmark once')
 	@$(PY) -m pytest benchmarks --benchmark-disable -q -k 'not smollm2' $(ARGS)
+	@$(PY) benchmarks/gpu.py --cpu --rows 100 --rounds 1
 
 bench-report: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/report.py $(ARGS)

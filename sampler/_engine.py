@@ -95,8 +95,7 @@ def make_chain(
 
 def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     """Put edits into the core's form."""
-    # Every edit is a ban so far: their order is of no account.
-    ids = [edit.pairs(vocab)[0] for edit in edits]
+    ids = [edit.banned(vocab) for edit in edits]
     banned = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
