@@ -251,7 +251,9 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
         hint = f": take one position, such as {name}[:, -1]" if len(shape) == 3 else ""
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}{hint}")
     if shape[-1] == 0:
-        raise ValueError(f"`{name}` have to hold at least one token a row, but have shape {shape}")
+        raise ValueError(
+            f"`{name}` have to hold at least one token per row, but have shape {shape}"
+        )
 
 
 def check_out(

@@ -1,4 +1,4 @@
-"""What a sampler returns besides tokens: `Samples`, `Distribution`."""
+"""What a sampler returns with tokens: `Samples`, `Distribution`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is reported of a row besides its tokens: log-probabilities, ranks, the top tokens, the kept
+"""What is reported of a row with its tokens: log-probabilities, ranks, the top tokens, the kept
 mass; the filtered row; the distribution.
 
 Every log of a mass is on the grid: the nearest multiple of 2**-32.
@@ -261,7 +261,7 @@ cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass
 
 
 cdef inline void find_whole_masses(RowState *s, bint raw) noexcept nogil:
-    """Before the stages: the fine masses that `raw` takes besides that of what is kept. The whole
+    """Before the stages: the fine masses that `raw` adds to that of what is kept. The whole
     row's at temperature 1, if `raw`, and, where a share of it is kept, at the chain's."""
     cdef Tempering tempering = make_tempering(s.max, s.chain.temperature)
     cdef bint warm = s.chain.temperature != 1.0

@@ -78,7 +78,7 @@ def generate(
     streamer: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Write text in a plain loop: one forward pass, one draw a token.
+    """Write text in a plain loop: one forward pass, one draw per token.
 
     The same texts as ``model.generate(**inputs, **generate_kwargs(sampler, ...))``, which also
     knows assisted decoding and whatever else Hugging Face adds; this one can be read, or copied

@@ -83,7 +83,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
     replaced last token is not seen. What the model's own configuration or the caller asks of
-    Hugging Face besides sampling (penalties, forced or suppressed tokens, minimum lengths) runs
+    Hugging Face apart from sampling (penalties, forced or suppressed tokens, minimum lengths) runs
     before it, on the logits it then draws from. A row with NaN, +inf or no finite score always
     raises.
 
