@@ -184,11 +184,13 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@$(PY) -m pytest benchmarks --benchmark-quiet --benchmark-json=.cache/bench/bench.json $(ARGS)
 	@$(PY) benchmarks/report.py
 	@$(PY) benchmarks/masks.py
+	@$(PY) benchmarks/logprobs.py
 
 # Calls each once, and times nothing.
 bench-check: $(VENV)/.has-bench $(VENV)/.built
 	$(call say,'Calling every benchmark once')
 	@$(PY) -m pytest benchmarks --benchmark-disable -q -k 'not smollm2' $(ARGS)
+	@$(PY) benchmarks/gpu.py --cpu --rows 100 --rounds 1
 
 bench-report: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/report.py $(ARGS)

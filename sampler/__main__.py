@@ -49,7 +49,7 @@ def main(context: click.Context) -> None:
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), default=0, show_default=True)
 def selftest(deep: bool, as_json: bool, draws: int | None, seed: int) -> None:
-    """Tell whether this build samples correctly on this machine.
+    """Test whether this build samples correctly on this machine.
 
     Exit status: 0 if it does, 1 if there is a fault, 3 if there were too few draws to tell. 2 if
     nothing was checked: a wrong option, a missing package.

@@ -16,7 +16,7 @@ def install(extra: str) -> str:
 
 
 def build_info() -> dict[str, Any]:
-    """Tell which instruction set the core runs on, which it could, and its compiler.
+    """Return which instruction set the core runs on, which it could, and its compiler.
 
     The environment variable ``SAMPLER_ISA``, read at import, forces one: "baseline", "v3"
     (x86-64 with AVX2) or "v4" (with AVX-512). One that the machine lacks is a ValueError. All give

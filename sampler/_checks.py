@@ -330,7 +330,7 @@ def check_reals(
         not hasattr(value, "__array__") or isinstance(value, np.generic)
     ):
         return check_real(name, value, low, math.inf, range_text) + 0.0  # -0.0 is 0.0
-    wanted = f"{range_text}, or one a row"
+    wanted = f"{range_text}, or one per row"
     array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"`{name}` has to be {wanted}, but is {value!r}")

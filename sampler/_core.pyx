@@ -103,7 +103,7 @@ from sampler.core.stages cimport N_STAGES, add_step, apply_stages, complete_chai
 
 
 cdef enum:
-    MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate anew
+    MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate each time
     # How rows are shared over threads, by what they take on a fast machine: a thread is worth
     # waking, which takes some 50 us, for a share like this, and claims rows for so long at a time.
     NS_PER_THREAD = 50000
@@ -660,7 +660,7 @@ def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
     cdef uint64_t stream
     if ((streams is not None and streams.shape[0] != out.shape[0])
             or (steps is not None and steps.shape[0] != out.shape[0])):
-        raise ValueError("one stream and one step a row")
+        raise ValueError("one stream and one step per row")
     with nogil:
         for row in range(out.shape[0]):
             stream = row if streams is None else streams[row]
@@ -708,7 +708,7 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] toke
     job.cost = MASS_COST if chain.weighs else READ_COST
     if tokens.shape[0] != job.batch or (u is not None and (u.shape[0] != job.batch
                                                            or u.shape[1] != job.n)):
-        raise ValueError("one uniform and one token a draw")
+        raise ValueError("one uniform and one token per draw")
     if job.batch > 0 and job.n > 0:
         job.tokens = &tokens[0, 0]
     if u is None:
@@ -846,7 +846,7 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
 
 def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, int what, out):
     """SOFTMAX or LOG_SOFTMAX of every row into out of shape (batch, vocab), or LOGSUMEXP into out
-    of shape (batch, 1), at one temperature, or at `temperatures`, one a row.
+    of shape (batch, 1), at one temperature, or at `temperatures`, one per row.
 
     out is float64 for float64 rows, else float32, contiguous along a row; it may be the rows
     themselves.
@@ -861,7 +861,7 @@ def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, 
     rows.init_job(&job)
     if temperatures is not None:
         if temperatures.shape[0] != job.batch:
-            raise ValueError("there has to be one temperature a row")
+            raise ValueError("there has to be one temperature per row")
         at = &temperatures[0]
         step = 1
     PyObject_GetBuffer(out, &target, PyBUF_STRIDES | PyBUF_WRITABLE)
@@ -975,7 +975,7 @@ def whole_masses(Rows rows, double temperature):
     try:
         if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
             raise ValueError("the row is invalid")
-        find_whole_masses(&s)
+        find_whole_masses(&s, True)
         return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
     finally:
         release(scratch)

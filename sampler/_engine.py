@@ -7,7 +7,7 @@ An engine holds a chain in the core's form and the key of its uniforms. It takes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from sampler.stages import Edit, Stage
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
+_Contain = Callable[[npt.NDArray[Any]], Any]
 _MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
 
 
@@ -94,8 +95,7 @@ def make_chain(
 
 def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     """Put edits into the core's form."""
-    # Every edit is a ban so far: their order is of no account.
-    ids = [edit.pairs(vocab)[0] for edit in edits]
+    ids = [edit.banned(vocab) for edit in edits]
     banned = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
@@ -106,6 +106,20 @@ def _for_core(stage: Stage) -> list[float | FloatArray]:
     if isinstance(first, np.ndarray):
         first = np.where(stage.off_rows, np.nan, first)
     return [first, *others]
+
+
+def _fields(
+    arrays: npt.NDArray[Any], lone: bool, drop_last: bool, contain: _Contain | None
+) -> list[Any]:
+    """Split (fields, batch, n) by fields; drop the axes that are not wanted."""
+    if lone:
+        arrays = arrays[:, 0]
+    if drop_last:
+        arrays = arrays[..., 0]
+    if arrays.ndim == 1:
+        numbers: list[Any] = arrays.tolist()
+        return numbers
+    return list(arrays) if contain is None else [contain(one) for one in arrays]
 
 
 class Engine:
@@ -123,6 +137,7 @@ class Engine:
         "_chain",
         "_edits",
         "_flag_invalid",
+        "_is_plain",
         "_keys",
         "_prepared",
         "_threads",
@@ -145,6 +160,7 @@ class Engine:
         self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
         self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
         self.per_row = chain.per_row
+        self._is_plain = chain.per_row is None and not self._edits
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -162,10 +178,8 @@ class Engine:
 
     def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        if self.per_row is None and mask is None and not self._edits:  # saves a call
-            rows = source.rows()
-        else:
-            rows = self._rows_of(source, mask)
+        is_plain = mask is None and self._is_plain  # saves a call
+        rows = source.rows() if is_plain else self._rows_of(source, mask)
         found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
@@ -207,16 +221,18 @@ class Engine:
         draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
+        contain: _Contain | None = None,
     ) -> Samples:
         """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
 
         The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
-        without n where that is None. The lists are None without any, and so are the raw fields
-        unless asked for.
+        without n where that is None; what has no axis left is a number. The lists are None without
+        any, and so are the raw fields unless asked for. `contain` makes of each array what the
+        caller wants.
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
         return self._report(
-            source, self._keys, figures, n is None, top, streams, steps, draws, mask, name
+            source, self._keys, figures, n is None, top, streams, steps, draws, mask, name, contain
         )
 
     def score(
@@ -230,6 +246,7 @@ class Engine:
         steps: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
+        contain: _Contain | None = None,
     ) -> Samples:
         """Return for given tokens, (batch, n), each in [0, vocab), what `sample` returns.
 
@@ -237,7 +254,9 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, None, figures, drop_n, top, None, steps, None, mask, name)
+        return self._report(
+            source, None, figures, drop_n, top, None, steps, None, mask, name, contain
+        )
 
     def _report(
         self,
@@ -251,6 +270,7 @@ class Engine:
         draws: _WordArray | None,
         mask: _MaskWords | None,
         name: str,
+        contain: _Contain | None,
     ) -> Samples:
         """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
 
@@ -267,18 +287,19 @@ class Engine:
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
-        row: Any = 0 if source.array.ndim == 1 else slice(None)
-        at = (row, 0) if drop_n else (row,)
-        tokens, ranks, n_kept, *raw_ranks = [figures[i, *at] for i in range(len(figures))]
-        logprobs, entropy, *raw_logs = [logs[i, *at] for i in range(len(logs))]
-        ids, top_logprobs = (top_ids[0, row], top_logs[0, row]) if top else (None, None)
+        lone = source.array.ndim == 1
+        numbers = _fields(figures, lone, drop_n, contain)
+        log_numbers = _fields(logs, lone, drop_n, contain)
+        ids = top_log_lists = [None, None]
+        if top:
+            ids = _fields(top_ids, lone, False, contain)
+            top_log_lists = _fields(top_logs, lone, False, contain)
+        tokens, ranks, n_kept, *raw_ranks = numbers
+        logprobs, entropy, *raw_logs = log_numbers
+        shown = (tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0])
         if not raw:
-            return Samples(tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs)
-        raw_ids, raw_top = (top_ids[1, row], top_logs[1, row]) if top else (None, None)
-        return Samples(
-            tokens, logprobs, ranks, n_kept, entropy, ids, top_logprobs, raw_logs[0], raw_ranks[0],
-            raw_logs[1], raw_ids, raw_top,
-        )  # fmt: skip
+            return Samples(*shown)
+        return Samples(*shown, raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1])
 
     def filter(
         self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"

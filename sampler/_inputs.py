@@ -143,8 +143,8 @@ def read(
     Parameters
     ----------
     logits : array_like
-        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, torch tensors,
-        anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
+        float16, bfloat16, float32 or float64: NumPy or ml_dtypes arrays, torch tensors on any
+        device, anything with ``__array__`` or DLPack on the CPU, lists of numbers (float64).
     dtype : {None, "bfloat16"}
         "bfloat16" reads 16-bit integers as raw bfloat16 words.
     name : str
@@ -210,10 +210,7 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
         return _from_list(value, name, numbers)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
-        raise TypeError(
-            f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere: "
-            "copy them to a NumPy array first"
-        )
+        raise TypeError(f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere")
     if hasattr(value, "__array__"):
         return np.asarray(value).view(np.ndarray)
     if device is not None:
@@ -254,19 +251,23 @@ def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2
         hint = f": take one position, such as {name}[:, -1]" if len(shape) == 3 else ""
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {shape}{hint}")
     if shape[-1] == 0:
-        raise ValueError(f"`{name}` have to hold at least one token a row, but have shape {shape}")
+        raise ValueError(
+            f"`{name}` have to hold at least one token per row, but have shape {shape}"
+        )
 
 
 def check_out(
     out: Any, shape: tuple[int, ...], wanted: np.dtype[Any], dtype: object = None
 ) -> npt.NDArray[Any]:
-    """Return the memory of `out`, an array or a tensor to write a result into.
-
-    Of a tensor on a device, a copy: `_tensors.written` puts it back.
-    """
+    """Return the memory of `out`, an array or a tensor to write a result into."""
     if _tensors.is_negated(out):
         raise ValueError(
             "`out` has to be plain memory, but is a view that negates what it shows: pass another"
+        )
+    if not _tensors.is_on_the_host(out):
+        raise TypeError(
+            f"`out` has to be on the CPU, but is on {out.device}: leave it out, and the result is "
+            "on the device of the input"
         )
     target = read(out, dtype, name="out")
     if not isinstance(out, np.ndarray) and target.to_tensor is None:

@@ -26,7 +26,7 @@ SAME = {
 # What `generate(do_sample=True)` takes for a field that is unset, where that is not off.
 HF_DEFAULTS = {"top_k": 50}
 
-# Field -> the values that ask for nothing, besides None, False and empty ones. First the stages of
+# Field -> the values that ask for nothing, as None, False and empty ones do. First the stages of
 # a draw, which greedy decoding ignores: a greedy card that sets one of ours to anything else gets a
 # warning.
 HF_STAGES: dict[str, tuple[Any, ...]] = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor as Tensor  # noqa: PLC0414 -- for others to import
 else:
     Tensor: TypeAlias = Any
-
-# torch keeps pinned memory for good: what is longer is copied without.
-_MOST_PINNED = 2**28
 
 _INTEGERS = ("torch.int", "torch.uint", "torch.bool")  # how the names of such dtypes begin
 
@@ -38,40 +34,28 @@ def _torch_of(value: Any) -> Any:
     return torch if isinstance(value, getattr(torch, "Tensor", ())) else None
 
 
-def container_of(value: Any) -> Callable[[npt.NDArray[Any]], Any] | None:
+def container_of(value: Any) -> Any:
     """Return what makes an array the caller's container again: a tensor for a tensor, else None."""
     torch = _torch_of(value)
     return None if torch is None else _maker(torch, value)
 
 
 def _maker(torch: Any, tensor: Any) -> Callable[[npt.NDArray[Any]], Any]:
-    # The one place that remembers what came in, and makes what goes out.
-    make: Callable[[npt.NDArray[Any]], Any] = torch.from_numpy
-    return make if tensor.is_cpu else partial(_on_device, tensor.device)
+    # The one place that remembers what came in, and makes what goes out: on the same device.
+    if tensor.is_cpu:
+        return torch.from_numpy  # type: ignore[no-any-return]
+    like = tensor.detach().new_empty(0)  # which does not keep the tensor's memory alive
+
+    def make(array: npt.NDArray[Any]) -> Any:
+        host = torch.from_numpy(array)
+        return like.new_empty(host.shape, dtype=host.dtype).copy_(host)
+
+    return make
 
 
-def _on_device(device: Any, array: npt.NDArray[Any]) -> Any:
-    if device.type == "mps" and array.dtype == np.float64:  # which that device does not have
-        array = array.astype(np.float32)
-    return sys.modules["torch"].from_numpy(array).to(device)
-
-
-def _on_host(torch: Any, tensor: Any) -> Any:
-    # A copy into pinned memory is the quickest there is, but does not wait for its end.
-    pinned = tensor.is_cuda and tensor.nbytes <= _MOST_PINNED
-    host = tensor.to("cpu", non_blocking=pinned)
-    if pinned:
-        torch.cuda.current_stream(tensor.device).synchronize()
-    return host
-
-
-def written(out: Any, array: npt.NDArray[Any]) -> Any:
-    """Return `out`, with what is in the array that `readable` made of it: its memory, or a copy."""
-    torch = _torch_of(out)
-    if torch is not None and not out.is_cpu:
-        with torch.no_grad():
-            out.copy_(torch.from_numpy(array).view(out.dtype))
-    return out
+def is_on_the_host(value: Any) -> bool:
+    """Whether a value is no tensor on another device."""
+    return _torch_of(value) is None or value.is_cpu
 
 
 def is_negated(value: Any) -> bool:
@@ -91,16 +75,27 @@ def _readable(torch: Any, tensor: Any, name: str, draws: bool) -> Any:
         found = "are nested" if tensor.is_nested else f"have layout {tensor.layout}"
         hint = how_to_pad(name) if tensor.is_nested and name in _LOGITS else ""
         raise TypeError(f"`{name}` have to be a dense tensor, but {found}{hint}")
-    if tensor.is_meta:
-        raise TypeError(f"`{name}` have to hold values, but are on the device meta, which has none")
     # Asking first is quicker than undoing what is not there.
     if tensor.requires_grad:
         if not draws and torch.is_grad_enabled():
             raise _cut_graph(name, tensor.ndim)
         tensor = tensor.detach()
     if not tensor.is_cpu:
-        tensor = _on_host(torch, tensor)
+        tensor = _on_the_host(torch, tensor, name)
     return tensor.resolve_neg() if tensor.is_neg() else tensor
+
+
+def _on_the_host(torch: Any, tensor: Any, name: str) -> Any:
+    # The only place where logits leave a device.
+    if tensor.device.type == "meta":
+        raise TypeError(f"`{name}` have to hold numbers, but are on the meta device: it has none")
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    # Into memory that the card writes to by itself; then wait for what this stream has to do alone.
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return host
 
 
 def how_to_pad(name: str) -> str:
@@ -174,17 +169,15 @@ def to_array(value: Any, name: str) -> npt.NDArray[Any]:
 
 
 def list_as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """Return NumPy's array of a list that may hold tensors, of which NumPy can read each."""
+    """Return NumPy's array of a list that may hold tensors; a TypeError if it would cut a graph."""
     try:
         return np.asarray(value)
-    except (RuntimeError, TypeError) as error:
-        reasons = {"requires grad": "requires grad", "device type tensor": "is on a device"}
-        found = [reason for words, reason in reasons.items() if words in str(error)]
-        if not found:
+    except RuntimeError as error:
+        if "requires grad" not in str(error):
             raise
         raise TypeError(
-            f"`{name}` have to be one tensor, but are a list of tensors, of which one {found[0]}: "
-            "make one with torch.stack"
+            f"`{name}` have to be one tensor, but are a list of tensors, of which one requires "
+            "grad: make one with torch.stack"
         ) from None
 
 

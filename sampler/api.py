@@ -21,7 +21,7 @@ from typing import (
 import numpy as np
 import numpy.typing as npt
 
-from sampler import _inputs, _tensors
+from sampler import _inputs
 from sampler._checks import (
     U64_END,
     U64_TEXT,
@@ -40,7 +40,7 @@ from sampler._names import IGNORED_FIELDS, SAME
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
-from sampler.results import Distribution, Samples, contained
+from sampler.results import Distribution, Samples
 from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
@@ -96,9 +96,8 @@ class Sampler(HasSettings):
         processors. Only where that pays: a single row, or a few short ones, stay on one. The
         answers are the same for every number.
     device : {"auto", "host"}
-        Where a tensor on a device, such as a GPU, is worked on. Both copy it to the host, and the
-        results back to its device; "auto" may take a faster way in a later version. The answers are
-        the same for both.
+        Where rows on another device are computed. "host" copies them to the host and the results
+        back; "auto" may take a faster way once there is one. The answers are the same.
     on_invalid : {"raise", "flag"}
         What a row with NaN, +inf or no finite logit does: raise ValueError, or be marked in the
         result (token -1, log-probabilities NaN, `n_kept` 0, a row of -inf from `filter`) while
@@ -271,7 +270,7 @@ class Sampler(HasSettings):
 
     @property
     def device(self) -> Literal["auto", "host"]:
-        """Where a tensor on a device is worked on."""
+        """Where rows on another device are computed."""
         return self._device  # type: ignore[no-any-return]
 
     @property
@@ -298,9 +297,9 @@ class Sampler(HasSettings):
         Parameters
         ----------
         logits : array_like of shape (vocab,) or (batch, vocab)
-            float16, bfloat16, float32 or float64, from NumPy, torch on any device, or anything
-            with ``__array__`` or DLPack on the CPU; lists become float64. Never written to. A
-            tensor may require grad: a token has no gradient.
+            float16, bfloat16, float32 or float64, from NumPy, torch, or anything with
+            ``__array__`` or DLPack on the CPU; lists become float64. Never written to. A tensor on
+            another device is copied to the host. One may require grad: a token has no gradient.
         mask : array_like, optional
             Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
             j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
@@ -418,7 +417,9 @@ class Sampler(HasSettings):
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return contained(self._engine.sample(source, n, top, raw=raw, mask=words, **keys), source)
+        return self._engine.sample(
+            source, n, top, raw=raw, mask=words, contain=source.to_container, **keys
+        )
 
     @overload
     def score(
@@ -492,10 +493,10 @@ class Sampler(HasSettings):
         keys = _check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        r = self._engine.score(
-            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words
-        )
-        return contained(r, source)
+        return self._engine.score(
+            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words,
+            contain=source.to_container,
+        )  # fmt: skip
 
     @hides_unknown
     def distribution(
@@ -612,7 +613,7 @@ class Sampler(HasSettings):
         if target is None:
             return source.to_original(filtered)
         target[...] = filtered
-        return _tensors.written(out, target)
+        return out
 
     def replace(self, **changes: Any) -> Sampler:
         """Return a sampler with some settings changed; seed and step stay unless changed.
@@ -668,8 +669,8 @@ class Sampler(HasSettings):
         """Return what equal samplers have in common: everything but the step."""
         floor = self._min_tokens_to_keep
         floor = tuple(floor) if isinstance(floor, np.ndarray) else floor
-        how = self._ties, self._on_invalid, self._threads, self._device
-        return self._stages, floor, *how, self.seed
+        calls = self._on_invalid, self._threads, self._device
+        return self._stages, floor, self._ties, *calls, self.seed
 
     if not TYPE_CHECKING:  # which would take any name for one
 
@@ -764,8 +765,12 @@ def _arguments_of_call(
             f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
             "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
         )
-    check_known("Sampler.__call__", unknown, ("mask", "dtype"))
+    if unknown:
+        check_known("Sampler.__call__", unknown, ("mask", "dtype"))
     return logits, mask, dtype
+
+
+_arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
 
 
 def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:

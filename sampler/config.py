@@ -63,6 +63,12 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     for name, value in changes.items():
         if name not in known:
             raise unknown_keyword("from_generation_config", name, value, known)
+    for name in SETTINGS:
+        value = fields.get(name)
+        if isinstance(value, Sequence) and not isinstance(value, str):  # only a change is per row
+            if len(value):
+                raise TypeError(f"`{name}` has to be a number in a configuration, but is {value!r}")
+            fields[name] = None
     fields |= changes  # where None means off
     draws = fields.pop("do_sample", None)
     if not isinstance(draws, (bool, type(None))):

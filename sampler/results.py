@@ -1,4 +1,4 @@
-"""What a sampler returns besides tokens: `Samples`, `Distribution`."""
+"""What a sampler returns with tokens: `Samples`, `Distribution`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import as_array
-from sampler._inputs import Logits
 from sampler._tensors import container_of
 
 if TYPE_CHECKING:
@@ -271,15 +270,3 @@ class Distribution:
         )
         more = ", ..." if len(self) > 4 else ""
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
-
-
-def contained(r: Samples, source: Logits) -> Samples:
-    """Put what an `Engine` gives into the container of the logits, and numbers into Python's."""
-
-    def given(name: str) -> Any:
-        array = getattr(r, name)
-        if array is None:
-            return None
-        return source.to_container(array) if array.ndim else array.item()
-
-    return Samples(*map(given, _FIELDS))

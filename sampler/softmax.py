@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sampler import _core, _inputs, _tensors
+from sampler import _core, _inputs
 from sampler._checks import (
     Reduction,
     as_array,
@@ -70,7 +70,7 @@ def softmax(
     Raises
     ------
     TypeError
-        If `x` is no array of numbers, or a parameter has the wrong type; if a tensor
+        If `x` is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
         requires grad, unless grad is disabled: `sampler.torch` has the family with gradients.
     ValueError
         If a parameter is out of its range or does not broadcast, or `out` does not fit.
@@ -184,7 +184,7 @@ def _apply(
             moved = result if is_sum else _last(result, axes)
             moved[...] = into.reshape(moved.shape)
     if out is not None:
-        return _tensors.written(out, result)
+        return out
     return source.to_container(result)
 
 
@@ -281,7 +281,7 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `x` is no array of numbers or requires grad, or the temperature is no number.
+        If `x` is no array of numbers on the CPU or requires grad, or the temperature is no number.
     ValueError
         If the temperature is out of its range.
 
@@ -330,7 +330,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `p` is no array of numbers or requires grad, or the temperature is no number.
+        If `p` is no array of numbers on the CPU or requires grad, or the temperature is no number.
     ValueError
         If `p` is a scalar, or the temperature out of its range.
 
@@ -376,7 +376,7 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     Raises
     ------
     TypeError
-        If `p` or `v` is no array of numbers or requires grad, or a parameter has the
+        If `p` or `v` is no array of numbers on the CPU or requires grad, or a parameter has the
         wrong type.
     ValueError
         If a parameter is out of its range or does not broadcast.

@@ -121,7 +121,12 @@ class Stage:
         """Make the stage of what its keyword may be: a value, or the stage itself."""
         if isinstance(value, cls):
             return value
-        return cls(*value) if cls.off is None and isinstance(value, tuple) else cls(value)
+        if cls.off is not None or not isinstance(value, tuple):
+            return cls(value)
+        if len(value) > len(cls.parameters):
+            names = ", ".join(cls.parameters)
+            raise TypeError(f"`{cls.setting}` has to be at most ({names}), but is {value!r}")
+        return cls(*value)
 
     @classmethod
     def label(cls, parameter: str) -> str:
@@ -182,13 +187,19 @@ def _is_array(value: Any) -> bool:
 
 
 class Edit(Stage):
-    """A step that changes single logits of the row, before anything else looks at it."""
+    """A step that forbids single tokens of the row, before anything else looks at it."""
 
     __slots__ = ()
     kind = "edit"
 
-    def pairs(self, vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Return the ids of the logits that change, ascending, and what they become."""
+    def banned(self, vocab: int) -> npt.NDArray[np.int64]:
+        """Return the ids that become -inf, ascending, shape (n,), each in [0, vocab).
+
+        Raises
+        ------
+        ValueError
+            If an id is not in the vocabulary.
+        """
         raise NotImplementedError
 
 
@@ -222,14 +233,14 @@ class SuppressTokens(Edit):
 
     suppress_tokens: Collection[int] | None = setting(default=(), range_=Ids())
 
-    def pairs(self, vocab: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Return the ids, each with -inf."""
+    def banned(self, vocab: int) -> npt.NDArray[np.int64]:
+        """Return the ids."""
         ids = np.array(self.value, np.int64)
         if ids.size and ids[-1] >= vocab:
             raise ValueError(
                 f"`suppress_tokens` has to hold ids in [0, {vocab}), but one is {ids[-1]}"
             )
-        return ids, np.full(ids.size, -np.inf)
+        return ids
 
 
 @stage

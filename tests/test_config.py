@@ -580,3 +580,18 @@ def test_the_callers_configuration_stays_as_it_is():
     before = as_object.to_dict()
     read(as_object, **changes)
     assert as_object.to_dict() == before
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_k", "top_p", "min_p"])
+def test_a_list_in_a_configuration_is_no_setting_per_row(name):
+    # Found: an empty list became a setting for no row at all, [0.5, 0.9] one for two.
+    off = Sampler.from_generation_config({"do_sample": True, name: None, "top_k": 50}, seed=7)
+    if name != "top_k":
+        s = Sampler.from_generation_config({"do_sample": True, name: [], "top_k": 50}, seed=7)
+        assert s == off
+    with pytest.raises(
+        TypeError, match=rf"^`{name}` has to be a number in a configuration, but is \[0.5, 0.9\]$"
+    ):
+        Sampler.from_generation_config({"do_sample": True, name: [0.5, 0.9]}, seed=7)
+    s = Sampler.from_generation_config({"do_sample": True}, seed=7, **{name: [1, 1]})
+    assert getattr(s, name).tolist() == [1.0, 1.0]

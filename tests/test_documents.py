@@ -13,6 +13,11 @@ TEXTS = [
     ROOT / "Makefile",
     *(ROOT / "demos").glob("*.py"),
     *(ROOT / "benchmarks").glob("*.py"),
+    *(
+        path
+        for end in ("py", "pyi", "pyx", "pxd", "h")
+        for path in (ROOT / "sampler").rglob(f"*.{end}")
+    ),
 ]
 
 # What crept in once, and what a reader of English expects in its place.

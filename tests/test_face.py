@@ -454,3 +454,8 @@ def test_the_demos_name_the_other_project(tmp_path):
 
 def test_suppressed_tokens_are_settings_too():
     assert Sampler([SuppressTokens([2])], seed=1).suppress_tokens == (2,)
+
+
+def test_a_call_without_logits_names_the_call():
+    with pytest.raises(TypeError, match=r"^Sampler\.__call__\(\) missing .* 'logits'$"):
+        Sampler(seed=0)()

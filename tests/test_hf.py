@@ -386,7 +386,7 @@ def test_mask_of_another_batch_or_prompt():
 @pytest.mark.parametrize(
     ("scores", "error", "words"),
     [
-        (torch.zeros(2, VOCAB, device="meta"), TypeError, "hold values, .*meta"),
+        (torch.zeros(2, VOCAB, device="meta"), TypeError, "hold numbers.*meta"),
         (torch.zeros(2, VOCAB).long(), TypeError, "torch.int64"),
         (torch.zeros(2, VOCAB).to_sparse(), TypeError, "dense"),
         (torch.zeros(VOCAB), ValueError, r"2-D, but have shape \(199,\)"),
@@ -461,8 +461,8 @@ def test_a_mask_that_is_not_one(mask, words):
         generate_kwargs(Sampler(seed=7), attention_mask=torch.tensor(mask))
 
 
-def test_a_mask_without_values():
-    with pytest.raises(TypeError, match=r"^`attention_mask` have to hold values, .* meta"):
+def test_a_mask_without_numbers():
+    with pytest.raises(TypeError, match=r"^`attention_mask` have to hold numbers.* meta"):
         generate_kwargs(Sampler(seed=7), attention_mask=torch.ones(1, 5, device="meta"))
 
 

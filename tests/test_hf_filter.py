@@ -581,27 +581,6 @@ def test_errors_call_them_scores():
         processor(None, torch.nested.nested_tensor(rows, layout=torch.jagged))
 
 
-@pytest.mark.parametrize(
-    "processor",
-    [
-        *(FilterLogitsProcessor(**setting) for setting in SETTINGS[-7:-2]),
-        FilterLogitsProcessor(**FULL, min_tokens_to_keep=5),
-        FilterLogitsProcessor(**FULL, filter_value=-1e9),
-        FilterLogitsProcessor(Sampler([TopK(40), TopP(0.95), Temperature(0.8)], ties="all")),
-        FilterLogitsProcessor(Sampler([MinP(0.05), TopP(0.5), TopK(2)], ties="all")),
-        FilterLogitsProcessor(Sampler(top_p=0.5, min_p=0.01)),  # no top_k: no ties to differ in
-    ],
-)
-def test_whole_chains_agree_with_the_warpers(processor):
-    rows = batch(1000)[[0, 5]]
-    scores = rows
-    floor, filter_value = processor.sampler.min_tokens_to_keep, processor.filter_value
-    for stage in processor.sampler.stages:
-        if not stage.is_off:
-            scores = warper(stage, floor, filter_value)(None, scores)
-    assert torch.allclose(processor(None, rows), scores, rtol=1e-6)
-
-
 # ------------------------------------------------------------------------- continuous batching
 
 

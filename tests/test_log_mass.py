@@ -126,6 +126,8 @@ def test_half_a_step_from_the_exact_value(seed, size):
 
 
 CHAINS = [
+    [TopP(0.9), Temperature(0.5)],  # top-p begins with the mass of another temperature
+    [Temperature(0.9), TopP(0.9), Temperature(0.5), TopP(0.8)],
     [Temperature(0.8), TopK(50)],
     [Temperature(0.8), TopP(0.9)],
     [Temperature(5.0), TopP(0.95)],
@@ -326,3 +328,17 @@ def test_a_chain_whose_cut_keeps_all_after_another_temperature():
     for step in range(50):
         token = s.sample(row, steps=step, raw=True).tokens
         assert token == d.draw(reference.uniform(0, 0, step, 0))
+
+
+@pytest.mark.parametrize("stages", CHAINS, ids=str)
+def test_raw_changes_no_other_field(stages, real_logits):
+    # Planted: top-p began with the mass of the chain's temperature, where it saw another.
+    rows = real_logits[:, :9000].astype(np.float32)
+    for mask in (None, np.arange(9000) % 7 > 0):
+        given = None if mask is None else np.broadcast_to(mask, rows.shape)
+        bare, raw = (
+            Sampler(stages, seed=5).sample(rows, mask=given, n=2, logprobs=4, raw=raw)
+            for raw in (False, True)
+        )
+        for name in ("tokens", "logprobs", "ranks", "n_kept", "entropy", "top_ids", "top_logprobs"):
+            assert getattr(bare, name).tobytes() == getattr(raw, name).tobytes(), name

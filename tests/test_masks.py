@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import sampler
 from law import random_stage
 from sampler import Sampler, SuppressTokens, Temperature, TopK, TopP, _core, _inputs
+from sampler._engine import make_chain
 from sampler.masks import read_mask
 from test_law import KINDS, make_row
 
@@ -419,3 +420,32 @@ def test_every_tier_weighs_what_the_mask_allows() -> None:
     assert error == 0.0
     for mass, error in _core.masses(rows, 1.5).values():
         assert abs(mass - exact) <= error
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_logits_with_another_value(dtype):
+    # No step gives finite values yet; what the core does with them is that of a copied row.
+    rng = np.random.default_rng(9)
+    for size in (1, 64, 511, 513, 3000):
+        for chain in ([], [TopK(9)], [Temperature(0.7), TopP(0.9)]):
+            row = rng.normal(0, 2, size).astype(dtype)
+            ids = np.unique(rng.integers(0, size, 9))
+            values = rng.normal(0, 4, len(ids)).astype(dtype).astype(np.float64)
+            values[rng.random(len(ids)) < 0.3] = -np.inf
+            copied = row.copy()
+            copied[ids] = values
+            if not np.isfinite(copied).any():
+                continue
+            rows = _inputs.read(row).rows()
+            rows.edit(_core.Edits(size, ids, values))
+            figures, logs = np.empty((3, 1, 20), np.int64), np.empty((2, 1, 20))
+            lists = np.empty((1, 1, 3), np.int64), np.empty((1, 1, 3))
+            keys = _core.KeyedUniforms(5, 0)
+            _core.sample_tokens(make_chain(chain), rows, keys, figures, logs, *lists, False)
+            r = Sampler(chain, seed=5).sample(copied, n=20, logprobs=3, steps=0)
+            for found, wanted in zip(
+                (*figures[:, 0], *logs[:, 0], lists[0][0, 0], lists[1][0, 0]),
+                (r.tokens, r.ranks, r.n_kept, r.logprobs, r.entropy, r.top_ids, r.top_logprobs),
+                strict=True,
+            ):
+                assert found.tobytes() == wanted.tobytes()

@@ -41,7 +41,7 @@ def test_evenly_spaced_uniforms_give_each_token_its_share(real_logits, stages):
     many = draw(stages, row, u[None, :])[0]
     counts = np.bincount(many, minlength=len(row))
     assert np.max(np.abs(counts - expected)) <= 1.0
-    # One draw a row goes another way, through the fast mass: the same tokens.
+    # One draw per row goes another way, through the fast mass: the same tokens.
     some = np.arange(0, n, 20)
     rows = np.broadcast_to(row, (len(some), len(row)))
     assert np.array_equal(draw(stages, rows, u[some][:, None])[:, 0], many[some])

@@ -364,8 +364,8 @@ def test_a_bad_entry_is_named_with_its_row(name, value, error, text):
         assert str(caught.value).startswith(f"`{name}` has to be {text}")
 
 
-def test_a_tensor_without_values_or_with_a_gradient():
-    with pytest.raises(TypeError, match="`top_p` have to hold values, but are on the device meta"):
+def test_a_tensor_elsewhere_or_with_a_gradient():
+    with pytest.raises(TypeError, match="`top_p` have to hold numbers, but are on the meta"):
         Sampler(top_p=torch.ones(2, device="meta"))
     with pytest.raises(TypeError, match=r"^`temperature` requires grad"):
         Sampler(temperature=torch.ones(2, requires_grad=True))

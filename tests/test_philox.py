@@ -123,5 +123,5 @@ def test_a_call_draws_at_stream_i_and_its_step():
 )
 def test_shapes_are_checked_before_memory(streams, steps):
     given = [None if count is None else np.zeros(count, np.uint64) for count in (streams, steps)]
-    with pytest.raises(ValueError, match="one stream and one step a row"):
+    with pytest.raises(ValueError, match="one stream and one step per row"):
         _core.uniforms(np.empty((3, 2)), 0, 0, *given)

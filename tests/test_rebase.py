@@ -112,6 +112,22 @@ def test_what_is_kept_stays_kept():
         assert np.isfinite(d.logprobs).all()
 
 
+def test_log_mass_of_steep_curves():
+    # Found: NaN, and an error of 1e-6, where the likeliest is far above the largest logit.
+    s = Sampler([Smoothing(1e308, 5), Temperature(0.1)], seed=0)
+    assert s.sample([-1, -0.5, 0], raw=True).log_mass == 0.0
+    s = Sampler([Smoothing(1e9, 5), Temperature(1e-3), TopK(2)], seed=0)
+    log_mass = s.sample(np.array([0] + [-1 / 3] * 4), raw=True).log_mass
+    assert abs(log_mass - math.log(0.5)) < 2.4e-10
+
+
+def test_too_many_parameters():
+    with pytest.raises(
+        TypeError, match=r"^`smoothing` has to be at most \(factor, curve\), but is \(1, 2, 3\)$"
+    ):
+        Sampler(smoothing=(1, 2, 3))
+
+
 def test_a_curve_above_three_ranks_others_first():
     d = Sampler(smoothing=(1.0, 5.0)).distribution([0.0, -0.25, -2.0])
     assert d.ids.tolist() == [1, 0, 2]

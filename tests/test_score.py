@@ -366,7 +366,7 @@ def test_bad_tokens(logits, tokens, error, words):
         (np.zeros((2, 2, 4)), {}, ValueError, "`logits` have to be 1-D or 2-D"),
         (np.zeros(0), {}, ValueError, "`logits` have to hold at least one token"),
         (np.zeros(4, int), {}, TypeError, "`logits` have to be float16"),
-        (torch.zeros(4, device="meta"), {}, TypeError, "`logits` have to hold values"),
+        (torch.zeros(4, device="meta"), {}, TypeError, "`logits` have to hold numbers"),
         (ROW, {"logprobs": -1}, ValueError, "`logprobs` has to be an integer >= 0"),
         (ROW, {"logprobs": 1.0}, TypeError, "`logprobs` has to be an integer >= 0"),
         (ROW, {"dtype": "float16"}, ValueError, "`dtype` has to be None or 'bfloat16'"),

@@ -823,8 +823,8 @@ def test_bad_temperature(value, error):
     [
         (np.ones((4, 5)), "has to broadcast to shape (4,), but has shape (4, 5)"),
         ([1.0, 2.0], "has to broadcast to shape (4,), but has shape (2,)"),
-        ([1.0, -1.0, 2.0, 3.0], "has to be a float in [0, inf], or one a row, but one is -1.0"),
-        ([1.0, nan, 2.0, 3.0], "has to be a float in [0, inf], or one a row, but one is nan"),
+        ([1.0, -1.0, 2.0, 3.0], "has to be a float in [0, inf], or one per row, but one is -1.0"),
+        ([1.0, nan, 2.0, 3.0], "has to be a float in [0, inf], or one per row, but one is nan"),
     ],
 )
 def test_bad_temperatures(value, message):

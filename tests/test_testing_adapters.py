@@ -85,7 +85,7 @@ def test_generate_is_checked_with_its_penalties(model):
         with pytest.raises((TypeError, ValueError), match=message):
             call()
     for name in ("num_beams", "num_return_sequences"):
-        with pytest.raises(ValueError, match=f"`{name}` has to be 1, to draw one token a row"):
+        with pytest.raises(ValueError, match=f"`{name}` has to be 1, to draw one token per row"):
             from_generate(model, {"do_sample": True, name: 2})(row[None])
 
 

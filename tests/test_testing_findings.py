@@ -46,8 +46,8 @@ SENTENCES = [
     (Finding(Kind.DEPENDENT, "rows", pvalue=1e-9), "rows are not independent: p = 1e-09"),
     (Finding(Kind.NOT_REPEATED, observed=3),
      "the same seed gives other tokens the second time, from call 3 on"),
-    (Finding(Kind.BESIDE, observed=1000, size=2000),
-     "under the same seed, 1,000 of 2,000 tokens change with the rows beside them"),
+    (Finding(Kind.NEIGHBOURS, observed=1000, size=2000),
+     "under the same seed, 1,000 of 2,000 tokens change with the rows next to them"),
     (Finding(Kind.PADDING, observed=1000, size=2000),
      "tokens put in at -inf were drawn 1,000 times in 2,000"),
     (Finding(Kind.UNREACHABLE, FarTail(2**18, 20.5), size=1000, probability=0.01),
@@ -85,7 +85,7 @@ def test_every_kind_of_finding_has_its_sentence_here():
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("neighbours", "a row's law changes with the rows beside it"),
+        ("neighbours", "a row's law changes with the rows next to it"),
         ("shift up", "logits + 128 have another law"),
         ("shift down", "logits - 128 have another law"),
         ("permutation", "the law changes with the order of the vocabulary"),

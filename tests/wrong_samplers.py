@@ -377,7 +377,7 @@ CASES = [
     Case(RowPlusStep, r"steps: row i \+ 1 of call t and row i of call t \+ 1 are not independent"),
     Case(SeedPlusRow, r"seeds: row i \+ 1 under seed s and row i under seed s \+ 1 are not",
          seeded=True),
-    Case(SeedOfNeighbours, "repeat: under the same seed, .* change with the rows beside them",
+    Case(SeedOfNeighbours, "repeat: under the same seed, .* change with the rows next to them",
          seeded=True),
     Case(ReseededEachStep, r"steps: calls t and t \+ 1 are not independent: 100 % of pairs agree"),
     # One time in 100,000 is seen at all with probability 0.999 in 691,000 draws.
@@ -388,7 +388,7 @@ CASES = [
     Case(RemovedTokensClipped, "padding: tokens put in at -inf were drawn"),
     Case(StridesIgnored, "layout: the law changes with the strides"),
     Case(Float64Rounded, "float64: float64 logits have another law"),
-    Case(NormalisedOverBatch, "neighbours: a row's law changes with the rows beside it"),
+    Case(NormalisedOverBatch, "neighbours: a row's law changes with the rows next to it"),
     Case(WritesIntoItsInput, "it writes into its logits"),
     Case(IdsForRanks, r"draws: the \d+ last token ids, .* were never drawn"),
     Case(LastRowLeftOver, "rows: a row's distance from the last of the batch and its tokens"),

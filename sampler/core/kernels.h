@@ -283,7 +283,7 @@ INLINE int64_t FN(kept_or_masked)(const Row *row, Cut cut, REAL deep, int64_t b,
 {
     const REAL *m = (const REAL *)row->maxima + b * LANES;
     const int64_t start = block_start(row, b), count = block_size(row, b);
-    /* A cut ends at one token: ties are kept in the blocks before it, and removed behind. */
+    /* A cut ends at one token: ties are kept in the blocks before it, not after it. */
     const REAL least = cut.value > -INFINITY ? LEAST(cut.value, cut.last < start) : LOWEST;
     *x = buffer;
     *floor = LARGER(deep, least);

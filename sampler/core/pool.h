@@ -21,7 +21,7 @@
 #include <unistd.h>
 #endif
 
-#define MOST_WORKERS 63 /* beside the thread that calls */
+#define MOST_WORKERS 63 /* not counting the thread that calls */
 #define MOST_LOOKS 1500
 
 typedef void (*Task)(void *job, int worker);
@@ -93,7 +93,7 @@ static int pool_add(void)
     return 0;
 }
 
-/* Take the pool for a call that could use `wanted` threads besides its own. Returns how many
+/* Take the pool for a call that could use `wanted` more threads. Returns how many
  * there are: 0 where another call has them, and then `pool_leave` must not be called. Under a
  * lock, or the GIL. */
 static int pool_enter(int wanted)

@@ -1,4 +1,4 @@
-"""What is reported of a row besides its tokens: log-probabilities, ranks, the top tokens, the kept
+"""What is reported of a row with its tokens: log-probabilities, ranks, the top tokens, the kept
 mass; the filtered row; the distribution.
 
 Every log of a mass is on the grid: the nearest multiple of 2**-32.
@@ -39,7 +39,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
         return False
     raw = s.tempering
     if job.raw and not s.chain.rebases:
-        find_whole_masses(&s)
+        find_whole_masses(&s, s.row.edits == NULL)
     apply_stages(&s)
     s.reports = True
     if n > 0 and not job.given:
@@ -51,7 +51,8 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     entropy = entropy_of(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
     if job.raw and not s.rebased:
-        raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
+        if s.row.edits == NULL:  # else `report_raw` finds it
+            raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
         kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
         for i in range(n):
@@ -88,26 +89,26 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
     if job.raw and s.rebased:
-        report_log_mass(job, row, scratch, s.max / s.temperature + log_mass, s.greedy)
+        report_log_mass(job, row, scratch, &s, log_mass)
     if job.raw and (s.rebased or s.row.edits != NULL):
         report_raw(job, row, scratch)
     return True
 
 
-cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, double kept,
-                                 bint greedy) noexcept nogil:
-    """The kept log mass of a row that was rebased; `kept` is the log of what is kept, on the scale
-    of the row's own logits.
+cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, const RowState *kept,
+                                 double log_of_kept) noexcept nogil:
+    """The kept log mass of a row that was rebased.
 
     Scales the row once more, without the cuts, so it uses the scratch of the first time.
     """
     cdef RowState s
     cdef double log_mass = 0.0
     cdef int64_t i
-    if not greedy:
+    if not kept.greedy:
         scan_row(&s, scratch, chain_of(job, row), row_of(job, row))
         apply_scales(&s)
-        log_mass = max(kept - (s.max / s.temperature + log_of_mass(&s)), -DBL_MAX)
+        # What is kept may lack the largest: the two masses are on two scales.
+        log_mass = max(log_of_kept - log_of_mass(&s) + tempered(&s.tempering, kept.max), -DBL_MAX)
     for i in range(row * job.n, (row + 1) * job.n):
         job.log_mass[i] = log_mass
 
@@ -124,8 +125,10 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef double log_mass = NAN
     cdef bint valid = scan_row(&s, scratch, chain_of(job, row), raw_row_of(job, row))
     if valid:
-        log_mass = on_grid(log_canonical(mass_value(
-            s.row.kernels.exact_mass(&s.row, &s.tempering, KEEP_ALL, NULL))))
+        s.raw = Bounded(0.0, INFINITY)
+        if has_bounds(&s, &s.tempering):
+            s.raw = fine_whole(&s, &s.tempering)
+        log_mass = log_of_whole(&s, &s.tempering, s.raw)
     for i in range(n):
         items[i] = Item(s.row.kernels.at(&s.row, job.tokens[start + i]), job.tokens[start + i], i)
         job.raw_ranks[start + i] = 0
@@ -257,26 +260,34 @@ cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass
     return max(tempered(raw, x) - log_mass, -DBL_MAX) + 0.0
 
 
-cdef inline void find_whole_masses(RowState *s) noexcept nogil:
-    """Before the stages: the fine masses that `raw` takes besides that of what is kept. The whole
-    row's at temperature 1 and, where a share of it is kept, at the chain's."""
+cdef inline void find_whole_masses(RowState *s, bint raw) noexcept nogil:
+    """Before the stages: the fine masses that `raw` adds to that of what is kept. The whole
+    row's at temperature 1, if `raw`, and, where a share of it is kept, at the chain's."""
     cdef Tempering tempering = make_tempering(s.max, s.chain.temperature)
+    cdef bint warm = s.chain.temperature != 1.0
     cdef double totals[2]
     if s.chain.tier == EXACT or not has_bounds(s, &s.tempering):
         return
-    if not s.chain.truncates and s.chain.temperature == 1.0:
-        return  # what is kept is the whole row
-    if s.chain.truncates and s.chain.temperature != 1.0 and has_bounds(s, &tempering):
+    if raw and warm and s.chain.truncates and has_bounds(s, &tempering):
         s.row.kernels.fine_masses_of_two(&s.row, &s.tempering, &tempering, totals)
         s.raw = fine_total(s, totals[0])
         s.whole = fine_total(s, totals[1])
-    else:
-        s.row.kernels.fine_masses(&s.row, &s.tempering, KEEP_ALL, s.scratch.masses)
-        set_fine_errors(s)
-        add_up(s)
-        s.raw = Bounded(s.total, s.error)
-        if s.chain.temperature == 1.0:
-            s.whole = s.raw
+    elif raw and (warm or s.chain.truncates):  # else what is kept is the whole row
+        s.raw = fine_whole(s, &s.tempering)
+    elif s.chain.truncates and has_bounds(s, &tempering):
+        s.whole = fine_whole(s, &tempering)
+    if raw and not warm:
+        s.whole = s.raw
+
+
+cdef inline Bounded fine_whole(RowState *s, const Tempering *tempering) noexcept nogil:
+    """The fine mass of the whole row."""
+    cdef double total = 0.0
+    cdef int64_t b
+    s.row.kernels.fine_masses(&s.row, tempering, KEEP_ALL, s.scratch.masses)
+    for b in range(blocks_in(&s.row)):
+        total += s.scratch.masses[b]
+    return fine_total(s, total)
 
 
 cdef inline double log_of_mass(RowState *s) noexcept nogil:
@@ -353,7 +364,7 @@ cdef inline double log_of_kept_mass(RowState *s, double log_mass,
     of two logs on the grid."""
     if s.greedy or s.cut.value == -INFINITY:
         return 0.0
-    if s.temperature == 1.0:
+    if s.temperature == 1.0 and s.row.edits == NULL:
         return log_mass - raw_log_mass
     return log_mass - log_of_whole(s, &s.tempering, s.whole)
 

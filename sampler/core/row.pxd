@@ -61,7 +61,7 @@ cdef struct Item:
     int64_t place
 
 
-# Everything a thread needs besides the result, for rows of up to `vocab` logits.
+# Everything a thread needs except the result, for rows of up to `vocab` logits.
 cdef struct Scratch:
     int64_t vocab
     void *arena            # what the next ones point into

@@ -300,7 +300,7 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
                 FN(raise)(x, BLOCK, group.slope[r], group.shift[r], p, sums);
             else
                 FN(raise)(x, whole_lanes(end - start), group.slope[r], group.shift[r], p, sums);
-            /* The part behind the first begins at logit `lead`: so does lane 0, until the end. */
+            /* The part after the first begins at logit `lead`: so does lane 0, until the end. */
             if (start == 0 && lead > 0)
                 turn_lanes(sums, lead);
             if (what == SOFTMAX && !direct)

@@ -1,7 +1,7 @@
 """The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
 What a stage keeps is a prefix in rank, so those that remove tokens return a `Cut`. A scale changes
-the temperature, or writes the row anew: `rebase`. A new stage takes a number, the name of its
+the temperature, or writes a new row: `rebase`. A new stage takes a number, the name of its
 setting, a function, a branch in `apply_stage` and, if it is a scale or asks for the mass of a whole
 row, a word in `is_scale` or `complete_chain`: all in this file.
 """

@@ -8,17 +8,25 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+)
 
 from sampler import _inputs
 from sampler._checks import Integers, check_real
 from sampler._keywords import check_known, keywords_of
+from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import NEUTRAL
 from sampler.hf._use import Use
-from sampler.stages import Settings, Temperature, lists_settings
+from sampler.stages import (
+    Settings,
+    Temperature,
+    lists_settings,
+)
 
 _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -52,8 +60,8 @@ class FilterLogitsProcessor(LogitsProcessor):
     The setting `top_k` keeps everything equal to the k-th, as Hugging Face does.
 
     Kept sets are exact (docs/law.md) where Hugging Face's float32 sums are not, and among tokens
-    tied at the edge of `top_p` the lower ids stay. Scores on a device are copied to the host, and
-    the result back.
+    tied at the edge of `top_p` the lower ids stay. Scores on another device are copied to the host
+    and back.
 
     One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
     search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
@@ -96,7 +104,7 @@ class FilterLogitsProcessor(LogitsProcessor):
                 removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
             elif stage.kind == "cut":
                 removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
-        self._removes = torch.from_numpy(removes)
+        self._removes = removes
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the tempered scores, `filter_value` where a token is not kept.
@@ -132,8 +140,9 @@ class FilterLogitsProcessor(LogitsProcessor):
             engine_of(self.sampler).filter(source, name="scores")
         )
         if self.filter_value != -math.inf:
-            removes = self._removes.to(filtered.device)
-            filtered.masked_fill_((filtered == -math.inf) & removes, self.filter_value)
+            filtered.masked_fill_(
+                (filtered == -math.inf) & container_of(scores)(self._removes), self.filter_value
+            )
         return filtered
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
 from sampler._checks import check_flag, check_integer
+from sampler._tensors import container_of
 from sampler.api import Sampler
 from sampler.hf._arguments import check_model, check_sampler
 from sampler.hf._expansion import check_rows_are_prompts
@@ -77,7 +78,7 @@ def generate(
     streamer: Any = None,
     **kwargs: Any,
 ) -> Any:
-    """Write text in a plain loop: one forward pass, one draw a token.
+    """Write text in a plain loop: one forward pass, one draw per token.
 
     The same texts as ``model.generate(**inputs, **generate_kwargs(sampler, ...))``, which also
     knows assisted decoding and whatever else Hugging Face adds; this one can be read, or copied
@@ -88,7 +89,7 @@ def generate(
     Parameters
     ----------
     model : PreTrainedModel
-        On any device.
+        On the CPU.
     inputs : tensor, optional
         As ``model.generate`` takes them; or by keyword, such as ``input_ids=``.
     sampler : Sampler
@@ -274,7 +275,8 @@ def _loop(
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
-    unfinished = torch.ones(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    unfinished = input_ids.new_ones(len(input_ids), dtype=torch.bool)
+    to_tensor: Any = container_of(input_ids)
     # Rows that stop for another reason than an end token go on with the others, as there.
     padded = pads(stopping_criteria)
     drawn, real = [], []
@@ -287,7 +289,7 @@ def _loop(
             outputs, model_kwargs, is_encoder_decoder=encoder_decoder
         )
         # A copy, or the view would keep the logits of the whole prompt alive.
-        next_logits = outputs.logits[:, -1].to(input_ids.device, torch.float32, copy=True)
+        next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
         r = processor._draw(input_ids, next_scores)
         if returns_dict:
@@ -298,7 +300,7 @@ def _loop(
         if config.output_logits:
             logits += (next_logits,)
 
-        tokens = torch.from_numpy(r.tokens[:, 0]).to(input_ids.device)
+        tokens = to_tensor(r.tokens)[:, 0]
         if padded and not unfinished.all():
             tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
         input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)

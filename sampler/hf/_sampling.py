@@ -83,7 +83,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
     replaced last token is not seen. What the model's own configuration or the caller asks of
-    Hugging Face besides sampling (penalties, forced or suppressed tokens, minimum lengths) runs
+    Hugging Face apart from sampling (penalties, forced or suppressed tokens, minimum lengths) runs
     before it, on the logits it then draws from. A row with NaN, +inf or no finite score always
     raises.
 
@@ -183,7 +183,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         input_ids : tensor of shape (batch, length), int64, or None
             The rows so far. None draws without them, at the next step of its own sampler, and
             records nothing.
-        scores : tensor of shape (batch, vocab), float32, on any device
+        scores : tensor of shape (batch, vocab), float32
             Never written to. They may require grad: a token has no gradient.
 
         Returns
@@ -208,7 +208,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
         # takes -inf, or the lowest finite score, for that. -inf stays -inf.
         drawn: torch.Tensor = scores.clamp(max=torch.finfo(scores.dtype).min / 2)
-        return drawn.scatter_(1, torch.from_numpy(tokens).to(scores.device), 0.0)
+        drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
+        return drawn
 
     def _draw(self, input_ids: Any, scores: torch.Tensor) -> Samples:
         """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""

@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
+from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import (
     check_eos_ids,
@@ -127,7 +128,7 @@ def score(
         model_kwargs.update(input_ids=sequences)
         if attention_mask is not None:
             mask = _whole_mask(attention_mask, batch, length)
-            known = torch.from_numpy(mask).long().to(sequences.device)
+            known = container_of(sequences)(mask).long()
             model_kwargs.update(attention_mask=known)
             if "position_ids" in accepts and not has_own_positions(model):
                 model_kwargs.update(position_ids=(known.cumsum(-1) - 1).clamp(min=0))

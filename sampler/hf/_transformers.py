@@ -1,7 +1,7 @@
 """What the layer leans on inside transformers: a new release can break it here.
 
 The settings that switch Hugging Face's own sampling off, facts about the installed version, and
-`Caller`, which looks up the stack at what is running. Besides, `_generation` calls methods of a
+`Caller`, which looks up the stack at what is running. `_generation` also calls methods of a
 model as transformers' own loop does. docs/design.md lists everything, and
 tests/test_hf_internals.py checks it.
 """

@@ -39,7 +39,7 @@ def distillation_loss(
     Raises
     ------
     TypeError
-        If either is no array of numbers, or a parameter has the wrong type; if a tensor
+        If either is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
         requires grad, unless grad is disabled: use `sampler.torch.distillation_loss`.
     ValueError
         If the shapes differ or hold no token, or a parameter is out of its range.
@@ -47,7 +47,7 @@ def distillation_loss(
     Notes
     -----
     Why temperature**2: the gradient of the divergence alone is (q - p) / temperature, and at high
-    temperature q - p itself shrinks as 1 / temperature, so that beside a loss on hard labels it
+    temperature q - p itself shrinks as 1 / temperature, so that next to a loss on hard labels it
     would fade as 1 / temperature**2. With the factor its size stays as it is when the temperature
     changes, and in the limit the loss is half the mean over tokens of (student - teacher)**2, of
     logits with their means taken off: it matches logits.

@@ -48,7 +48,7 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     Raises
     ------
     TypeError
-        If `logits` are no array of numbers or require grad, or `labels` are no integers.
+        If `logits` are no array of numbers on the CPU or require grad, or `labels` are no integers.
     ValueError
         If the shapes do not fit, no row counts, a label is out of range or has the logit -inf, or a
         row has NaN or +inf or holds nothing above -inf. The row is named.

@@ -30,7 +30,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     logits : array_like of shape (..., vocab)
         Finite or -inf; dtypes and containers are those of the function `entropy`.
     entropy : float or array_like of shape (...)
-        In nats, one for all rows or one a row. A row reaches from log(number of tokens with the
+        In nats, one for all rows or one per row. A row reaches from log(number of tokens with the
         largest logit) to log(number of logits above -inf).
 
     Returns
@@ -43,7 +43,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     Raises
     ------
     TypeError
-        If `logits` are no array of numbers, or `entropy` has the wrong type; if either
+        If `logits` are no array of numbers on the CPU, or `entropy` has the wrong type; if either
         requires grad.
     ValueError
         If a row has NaN or +inf or holds nothing above -inf, or cannot reach its entropy; the row
@@ -85,7 +85,7 @@ def temperature_for_perplexity(logits: Any, perplexity: Any) -> Any:
     logits : array_like of shape (..., vocab)
         As `temperature_for_entropy` takes them.
     perplexity : float or array_like of shape (...)
-        One for all rows or one a row. A row reaches from the number of tokens with the largest
+        One for all rows or one per row. A row reaches from the number of tokens with the largest
         logit to the number of logits above -inf.
 
     Returns

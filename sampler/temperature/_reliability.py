@@ -119,7 +119,7 @@ def reliability(
     Raises
     ------
     TypeError
-        If `probs` are no array of numbers or require grad, `labels` no integers, or
+        If `probs` are no array of numbers on the CPU or require grad, `labels` no integers, or
         `bins` or `ignore_index` none.
     ValueError
         If the shapes do not fit, no row counts, a row is no distribution or a label out of range

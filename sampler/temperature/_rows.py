@@ -33,7 +33,7 @@ def read_rows(
     kept = kept_shape(array.shape, axes, keepdims)
     if not all(array.shape[axis] for axis in axes):
         raise ValueError(
-            f"`logits` have to hold at least one token a row, but have shape {array.shape}"
+            f"`logits` have to hold at least one token per row, but have shape {array.shape}"
         )
     return source, rows_along(array, axes), shape_without(array.shape, axes), kept
 

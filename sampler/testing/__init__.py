@@ -1,7 +1,7 @@
 """Does a sampler follow its law? Checks for any sampler, not only ours.
 
 `check_draws` holds recorded tokens against their probabilities. `check_sampler` draws itself and
-looks at everything beside: neighbouring rows and calls, seeds, the far tail, shifted and permuted
+looks at everything else: neighbouring rows and calls, seeds, the far tail, shifted and permuted
 logits, dtypes, strides. `check_sequentially` stops as soon as a fault shows. `check_uniform`,
 `check_same`, `check_independent` and `check_streams` are for the uniforms below. Each gives a
 `Result`, which prints as a short report; `assert_draws` and `assert_sampler` raise it, and

@@ -1,4 +1,4 @@
-"""Hugging Face's ways to draw, as functions of logits. torch is imported by whoever calls them."""
+"""Hugging Face's ways to draw, as functions of logits. torch is imported when they are called."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def from_generate(
         A small one will do, of any vocabulary.
     kwargs : mapping, or function of nothing that gives one
         Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``, but for the
-        lengths (`max_new_tokens`, `min_length` ...), which are left out. A function is asked anew
+        lengths (`max_new_tokens`, `min_length` ...), which are left out. A function is asked again
         at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, if its
         Sampler has none. With one, as within one dict, every call would draw the same.
     seed : int, in [0, 2**64)
@@ -107,7 +107,7 @@ def from_generate(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as above; at the call, if the settings do not draw one token a row
+        If an argument is not as above; at the call, if the settings do not draw one token per row
         (beams, several sequences).
     """
     import torch
@@ -126,7 +126,9 @@ def from_generate(
         for name in ("num_beams", "num_return_sequences"):
             value = given.get(name, getattr(config, name, None))
             if value not in (None, 1):
-                raise ValueError(f"`{name}` has to be 1, to draw one token a row, but is {value!r}")
+                raise ValueError(
+                    f"`{name}` has to be 1, to draw one token per row, but is {value!r}"
+                )
         for name in _LENGTHS:
             given.pop(name, None)
         if "generation_config" in given:  # which would be at odds with an argument of its own

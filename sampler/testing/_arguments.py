@@ -77,7 +77,7 @@ def count_tokens(name: str, tokens: Any, vocab: int) -> Ints:
 
 
 def check_drawn(name: str, tokens: Any, count: int, vocab: int) -> Ints:
-    """What a function of that name returned: one id a row, or one a draw.
+    """What a function of that name returned: one id per row, or one per draw.
 
     Not `check_ids`: the shape comes first, and the sentence is of a return value, not an argument.
     """

@@ -42,7 +42,7 @@ def check_draws(
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Tell whether recorded draws follow their probabilities.
+    """Test whether recorded draws follow their probabilities.
 
     Parameters
     ----------

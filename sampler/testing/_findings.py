@@ -38,7 +38,7 @@ class Kind(Enum):
     AGREEING = auto()  # the share of the pairs `subject` that agree
     DEPENDENT = auto()  # nothing; `subject` is a kind of pairs
     NOT_REPEATED = auto()  # the first call that differs
-    BESIDE = auto()  # tokens, of `size`, that other rows changed
+    NEIGHBOURS = auto()  # tokens, of `size`, that other rows changed
     PADDING = auto()  # tokens, of `size`, that were put in at -inf
     UNREACHABLE = auto()  # nothing; of `size` draws none was of the far tail, `subject`
     WRITES = auto()  # nothing
@@ -90,7 +90,7 @@ class Finding:
 
 
 _CHANGES = {
-    "neighbours": "a row's law changes with the rows beside it",
+    "neighbours": "a row's law changes with the rows next to it",
     "shift up": f"logits + {SHIFT:g} have another law",
     "shift down": f"logits - {SHIFT:g} have another law",
     "permutation": "the law changes with the order of the vocabulary",
@@ -163,10 +163,10 @@ def _sentence(f: Finding) -> str:
             return f"{f.subject} are not independent: p = {f.pvalue:.2g}"
         case Kind.NOT_REPEATED:
             return f"the same seed gives other tokens the second time, from call {f.observed} on"
-        case Kind.BESIDE:
+        case Kind.NEIGHBOURS:
             return (
                 f"under the same seed, {f.observed:,} of {f.size:,} tokens change with the rows "
-                "beside them"
+                "next to them"
             )
         case Kind.PADDING:
             return f"tokens put in at -inf were drawn {f.observed:,} times in {f.size:,}"

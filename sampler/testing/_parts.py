@@ -367,7 +367,7 @@ class SamplerCheck:
             kept = self.source.collect(self.source.open(9), batch, calls)[:, ::2]
             changed = int(np.count_nonzero(kept != once[:, ::2]))
             if changed:
-                findings.append(Finding(Kind.BESIDE, observed=changed, size=kept.size))
+                findings.append(Finding(Kind.NEIGHBOURS, observed=changed, size=kept.size))
         return exact(once.size, findings, self.alpha, self.power)
 
 

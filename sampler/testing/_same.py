@@ -23,7 +23,7 @@ def check_same(
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Tell whether two samples, of tokens or of floats, come from one law, whatever it is.
+    """Test whether two samples, of tokens or of floats, come from one law, whatever it is.
 
     Parameters
     ----------

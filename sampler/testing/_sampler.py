@@ -1,4 +1,4 @@
-"""`check_sampler`: everything a sampler has to get right beside the probabilities of one row."""
+"""`check_sampler`: what a sampler has to get right apart from the probabilities of one row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_sampler(
     tail: bool = True,
     progress: bool | None = None,
 ) -> Result:
-    """Tell whether a sampler draws by its law, from every row, in every batch, at every step.
+    """Test whether a sampler draws by its law, from every row, in every batch, at every step.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def check_sampler(
         - rows, steps: tokens of neighbouring rows and calls are independent;
         - repeat, seeds (with ``seeded=True``): the same seed gives the same tokens, whatever is in
           the other rows; neighbouring seeds give independent ones;
-        - neighbours: the law of a row is its own beside other rows;
+        - neighbours: the law of a row is its own next to other rows;
         - shift up, shift down: adding 128, or taking it away, changes nothing;
         - permutation: permuted logits give permuted tokens;
         - padding: tokens of -inf, put in anywhere, change nothing and are never drawn;
@@ -90,7 +90,7 @@ def check_sampler(
     ------
     TypeError, ValueError
         If an argument is not as above, or the sampler returns anything but one id in [0, vocab) a
-        row. What the sampler itself raises comes through, save where it refuses a dtype by a
+        row. What the sampler itself raises comes through, except where it refuses a dtype by a
         TypeError, a NotImplementedError, or an error that says "not implemented".
 
     Notes

@@ -3,7 +3,7 @@
 The law is `sampler.reference`, which shares no code with the core. On every instruction set that
 the machine has, for several settings and all dtypes, tokens are compared with it one by one, and
 many draws by `sampler.testing`; further parts look at the uniforms, and at rows, steps and seeds
-beside each other. All is keyed: a build that is right gives the same tokens on every machine.
+next to each other. All is keyed: a build that is right gives the same tokens on every machine.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _uniform(seed: int = 0, stream: int = 0, step: int = 0, lane: int = 0) -> fl
 
 
 def _independence(seed: int, level: float, draws: int, deep: bool, shown: Any) -> Outcome:
-    """Rows, steps and seeds beside each other; shifted, padded, permuted, strided logits."""
+    """Rows, steps and seeds next to each other; shifted, padded, permuted, strided logits."""
     row = _logits()
     row = row[np.argsort(-row, kind="stable")[:_SHORT]]
     row = row[np.random.default_rng(seed).permutation(len(row))]

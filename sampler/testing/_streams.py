@@ -30,7 +30,7 @@ def check_streams(
     bits: int = 53,
     progress: bool | None = None,
 ) -> Result:
-    """Tell whether keyed uniforms are uniform along each part of their key, and neighbours apart.
+    """Test whether keyed uniforms are uniform along each part of their key, and neighbours apart.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ def check_uniform(
     bits: int = 53,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Tell whether numbers are uniform on [0, 1), up to both ends and down to the last bits.
+    """Test whether numbers are uniform on [0, 1), up to both ends and down to the last bits.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def check_independent(
     power: float = 0.999,
     seeds: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Tell whether uniforms that come in pairs are independent.
+    """Test whether uniforms that come in pairs are independent.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ def softmax(
 
     With g the gradient of the result p, that of `input` is p * (g - sum(g * p)) / temperature. It
     can be differentiated again, and ``torch.func.grad``, ``jacrev`` and ``vmap`` work.
-    `torch.compile` keeps the core's pass as one operator, and compiles anew for each temperature.
+    `torch.compile` keeps the core's pass as one operator, and compiles again for each temperature.
 
     A temperature to be learned is a tensor that `input` is divided by, with this one at 1. Logits
     at -inf would make its gradient NaN: mask after the division.
@@ -125,7 +125,7 @@ def logsumexp(
 ) -> torch.Tensor:
     """Return log(sum(exp(input / temperature))) along a dimension, with gradients.
 
-    Parameters, errors and notes are those of `softmax`; besides, `dim` may be a tuple of
+    Parameters, errors and notes are those of `softmax`; `dim` may also be a tuple of
     dimensions to sum over, and with `keepdim` the result keeps them, of length 1.
 
     Returns
