@@ -384,7 +384,8 @@ class Sampler(HasSettings):
             Also list this many of the first tokens in rank.
         raw : bool
             Also give the figures under the model's own softmax and the kept mass: the fields
-            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
+            `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is
+            edited or rebased.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -462,7 +463,8 @@ class Sampler(HasSettings):
             Also list this many of the first tokens in rank.
         raw : bool
             Also give the figures under the model's own softmax and the kept mass: the fields
-            `raw_*` and `log_mass`. Takes at most one pass of exponentials over the row.
+            `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is
+            edited or rebased.
         dtype : {None, "bfloat16"}
             As for a call.
 

@@ -425,12 +425,21 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
     With `among_candidates`, every token before the items is a candidate. One pass, whatever n.
     """
     cdef double x[BLOCK]
-    cdef int64_t b, i, count, before = 0
+    cdef int64_t b, i, count, start, after = 0, before = 0
     cdef Cut cut
     if n == 1 and items[0].value > -INFINITY:
         cut = Cut(items[0].value, items[0].id)
         ranks[0] = (rank_among_candidates(&s.candidates, cut) if among_candidates
                     else s.row.kernels.count(&s.row, cut))
+        return
+    if n == 1:  # at -inf: after all that is finite, by id
+        ranks[0] = items[0].id + 1
+        for b in range(blocks_in(&s.row)):
+            count = s.row.kernels.read(&s.row, NULL, KEEP_ALL, b, x, NULL)
+            start = block_start(&s.row, b)
+            for i in range(max(<int64_t> 0, items[0].id + 1 - start), count):
+                after += x[i] > -INFINITY
+        ranks[0] += after
         return
     qsort(items, n, sizeof(Item), by_rank)
     for i in range(n):
@@ -438,15 +447,12 @@ cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int
     if among_candidates:
         for i in range(s.candidates.n):
             rank_after(s.candidates.values[i], s.candidates.ids[i], items, n, ranks)
-    elif items[n - 1].value == -INFINITY:
-        for i in range(s.row.n):
-            rank_after(s.row.kernels.at(&s.row, i), i, items, n, ranks)
     else:
+        cut = Cut(items[n - 1].value, INT64_MAX)  # at -inf it keeps all that is finite
         for b in range(blocks_in(&s.row)):
-            count = s.row.kernels.read(&s.row, NULL, Cut(items[n - 1].value, INT64_MAX), b, x, NULL)
+            count = s.row.kernels.read(&s.row, NULL, cut, b, x, NULL)
             for i in range(count):
-                if x[i] > -INFINITY:
-                    rank_after(x[i], block_start(&s.row, b) + i, items, n, ranks)
+                rank_after(x[i], block_start(&s.row, b) + i, items, n, ranks)
     for i in range(n):
         # An item counts itself; equal draws of one token share the first one's count.
         before += ranks[items[i].place]
