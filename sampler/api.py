@@ -110,6 +110,11 @@ class Sampler(HasSettings):
     ValueError
         If a setting is out of its range.
 
+    See Also
+    --------
+    sampler.hf.generate_kwargs : the same draw inside Hugging Face's ``generate()``.
+    sampler.testing.check_sampler : whether a sampler draws by its law.
+
     Notes
     -----
     Any setting may be None, which means off. Temperature 0 is greedy. Settings never change;
@@ -233,6 +238,10 @@ class Sampler(HasSettings):
             If `config` has sampling settings, but ``do_sample`` is not True, so that they have no
             effect. The argument ``do_sample=True`` samples; the argument ``do_sample=False`` stays
             greedy, without a warning.
+
+        See Also
+        --------
+        sampler.hf.generate_kwargs : runs the sampler inside ``generate()``.
 
         Examples
         --------
@@ -398,6 +407,11 @@ class Sampler(HasSettings):
         TypeError, ValueError
             As a call; and if streams, steps, draws, n or logprobs are not as above.
 
+        See Also
+        --------
+        Sampler.score : the same figures for given tokens.
+        Sampler.distribution : all probabilities of one row.
+
         Examples
         --------
         >>> from sampler import Sampler
@@ -478,6 +492,11 @@ class Sampler(HasSettings):
         TypeError, ValueError
             As a call; and if `tokens` are not as above, or a tensor requires grad.
 
+        See Also
+        --------
+        Sampler.sample : draws the tokens.
+        sampler.hf.score : for a whole text under a model.
+
         Examples
         --------
         >>> from sampler import Sampler
@@ -534,6 +553,11 @@ class Sampler(HasSettings):
         TypeError, ValueError
             As a call; an invalid row always raises, and so does a tensor that requires grad, or a
             setting that is an array.
+
+        See Also
+        --------
+        Sampler.sample : draws, and costs less.
+        Sampler.filter : logits instead of probabilities, for a batch.
         """
         if unknown:
             check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
@@ -596,6 +620,11 @@ class Sampler(HasSettings):
         ------
         TypeError, ValueError
             As a call; and if `out` does not fit, or a tensor requires grad.
+
+        See Also
+        --------
+        Sampler.distribution : probabilities, for one row.
+        sampler.hf.filter_kwargs : filters before Hugging Face's own draw.
 
         Examples
         --------

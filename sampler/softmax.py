@@ -75,6 +75,12 @@ def softmax(
     ValueError
         If a parameter is out of its range or does not broadcast, or `out` does not fit.
 
+    See Also
+    --------
+    log_softmax : its logarithm.
+    sampler.torch.softmax : with gradients.
+    sampler.temperature.entropy : how unsure it is.
+
     Notes
     -----
     float32 results are within 4 ULP of the exact value, down through the subnormals, and sum to
@@ -110,6 +116,11 @@ def log_softmax(
         float64 for float64, else float32; a tensor for a tensor. Within 4 ULP of
         max(1, |value|); -inf where `x` is, or where it does not take part.
 
+    See Also
+    --------
+    softmax : the probabilities.
+    sampler.torch.log_softmax : with gradients.
+
     Examples
     --------
     >>> import numpy as np
@@ -140,6 +151,11 @@ def logsumexp(
     array, tensor or scalar
         float64 for float64, else float32; a tensor for a tensor. Within 4 ULP of
         max(1, |value|).
+
+    See Also
+    --------
+    log_softmax : the logits less this.
+    sampler.torch.logsumexp : with gradients.
 
     Examples
     --------
@@ -285,6 +301,10 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     ValueError
         If the temperature is out of its range.
 
+    See Also
+    --------
+    softmax : for more than two outcomes.
+
     Examples
     --------
     >>> from sampler import sigmoid, softmax
@@ -334,6 +354,11 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     ValueError
         If `p` is a scalar, or the temperature out of its range.
 
+    See Also
+    --------
+    softmax_jvp : its product with a vector, without the matrix.
+    softmax_vjp : so from the left.
+
     Examples
     --------
     >>> from sampler import softmax, softmax_jacobian
@@ -381,6 +406,11 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     ValueError
         If a parameter is out of its range or does not broadcast.
 
+    See Also
+    --------
+    softmax_vjp : from the other side.
+    softmax_jacobian : the whole matrix.
+
     Examples
     --------
     >>> from sampler import softmax, softmax_jvp
@@ -396,6 +426,11 @@ def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     The gradient with respect to the softmax's input of whatever has the gradient g with respect to
     its output: the backward pass. J is symmetric, so this is `softmax_jvp` with g in place of v,
     whose parameters, results and errors it has.
+
+    See Also
+    --------
+    softmax_jvp : from the other side.
+    softmax_jacobian : the whole matrix.
 
     Examples
     --------
@@ -442,6 +477,10 @@ def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) 
     ------
     TypeError, ValueError
         As `softmax`.
+
+    See Also
+    --------
+    sampler.temperature.fit_temperature : finds a temperature by it.
 
     Examples
     --------
@@ -535,6 +574,11 @@ def cross_entropy(
         If a parameter is out of its range, shapes do not fit, targets are outside or do not sum to
         1 within 1e-3, or there is no class.
 
+    See Also
+    --------
+    cross_entropy_grad : its gradient.
+    sampler.torch.cross_entropy : with gradients.
+
     Examples
     --------
     >>> from sampler import cross_entropy, cross_entropy_grad
@@ -574,6 +618,10 @@ def cross_entropy_grad(
     array or tensor, of the shape of `logits`
         float64 for float64, else float32; a tensor for a tensor. Rows sum to 0; those that do not
         count are 0.
+
+    See Also
+    --------
+    cross_entropy : the loss.
     """
     source, t, y, counts = _check_loss(
         logits, targets, temperature, label_smoothing, reduction, ignore_index

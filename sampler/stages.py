@@ -261,6 +261,10 @@ class Temperature(Stage):
     ValueError
         If it is negative or NaN.
 
+    See Also
+    --------
+    Smoothing : bends the logits instead of dividing them.
+
     Notes
     -----
     z = (x - max x) / temperature. Rank is by x before temperature, so no temperature changes it.
@@ -295,6 +299,10 @@ class Smoothing(Stage):
     ValueError
         If one is out of its range, infinite or NaN.
 
+    See Also
+    --------
+    Temperature : divides the logits.
+
     Notes
     -----
     With z = (x - max x) / temperature, the new logit is z^2 f (-(3 - c) / 2 + (c - 1) / 2 z).
@@ -328,6 +336,11 @@ class TopK(Stage):
     ValueError
         If it is negative.
 
+    See Also
+    --------
+    TopP : adapts to how sure the model is.
+    MinP : so does this, by the likeliest token.
+
     Notes
     -----
     Tokens of equal logit rank by id, so exactly `top_k` are kept; under the sampler's
@@ -357,6 +370,11 @@ class TopP(Stage):
         If `top_p` is not a real number.
     ValueError
         If it is outside [0, 1] or NaN.
+
+    See Also
+    --------
+    MinP : a threshold on each token.
+    TopK : a count.
 
     Notes
     -----
@@ -388,6 +406,11 @@ class MinP(Stage):
         If `min_p` is not a real number.
     ValueError
         If it is outside [0, 1] or NaN.
+
+    See Also
+    --------
+    TopP : a threshold on the whole set.
+    TopK : a count.
 
     Notes
     -----

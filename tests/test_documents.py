@@ -1,9 +1,12 @@
 """The documents: short, linked, in plain words. Their examples run as doctests."""
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+
+import sampler
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -73,3 +76,28 @@ def test_plain_words(path):
 def test_prose_has_one_width(path):
     lines = prose(path).splitlines()
     assert [line for line in lines if len(line) > 100 and not line.startswith("|")] == []
+
+
+def _public():
+    """Every public function, class and method, with the module whose names its docstring uses."""
+    names = ("", ".hf", ".torch", ".temperature", ".testing", ".stages")
+    for module in (importlib.import_module(f"sampler{name}") for name in names):
+        for name in module.__all__:
+            found = getattr(module, name)
+            yield module, found
+            if isinstance(found, type):
+                yield from ((module, one) for one in vars(found).values() if callable(one))
+
+
+def test_see_also_names_what_there_is():
+    seen = 0
+    for module, found in _public():
+        section = re.search(r"See Also\n *-+\n((?: +\S+ : .*\n)+)", found.__doc__ or "")
+        for name in re.findall(r"^ +(\S+) : ", section[1] if section else "", re.MULTILINE):
+            first, *others = name.split(".")
+            target = sampler if first == "sampler" else getattr(module, first)
+            for other in others:
+                target = getattr(target, other)
+            assert target.__doc__
+            seen += 1
+    assert seen > 50

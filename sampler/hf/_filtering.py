@@ -55,6 +55,11 @@ class FilterLogitsProcessor(LogitsProcessor):
     ValueError
         If a setting is out of its range.
 
+    See Also
+    --------
+    filter_kwargs : makes one, with what ``generate()`` needs as well.
+    SamplingLogitsProcessor : draws as well.
+
     Notes
     -----
     The setting `top_k` keeps everything equal to the k-th, as Hugging Face does.
@@ -184,6 +189,10 @@ def filter_kwargs(
     -----
     RuntimeWarning
         As `generate_kwargs`.
+
+    See Also
+    --------
+    generate_kwargs : our draw as well.
 
     Examples
     --------

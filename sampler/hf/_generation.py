@@ -124,6 +124,11 @@ def generate(
         If the model's own ``generate`` does not run this loop, as that of models whose tokens are
         not drawn one after another.
 
+    See Also
+    --------
+    generate_kwargs : for the model's own ``generate()``.
+    score : the same figures for a text that exists.
+
     Notes
     -----
     Also a callable for ``model.generate(..., custom_generate=sampler.hf.generate, sampler=s)``.

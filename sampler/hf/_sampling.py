@@ -70,6 +70,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
         If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
         right.
 
+    See Also
+    --------
+    generate_kwargs : makes one, with what ``generate()`` needs as well.
+    FilterLogitsProcessor : filters, and leaves the draw to Hugging Face.
+
     Notes
     -----
     The step of a draw is the row's true length, its tokens without left padding; the stream is the
@@ -333,6 +338,12 @@ def generate_kwargs(
     RuntimeWarning
         If the processor goes without having been called: ``generate_batch`` and
         ``cache_implementation="paged"`` ignore it.
+
+    See Also
+    --------
+    filter_kwargs : our filters before Hugging Face's own draw.
+    generate : a plain loop of our own.
+    score : the same figures for a text that exists.
 
     Examples
     --------

@@ -82,6 +82,11 @@ def score(
         If an argument is not as above, or the model gives NaN or +inf: row, step (the row's true
         length) and token are named.
 
+    See Also
+    --------
+    generate_kwargs : records the figures while it draws.
+    sampler.Sampler.score : for logits.
+
     Examples
     --------
     RIGHT, for what ``generate()`` has returned::

@@ -44,6 +44,10 @@ def distillation_loss(
     ValueError
         If the shapes differ or hold no token, or a parameter is out of its range.
 
+    See Also
+    --------
+    sampler.torch.distillation_loss : with gradients.
+
     Notes
     -----
     Why temperature**2: the gradient of the divergence alone is (q - p) / temperature, and at high

@@ -47,6 +47,11 @@ def entropy(
     ValueError
         If a parameter is out of its range, or a row holds nothing.
 
+    See Also
+    --------
+    perplexity : its exponential.
+    sampler.torch.entropy : with gradients.
+
     Notes
     -----
     With w = (logits - max) / temperature and Z = sum(exp(w)), it is log(Z) - sum(w exp(w)) / Z, in
@@ -95,6 +100,10 @@ def perplexity(
     array, tensor or scalar
         float64 in [1, vocab], of the shape of `logits` less the axis; a tensor for a tensor. NaN
         where `entropy` is.
+
+    See Also
+    --------
+    entropy : its logarithm.
 
     Examples
     --------

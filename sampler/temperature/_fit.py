@@ -60,6 +60,10 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
         are in [0, 1]: they are taken as logits, but look like probabilities, whose logits are
         ``np.log(p)``, or ``np.log(p / (1 - p))`` of a binary classifier.
 
+    See Also
+    --------
+    reliability : whether the probabilities are calibrated.
+
     Notes
     -----
     In b = 1 / temperature the loss is convex: its derivative is the mean of E[x] - x[label], its

@@ -125,6 +125,10 @@ def reliability(
         If the shapes do not fit, no row counts, a row is no distribution or a label out of range
         (the row is named), or `bins` is less than 1.
 
+    See Also
+    --------
+    fit_temperature : calibrates them.
+
     References
     ----------
     Niculescu-Mizil & Caruana, *Predicting Good Probabilities with Supervised Learning*, 2005.

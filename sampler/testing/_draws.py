@@ -73,6 +73,11 @@ def check_draws(
         If there are no tokens, one is outside the vocabulary, the probabilities are negative, NaN
         or do not sum to 1, alpha or power are outside (0, 1), or power is not the larger.
 
+    See Also
+    --------
+    check_sampler : everything else that a sampler has to get right.
+    check_same : without a law to compare with.
+
     Notes
     -----
     A token of probability 0 must not be drawn even once; this costs no false alarms. Three more

@@ -45,6 +45,10 @@ def check_same(
     TypeError, ValueError
         If a sample is empty, or they are not numbers of one kind.
 
+    See Also
+    --------
+    check_draws : against a known law.
+
     Examples
     --------
     >>> from sampler import Sampler

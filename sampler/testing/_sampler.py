@@ -93,6 +93,11 @@ def check_sampler(
         row. What the sampler itself raises comes through, except where it refuses a dtype by a
         TypeError, a NotImplementedError, or an error that says "not implemented".
 
+    See Also
+    --------
+    check_draws : recorded draws against probabilities.
+    check_uniform : the random numbers themselves.
+
     Notes
     -----
     Where neighbours are not independent, p-values of counts mean nothing, and only what is

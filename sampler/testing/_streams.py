@@ -62,6 +62,10 @@ def check_streams(
     TypeError, ValueError
         If an argument is not as above, or `uniform` gives no float.
 
+    See Also
+    --------
+    check_uniform : numbers without keys.
+
     Examples
     --------
     >>> from sampler.reference import uniform

@@ -55,6 +55,11 @@ def check_uniform(
     TypeError, ValueError
         If `u` are not floats, there are none, or another argument is not as above.
 
+    See Also
+    --------
+    check_independent : pairs of them.
+    check_streams : keyed ones.
+
     Examples
     --------
     >>> import numpy as np
@@ -167,6 +172,10 @@ def check_independent(
     ------
     TypeError, ValueError
         If they are not floats in [0, 1) of one shape, or there are none.
+
+    See Also
+    --------
+    check_uniform : one by one.
 
     Notes
     -----
