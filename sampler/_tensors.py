@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -44,13 +45,15 @@ def _maker(torch: Any, tensor: Any) -> Callable[[npt.NDArray[Any]], Any]:
     # The one place that remembers what came in, and makes what goes out: on the same device.
     if tensor.is_cpu:
         return torch.from_numpy  # type: ignore[no-any-return]
-    like = tensor.detach().new_empty(0)  # which does not keep the tensor's memory alive
+    # An empty one does not keep the tensor's memory alive.
+    return partial(_on_the_device, tensor.detach().new_empty(0))
 
-    def make(array: npt.NDArray[Any]) -> Any:
-        host = torch.from_numpy(array)
-        return like.new_empty(host.shape, dtype=host.dtype).copy_(host)
 
-    return make
+def _on_the_device(like: Any, array: npt.NDArray[Any]) -> Any:
+    if like.device.type == "mps" and array.dtype == np.float64:  # which MPS does not have
+        array = array.astype(np.float32)
+    host = sys.modules["torch"].from_numpy(array)
+    return like.new_empty(host.shape, dtype=host.dtype).copy_(host)
 
 
 def is_on_the_host(value: Any) -> bool:
@@ -169,15 +172,17 @@ def to_array(value: Any, name: str) -> npt.NDArray[Any]:
 
 
 def list_as_array(value: Any, name: str) -> npt.NDArray[Any]:
-    """Return NumPy's array of a list that may hold tensors; a TypeError if it would cut a graph."""
+    """Return NumPy's array of a list that may hold tensors, each of which NumPy can read."""
     try:
         return np.asarray(value)
-    except RuntimeError as error:
-        if "requires grad" not in str(error):
+    except (RuntimeError, TypeError) as error:  # in torch's words
+        reasons = {"requires grad": "requires grad", "device type tensor": "is on a device"}
+        found = [reason for words, reason in reasons.items() if words in str(error)]
+        if not found:
             raise
         raise TypeError(
-            f"`{name}` have to be one tensor, but are a list of tensors, of which one requires "
-            "grad: make one with torch.stack"
+            f"`{name}` have to be one tensor, but are a list of tensors, of which one {found[0]}: "
+            "make one with torch.stack"
         ) from None
 
 
