@@ -293,8 +293,9 @@ def _loop(
         model_kwargs = model._update_model_kwargs_for_generation(
             outputs, model_kwargs, is_encoder_decoder=encoder_decoder
         )
-        # A copy, or the view would keep the logits of the whole prompt alive.
-        next_logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+        # A copy, or the view would keep the logits of the whole prompt alive. A model that is
+        # spread over devices gives them on its last one.
+        next_logits = outputs.logits[:, -1].to(input_ids.device, torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
         r = processor._draw(input_ids, next_scores)
         if returns_dict:
