@@ -1,29 +1,31 @@
-"""A tensor on a device that this machine does not have: it says so, and hides its memory.
+"""A tensor on a GPU that this machine does not have: it says so, and hides its memory.
 
-`Elsewhere` runs torch's operations on the CPU, and is as strict as a device: it never becomes a
-NumPy array, and does not go with tensors of the CPU. `to_device` makes one; while `there` is on, so
-does everything of torch that is asked for a tensor on the device.
+While `There` is on, torch has that GPU: what is asked for on it, or made of tensors on it, is on
+it. It is as strict as one: its tensors never become NumPy arrays, and do not mix with the CPU's.
 """
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-DEVICE = torch.device("cuda", 0)
+CUDA = torch.device("cuda", 0)
+CPU = torch.device("cpu")
 
 # What takes tensors of the CPU next to its own.
-_MIXES = {"_to_copy", "copy_", "index", "index_put_"}
+_MIXES = {"_to_copy", "copy_", "__getitem__", "__setitem__"}
+# What is about the tensor, and not its numbers.
+_OWN = {"__get__", "__set__", "detach", "requires_grad_", "numpy", "__array__", "__dlpack__"}
 
 
 class Elsewhere(torch.Tensor):
     @staticmethod
-    def __new__(cls, inner):
+    def __new__(cls, inner, device=CUDA):
         return torch.Tensor._make_wrapper_subclass(
             cls, inner.shape, strides=inner.stride(), storage_offset=inner.storage_offset(),
-            dtype=inner.dtype, device=DEVICE, requires_grad=inner.requires_grad,
+            dtype=inner.dtype, device=device, requires_grad=inner.requires_grad,
         )  # fmt: skip
 
-    def __init__(self, inner):
+    def __init__(self, inner, device=CUDA):
         self.inner = inner
 
     def _refuse(self, *args, **kwargs):
@@ -31,73 +33,99 @@ class Elsewhere(torch.Tensor):
 
     numpy = __array__ = __dlpack__ = _refuse
 
-    # Results are of the class that `__torch_dispatch__` gives them.
+    # Results are of the class that `run` gives them.
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def tolist(self):
         return self.inner.tolist()
 
-    # torch looks for the device before it dispatches these.
-    def __getitem__(self, index):
-        return Elsewhere(self.inner[_bare(index)])
-
-    def __setitem__(self, index, value):
-        self.inner[_bare(index)] = _bare(value)
-
-    def __deepcopy__(self, memo):
-        return to_device(self.inner.clone())
+    def __reduce_ex__(self, protocol):
+        return Elsewhere, (self.inner, self.device)
 
     def __repr__(self, **kwargs):
         return f"Elsewhere({self.inner})"
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
-        kwargs, name = dict(kwargs or {}), function.overloadpacket.__name__
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, torch.Tensor) and not isinstance(value, cls) and value.ndim:
-                assert name in _MIXES, f"{name} mixes tensors of two devices"
-        to_cpu = kwargs.get("device") == torch.device("cpu")
-        if "device" in kwargs:
-            kwargs["device"] = torch.device("cpu")
-        result = function(*_bare(args), **_bare(kwargs))
-        if name.endswith("_"):
-            return args[0]
-        return result if to_cpu else tree_map(_put, result)
+        return run(function, function.overloadpacket.__name__, args, kwargs or {})
 
 
-def _bare(tree):
-    return tree_map(lambda x: x.inner if isinstance(x, Elsewhere) else x, tree)
-
-
-def _put(value):
-    return Elsewhere(value) if type(value) is torch.Tensor else value
-
-
-def to_device(tensor):
+def to_device(tensor, device=CUDA):
     """A copy on the device."""
-    copy = Elsewhere(tensor.detach().clone())
-    return copy.requires_grad_(tensor.requires_grad)
+    return Elsewhere(tensor.detach().clone(), device).requires_grad_(tensor.requires_grad)
 
 
-def _is_device(value):
-    named = isinstance(value, (str, torch.device)) and str(value).startswith(DEVICE.type)
-    return named or type(value) is int
+def run(function, name, args, kwargs):
+    """Call a function of torch with the tensors inside; what it returns is on the device."""
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    there = [x for x in given if isinstance(x, Elsewhere)]
+    mixed = any(x.ndim and not isinstance(x, Elsewhere) for x in given)
+    assert not (there and mixed) or name in _MIXES, f"{name} mixes tensors of two devices"
+    device = kwargs.get("device", there[0].device if there else CUDA)
+    bare = tree_map(lambda x: x.inner if isinstance(x, Elsewhere) else x, (args, kwargs))
+    if "device" in kwargs:
+        bare[1]["device"] = CPU
+    result = function(*bare[0], **bare[1])
+
+    def put(x):
+        if type(x) is not torch.Tensor or torch.device(device) == CPU:
+            return x
+        assert device.type != "mps" or x.dtype is not torch.float64, "MPS has no float64"
+        # What an operation in place returns is what it was given.
+        same = [one for one in there if one.inner is x]
+        return same[0] if same else Elsewhere(x, device)
+
+    return args[0] if name == "copy_" else tree_map(put, result)
 
 
 class There(TorchFunctionMode):
-    """Makes the device one that torch has."""
+    """Makes a device one that torch has.
+
+    Attributes
+    ----------
+    pinned : list of int
+        How many bytes the tensors in pinned memory have.
+    """
+
+    def __init__(self, device=CUDA):
+        super().__init__()
+        self.device, self.pinned = device, []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        moves = getattr(function, "__name__", "") == "to" and isinstance(args[0], torch.Tensor)
-        if moves and any(_is_device(value) for value in args[1:2]):
-            args, kwargs = (args[0], *args[2:]), {**kwargs, "device": DEVICE}
-        if _is_device(kwargs.get("device")):
-            if moves:
-                given = (
-                    args[0] if isinstance(args[0], Elsewhere) else _put(args[0].detach().clone())
-                )
-                kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "non_blocking")}
-                return function(given, *args[1:], **kwargs) if args[1:] or kwargs else given
-            return _put(function(*args, **{**kwargs, "device": "cpu"}))
+        kwargs, name = dict(kwargs or {}), getattr(function, "__name__", "")
+        if name in ("to", "cpu") and isinstance(args[0], torch.Tensor):
+            return self._move(name, *args, **kwargs)
+        if kwargs.pop("pin_memory", False):
+            result = function(*args, **kwargs)
+            self.pinned.append(result.nbytes)
+            return result
+        asked = kwargs.get("device")
+        if isinstance(asked, (str, int)):
+            asked = kwargs["device"] = torch.device(asked)
+        given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Elsewhere)]
+        if name in _OWN or any(x.requires_grad for x in given):
+            return function(*args, **kwargs)
+        if given or (asked is not None and asked.type == self.device.type):
+            with torch._C.DisableTorchFunction():
+                return run(function, name, args, kwargs)
         return function(*args, **kwargs)
+
+    def _move(self, name, tensor, *args, **kwargs):
+        """Copy a tensor to a device, to a dtype, or both."""
+        device, dtype, copies = tensor.device, tensor.dtype, kwargs.get("copy", False)
+        for one in (*args, *kwargs.values(), *(["cpu"] if name == "cpu" else [])):
+            if isinstance(one, (str, torch.device)):
+                device = torch.device(one)
+            elif isinstance(one, torch.dtype):
+                dtype = one
+            elif isinstance(one, torch.Tensor):
+                device, dtype = one.device, one.dtype
+        if device.type == tensor.device.type and dtype is tensor.dtype and not copies:
+            return tensor
+        bare = tensor.inner if isinstance(tensor, Elsewhere) else tensor
+        with torch._C.DisableTorchFunction():
+            bare = bare.detach().to(dtype, copy=True)
+            if device.type != self.device.type:
+                return bare.to(device)
+        assert device.type != "mps" or dtype is not torch.float64, "MPS has no float64"
+        return Elsewhere(bare, self.device)

@@ -1,8 +1,4 @@
-"""Tensors on another device: through the host, and what comes out is where the input was.
-
-No device is needed. `Elsewhere` is a tensor that says it is on one: it refuses NumPy, and only
-`cpu` gives its numbers.
-"""
+"""Tensors on another device: through the host, and what comes out is where the input was."""
 
 import copy
 import math
@@ -14,34 +10,35 @@ import torch
 
 import sampler
 import tiny
+from elsewhere import CUDA, Elsewhere, There
+from elsewhere import to_device as moved
 from sampler import Sampler
-from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, generate, score
+from sampler.hf import (
+    FilterLogitsProcessor,
+    SamplingLogitsProcessor,
+    generate,
+    generate_kwargs,
+    score,
+)
 
-DEVICE = torch.device("mps")
 LOGITS = torch.from_numpy(np.random.default_rng(3).normal(0, 2, (3, 700)).astype(np.float32))
 
 
-class Elsewhere(torch.Tensor):
-    """A tensor on a device that is not there."""
+class Stream:
+    """The stream of a GPU, which counts how often it is waited for."""
 
-    is_cpu = False
-    device = DEVICE
+    waits = 0
 
-    def cpu(self):
-        return self.as_subclass(torch.Tensor).clone()
-
-    def numpy(self, **_):
-        raise TypeError("can't convert mps device type tensor to numpy")
-
-    def __array__(self, *_):
-        raise TypeError("can't convert mps device type tensor to numpy")
-
-    def __dlpack__(self, **_):
-        raise TypeError("no DLPack from this device")
+    def synchronize(self):
+        Stream.waits += 1
 
 
-def moved(x):
-    return x.clone().as_subclass(Elsewhere)
+@pytest.fixture(autouse=True)
+def gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    monkeypatch.setattr(Stream, "waits", 0)
+    with There() as mode:
+        yield mode
 
 
 def same(there, here):
@@ -136,7 +133,7 @@ def test_out_has_to_be_on_the_host():
         lambda out: sampler.softmax(LOGITS, out=out),
     ):
         with pytest.raises(
-            TypeError, match=r"^`out` has to be on the CPU, but is on mps: leave it"
+            TypeError, match=r"^`out` has to be on the CPU, but is on cuda:0: leave it"
         ):
             call(moved(torch.empty(3, 700)))
 
@@ -163,23 +160,100 @@ def test_processors():
         same(f(moved(ids), moved(LOGITS)), f(ids, LOGITS))
 
 
-def test_the_loop_and_score(monkeypatch):
-    # A model elsewhere: what it takes and gives says that it is.
-    # Not where, or transformers would make tensors there.
-    monkeypatch.setattr(Elsewhere, "device", torch.device("cpu"))
+def llama():
+    """A tiny model on the device."""
     model = tiny.llama()
-    inputs = tiny.prompts()
+    model.set_attn_implementation("eager")
+    for part in model.modules():
+        for held in (part._parameters, part._buffers):
+            held.update({name: moved(x.detach()) for name, x in held.items() if x is not None})
+    assert model.device == CUDA
+    return model
+
+
+def inputs_there():
+    return {name: moved(x) for name, x in tiny.prompts().items()}
+
+
+def test_generate_the_loop_and_score():
     s = Sampler(temperature=1.5, top_p=0.95, seed=7)
-    more = {"max_new_tokens": 6, "return_dict_in_generate": True, "sampler": s}
-    here = generate(model, **inputs, **more)
-    there = generate(model, **{name: moved(x) for name, x in inputs.items()}, **more)
-    same(there.sequences, here.sequences)
-    same_samples(there.samples, here.samples)
-    length = inputs["input_ids"].shape[1]
-    same_samples(
-        score(model, moved(here.sequences), s, prompt_length=length),
-        score(model, here.sequences, s, prompt_length=length),
-    )
+    model, inputs = llama(), inputs_there()
+    more = {"max_new_tokens": 6, "return_dict_in_generate": True}
+    want = generate(tiny.llama(), **tiny.prompts(), sampler=s, **more)
+    got = generate(model, **inputs, sampler=s, **more)
+    same(got.sequences, want.sequences)
+    mask, length = inputs["attention_mask"], tiny.prompts()["input_ids"].shape[1]
+    kwargs = generate_kwargs(s, attention_mask=mask)
+    same(model.generate(**inputs, **kwargs, **more).sequences, want.sequences)
+    scored = score(model, got.sequences, s, prompt_length=length, attention_mask=mask)
+    for r in (got.samples, kwargs["logits_processor"][-1].samples, scored):
+        assert r.logprobs.device == r.tokens.device == CUDA
+        assert torch.allclose(r.logprobs.cpu(), want.samples.logprobs, atol=1e-4)
+
+
+def test_rows_that_end_and_a_streamer():
+    s = Sampler(temperature=1.5, seed=7)
+    length = tiny.prompts()["input_ids"].shape[1]
+    text = generate(tiny.llama(), **tiny.prompts(), sampler=s, max_new_tokens=6)
+    more = {"sampler": s, "max_new_tokens": 6, "eos_token_id": text[0, length + 2].item()}
+    want = generate(tiny.llama(), **tiny.prompts(), **more)
+    assert (want[0, length + 3 :] == 0).all()
+    same(generate(llama(), **inputs_there(), **more), want)
+    here, there = tiny.Puts(), tiny.Puts()
+    one, same_one = ({k: x[:1] for k, x in i.items()} for i in (tiny.prompts(), inputs_there()))
+    generate(tiny.llama(), **one, **more, streamer=here)
+    generate(llama(), **same_one, **more, streamer=there)
+    assert there.puts == here.puts
+
+
+def test_a_model_spread_over_devices():
+    # Its logits are on another device than the text, which a penalty reads.
+    model, more = llama(), {"max_new_tokens": 4, "repetition_penalty": 1.5}
+    forward = model.forward
+
+    def spread(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        output.logits = output.logits.cpu()
+        return output
+
+    model.forward = spread
+    s = Sampler(seed=7)
+    want = generate(tiny.llama(), **tiny.prompts(), sampler=s, **more)
+    same(generate(model, **inputs_there(), sampler=s, **more), want)
+
+
+# --------------------------------------------------------------------------------- the copies
+
+
+def test_one_copy_into_pinned_memory_and_one_wait(gpu):
+    Sampler(seed=7)(moved(LOGITS))
+    assert (gpu.pinned, Stream.waits) == ([LOGITS.nbytes], 1)
+
+
+def test_mps_has_no_float64_and_no_pinned_memory():
+    mps = torch.device("mps", 0)
+    with There(mps) as mode:
+        x, s = moved(LOGITS, mps), Sampler(seed=7)
+        r, want = s.sample(x, steps=0, logprobs=2), s.sample(LOGITS, steps=0, logprobs=2)
+        assert r.tokens.tolist() == want.tokens.tolist()
+        for got, exact in ((r.logprobs, want.logprobs), (r.top_logprobs, want.top_logprobs)):
+            assert (got.device, got.dtype) == (mps, torch.float32)
+            assert torch.equal(got.cpu(), exact.float())
+        assert s.distribution(x[0]).probs.dtype is torch.float32
+        assert sampler.temperature.entropy(x).device == mps
+        assert mode.pinned == []
+    assert Stream.waits == 0
+
+
+def test_a_list_of_tensors():
+    message = "^`logits` have to be one tensor, .*, of which one is on a device: make one with"
+    with pytest.raises(TypeError, match=message):
+        Sampler(seed=7)([moved(LOGITS[0]), moved(LOGITS[1])])
+
+
+def test_a_distribution_is_pickled():
+    d = Sampler(top_k=4, seed=7).distribution(moved(LOGITS[0]))
+    same(pickle.loads(pickle.dumps(d)).dense(), d.dense().cpu())
 
 
 # -------------------------------------------------------------------------------- the setting
