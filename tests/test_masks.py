@@ -449,3 +449,39 @@ def test_logits_with_another_value(dtype):
                 strict=True,
             ):
                 assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("lead", [0, 3, 12])
+def test_bans_at_every_edge_of_a_block(lead):
+    # Planted: the last logit of a copied block lost; edits of the next 512 ids not seen.
+    rng = np.random.default_rng(lead)
+    for size in (512, 700, 1500):
+        memory = np.zeros(size + 16, np.float32)
+        row = memory[lead : lead + size]
+        edges = {e + d for e in (0, 512, 1024, size) for d in (-18, -17, -3, -2, -1, 0, 1, 2, 12)}
+        for top in sorted(e for e in edges if 0 <= e < size):
+            row[:] = rng.normal(-9, 1, size)
+            row[top] = 9.0
+            for ban in {max(top - 1, 0), min(top + 1, size - 1), (top + 500) % size} - {top}:
+                kept, row[ban] = row[ban], 20.0
+                mask = np.ones(size, bool)
+                mask[ban] = False
+                for x in (row, np.repeat(row, 2)[::2]):
+                    assert Sampler(temperature=0.1, suppress_tokens=[ban], seed=0)(x) == top
+                    r = Sampler(temperature=0.1, top_k=2, seed=0).sample(x, mask=mask, logprobs=2)
+                    assert r.top_ids[0] == top
+                row[ban] = kept
+
+
+def test_words_of_a_wider_mask():
+    # Planted: only the first word beyond the vocabulary looked at; rows next to each other.
+    words = np.zeros((4, 9), np.int32)
+    words[:, 0] = [1, 2, 4, 8]
+    rows = np.zeros((2, 64))
+    assert Sampler(seed=0)(rows, mask=words[::2]).tolist() == [0, 2]
+    assert Sampler(seed=0)(rows, mask=words[1::2, :2]).tolist() == [1, 3]
+    for beyond in range(2, 9):
+        words[3, beyond] = 1
+        with pytest.raises(ValueError, match=r"`mask` has to be 0 beyond the 2 words .* in row 1"):
+            Sampler(seed=0)(rows, mask=words[1::2])
+        words[3, beyond] = 0

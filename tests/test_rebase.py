@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from law import random_stage
-from sampler import MinP, Sampler, Smoothing, Temperature, TopK, TopP, reference
+from sampler import MinP, Sampler, Smoothing, Temperature, TopK, TopP, _core, reference
 from test_law import KINDS, make_row
 
 inf = math.inf
@@ -132,3 +132,18 @@ def test_a_curve_above_three_ranks_others_first():
     d = Sampler(smoothing=(1.0, 5.0)).distribution([0.0, -0.25, -2.0])
     assert d.ids.tolist() == [1, 0, 2]
     assert np.allclose(np.log(d.probs / d.probs[0]), [0, -0.03125, -12 - 0.03125])
+
+
+def test_some_rows_of_a_batch_are_rebased(real_logits):
+    # Planted: room for the new row only if the last row needs it.
+    rows = real_logits[:3, :5000].astype(np.float32)
+    for factors in ([0.3, 0.0, 0.0], [0.0, 0.2, 0.0], [0.0, 0.0, 0.1]):
+        _core.idle_scratch(give_back=True)
+        s = Sampler(smoothing=(factors, 1.5), seed=2)
+        r = s.sample(rows, steps=0, raw=True)
+        for i, row in enumerate(rows):
+            alone = Sampler(smoothing=(factors[i], 1.5), seed=2)
+            want = alone.sample(row, streams=i, steps=0, raw=True)
+            assert (r.tokens[i], r.logprobs[i], r.log_mass[i]) == (
+                want.tokens, want.logprobs, want.log_mass,
+            )  # fmt: skip
