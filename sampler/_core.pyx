@@ -625,7 +625,7 @@ cdef class KeyedUniforms:
             if step < 1 << 64:
                 self._step = step + 1
         if step >= 1 << 64:
-            raise ValueError("`step` has to be an integer in [0, 2**64), but all are used up")
+            raise ValueError("all 2**64 steps of this sampler are used up: make one with another seed")
         return step
 
 

@@ -262,7 +262,8 @@ def check_out(
     """Return the memory of `out`, an array or a tensor to write a result into."""
     if _tensors.is_negated(out):
         raise ValueError(
-            "`out` has to be plain memory, but is a view that negates what it shows: pass another"
+            "`out` is a view that shows its memory negated, so nothing can be written to it: pass "
+            "another array"
         )
     if not _tensors.is_on_the_host(out):
         raise TypeError(

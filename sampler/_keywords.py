@@ -57,7 +57,7 @@ def _hint(name: str, value: object, known: Collection[str]) -> str:
         return f"generate() applies it before the draw: {_IN_GENERATE.format(name, shown)}"
     if name in ALGORITHMS:
         return (
-            "it chooses tokens in another way than by a draw, so it goes without a Sampler: "
+            "it replaces the draw, so use it without a Sampler: "
             f"model.generate(**inputs, {name}={shown})"
         )
     if name in IGNORED_FIELDS:

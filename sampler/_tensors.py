@@ -119,7 +119,7 @@ def _cut_graph(name: str, ndim: int) -> TypeError:
         last = " with dim=-1" if function == "cross_entropy" and ndim > 2 else ""
         use = f"{first}use sampler.torch.{function}{last}, or "
     return TypeError(
-        f"`{name}` requires grad, and {function} would cut its graph without a word: {use}pass "
+        f"`{name}` requires grad, and {function} would silently cut its graph: {use}pass "
         f"{name}.detach()"
     )
 

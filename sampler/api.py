@@ -423,7 +423,7 @@ class Sampler(HasSettings):
         """
         steps = _check_keywords(Sampler.sample, unknown, steps)
         if n is not None and draws is not None:
-            raise TypeError("`n` and `draws` exclude each other: n=3 is the draws 0, 1 and 2")
+            raise TypeError("give either `n` or `draws`, not both: n=3 takes the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
         _inputs.check_rows(source)
         if n is not None:
@@ -707,7 +707,7 @@ class Sampler(HasSettings):
 
         def __getattr__(self, name: str) -> Any:
             if name in STAGES:  # `HasSettings` has refused
-                hint = f"its chain has several {STAGES[name].__name__}, which `stages` shows"
+                hint = f"its chain has several {STAGES[name].__name__} stages: read `stages`"
             elif (
                 name in IGNORED_FIELDS
             ):  # model.generate(ids, s) looks for them in its configuration
@@ -753,7 +753,7 @@ def _check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in named:
         if not stage.is_off:
             raise TypeError(
-                f"`stages` and `{stage.setting}` exclude each other: put {stage!r} into the chain"
+                f"give either `stages` or `{stage.setting}`, not both: put {stage!r} into the chain"
             )
     if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
         shown = repr(stages)
@@ -769,8 +769,7 @@ def _check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for before, stage in pairwise(chain):
         if stage.kind == "edit" and before.kind != "edit":
             raise TypeError(
-                f"`stages` has to begin with what edits the logits, but {stage!r} comes after "
-                f"{before!r}"
+                f"{stage!r} edits the logits, so in `stages` it has to come before {before!r}"
             )
     return chain
 
@@ -811,7 +810,7 @@ def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> An
     name = function.__qualname__
     if "step" in unknown and steps is None:
         warnings.warn(
-            f"`step` has the name `steps` now: write {function.__name__}(..., steps=...)",
+            f"`step` is now called `steps`: write {function.__name__}(..., steps=...)",
             DeprecationWarning,
             stacklevel=3,
         )
@@ -838,7 +837,7 @@ def _check_threads(threads: Any) -> int | Literal["auto"]:
 def _check_seed(seed: Any, rng: Any) -> int:
     if rng is not None:
         if seed is not None:
-            raise TypeError("`seed` and `rng` exclude each other, but both are given")
+            raise TypeError("give either `seed` or `rng`, not both")
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"`rng` has to be a numpy.random.Generator, but is {rng!r}")
         return int(rng.integers(0, U64_END, dtype=np.uint64))

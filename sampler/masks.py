@@ -68,8 +68,8 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     if array.dtype == np.bool_:
         if array.shape != shape:
             raise ValueError(
-                f"`mask` has to be of shape {shape}, as the logits, where it is of bools, but has "
-                f"shape {array.shape}"
+                f"a `mask` of bools has to have the shape of the logits, {shape}, but has shape "
+                f"{array.shape}"
             )
         return _words_of_bools(array.reshape(rows, vocab))
     if array.dtype.kind != "i" or array.dtype.itemsize != 4:
@@ -79,15 +79,15 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
         )
     if array.ndim not in (len(batch) + 1, 2) or (array.ndim == 2 and array.shape[0] != rows):
         raise ValueError(
-            f"`mask` has to be of shape {(*batch, width)} for logits of shape {shape}, where it is "
-            f"of words, but has shape {array.shape}"
+            f"a `mask` of words has to have shape {(*batch, width)} for logits of shape {shape}, "
+            f"but has shape {array.shape}"
         )
     words = array.reshape(rows, array.shape[-1])
     beyond = words[:, width:]
     if beyond.any():
         raise ValueError(
-            f"`mask` has to be 0 beyond the {width} words of {vocab} tokens, but is not in row "
-            f"{int(np.argwhere(beyond)[0, 0])}"
+            f"`mask` has to be 0 after the {width} words that {vocab} tokens take, but row "
+            f"{int(np.argwhere(beyond)[0, 0])} has bits set there"
         )
     if words.shape[1] == 0:
         return np.zeros((rows, 1), np.int32)

@@ -90,7 +90,7 @@ class Samples(Generic[_Ints, _Floats]):
     def kept(self) -> _Ints:
         """The old name of `n_kept`."""
         warnings.warn(
-            "`Samples.kept` has the name `n_kept` now: write samples.n_kept",
+            "`Samples.kept` is now called `n_kept`: write samples.n_kept",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -98,7 +98,7 @@ class Samples(Generic[_Ints, _Floats]):
 
     def __len__(self) -> int:
         if not _axes(self.tokens):
-            raise TypeError("the Samples of a lone row has no length: it is one token")
+            raise TypeError("the Samples of a lone row holds one token, so it has no length")
         return len(self.tokens)  # type: ignore[arg-type]
 
     def __getitem__(self, index: Any) -> Samples[Any, Any]:

@@ -518,7 +518,9 @@ def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.
     number, array = _check_temperature(temperature, shape)
     t = np.array(number) if array is None else array.reshape(shape)
     if not t.all():
-        raise ValueError("`temperature` has to be in (0, inf], but is 0, where nothing has a slope")
+        raise ValueError(
+            "`temperature` has to be in (0, inf], but is 0, where nothing has a derivative"
+        )
     return t
 
 
@@ -700,7 +702,7 @@ def check_ignore_index(value: Any, are_ids: bool) -> int:
     index = check_integer("ignore_index", value, -(2**63), 2**63, "an integer in [-2**63, 2**63)")
     if index >= 0 and not are_ids:
         raise ValueError(
-            f"`ignore_index` has to be negative for targets of floats, but is {index}: it names a "
-            "class, and they have none"
+            f"`ignore_index` has to be negative for targets of floats, but is {index}: such "
+            "targets have no class to ignore"
         )
     return index

@@ -125,7 +125,7 @@ class Stage:
             return cls(value)
         if len(value) > len(cls.parameters):
             names = ", ".join(cls.parameters)
-            raise TypeError(f"`{cls.setting}` has to be at most ({names}), but is {value!r}")
+            raise TypeError(f"`{cls.setting}` takes at most ({names}), but is {value!r}")
         return cls(*value)
 
     @classmethod

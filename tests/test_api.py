@@ -194,11 +194,11 @@ def test_the_edges_of_the_ranges():
 
 
 def test_settings_that_exclude_each_other():
-    with pytest.raises(TypeError, match=r"`stages` and `top_p` exclude each other.*TopP"):
+    with pytest.raises(TypeError, match=r"give either `stages` or `top_p`, not both.*TopP"):
         Sampler([TopK(40)], top_p=0.9)
-    with pytest.raises(TypeError, match="`stages` and `temperature` exclude"):
+    with pytest.raises(TypeError, match="give either `stages` or `temperature`, not both"):
         Sampler([], temperature=inf)
-    with pytest.raises(TypeError, match="`seed` and `rng` exclude each other"):
+    with pytest.raises(TypeError, match="give either `seed` or `rng`, not both"):
         Sampler(seed=1, rng=np.random.default_rng(0))
     with pytest.raises(TypeError, match="positional"):
         Sampler([], 0.8)
@@ -307,7 +307,7 @@ def test_round_trip_of_an_exhausted_sampler():
     assert s.step == 2**64
     read = eval(repr(s), vars(sampler))
     for other in (pickle.loads(pickle.dumps(s)), copy.copy(s), s.replace(top_k=2), read):
-        with pytest.raises(ValueError, match="`step`"):
+        with pytest.raises(ValueError, match="steps of this sampler are used up"):
             other(ROW)
 
 
@@ -352,9 +352,9 @@ def test_replace():
     assert repr(chain.replace(stages=[])) == "Sampler([], ties='all', seed=7, step=2)"
     named = chain.replace(stages=None, top_k=3)
     assert repr(named) == "Sampler(top_k=3, ties='all', seed=7, step=2)"
-    with pytest.raises(TypeError, match="`stages` and `top_k` exclude"):
+    with pytest.raises(TypeError, match="give either `stages` or `top_k`"):
         chain.replace(top_k=3)
-    with pytest.raises(TypeError, match="`seed` and `rng` exclude"):
+    with pytest.raises(TypeError, match="give either `seed` or `rng`"):
         s.replace(seed=1, rng=np.random.default_rng(0))
 
 
@@ -547,9 +547,9 @@ def test_the_last_step():
     token = s(ROW)
     assert token == s.sample(ROW, steps=LAST).tokens
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"`step` has to be .*used up"):
+        with pytest.raises(ValueError, match=r"^all 2\*\*64 steps of this sampler are used up"):
             s(ROW)
-        with pytest.raises(ValueError, match=r"`step` has to be .*used up"):
+        with pytest.raises(ValueError, match=r"^all 2\*\*64 steps of this sampler are used up"):
             s.sample(ROW)
     assert s.sample(ROW, steps=0).tokens == Sampler(seed=7)(ROW)
 

@@ -559,7 +559,7 @@ def test_seeds():
     assert read(fields).seed != read(fields).seed
     rng = np.random.default_rng(3)
     assert read(fields, rng=np.random.default_rng(3)).seed == Sampler(rng=rng).seed
-    with pytest.raises(TypeError, match="`seed` and `rng` exclude each other"):
+    with pytest.raises(TypeError, match="give either `seed` or `rng`, not both"):
         read(fields, seed=7, rng=rng)
     for name, value in (("seed", 3), ("min_tokens_to_keep", 2), ("ties", "id")):
         with pytest.raises(ValueError, match=r"\(an argument, not a field\)") as caught:

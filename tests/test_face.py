@@ -139,7 +139,7 @@ def test_the_parts_of_samples():
     ):
         r[0, 1]
     for call in (len, list, lambda one: one[0]):
-        with pytest.raises(TypeError, match=r"^the Samples of a lone row has no length"):
+        with pytest.raises(TypeError, match=r"^the Samples of a lone row holds one token"):
             call(s.sample(ROW))
 
 
@@ -187,7 +187,7 @@ def test_draws_names_the_draw_of_each_row():
     s.sample(rows, draws=1)
     assert s.step == before + 1  # without steps, a call takes one
     with pytest.raises(
-        TypeError, match=r"^`n` and `draws` exclude each other: n=3 is the draws 0,"
+        TypeError, match=r"^give either `n` or `draws`, not both: n=3 takes the draws 0,"
     ):
         s.sample(rows, n=1, draws=0)
 
@@ -253,7 +253,7 @@ def test_each_setting_is_an_attribute():
     chain = Sampler([TopP(0.5), MinP(0.1), TopP(0.9), Temperature(2)], seed=7)
     assert (chain.temperature, chain.min_p, chain.top_k, chain.suppress_tokens) == (2.0, 0.1, 0, ())
     with pytest.raises(
-        AttributeError, match=r"'top_p': its chain has several TopP, which `stages`"
+        AttributeError, match=r"'top_p': its chain has several TopP stages: read `stages`"
     ):
         chain.top_p  # noqa: B018
     for name in STAGES:
@@ -295,8 +295,8 @@ WAYS_OUT = {
     "Sampler(anything=1)": "help(sampler.Sampler) lists the settings",
     "Sampler(repetition_penalty=1.1)": "generate() applies it before the draw: model.generate("
     "**inputs, **sampler.hf.generate_kwargs(s), repetition_penalty=1.1)",
-    "Sampler(num_beams=4)": "it chooses tokens in another way than by a draw, so it goes without a "
-    "Sampler: model.generate(**inputs, num_beams=4)",
+    "Sampler(num_beams=4)": "it replaces the draw, so use it without a Sampler: "
+    "model.generate(**inputs, num_beams=4)",
     "Sampler(max_new_tokens=50)": "it goes to generate(): model.generate(**inputs, "
     "**sampler.hf.generate_kwargs(s), max_new_tokens=50)",
     "Sampler(num_return_sequences=2)": "write sampler.hf.generate(model, **inputs, sampler=s, "

@@ -374,7 +374,7 @@ def test_bad_arguments(make):
         with pytest.raises(TypeError, match=r"^`sampler` has to be a Sampler, but is "):
             make(sampler)
     for setting in (*FULL.items(), ("min_tokens_to_keep", 2)):
-        with pytest.raises(TypeError, match=r"^`sampler` and settings exclude each other"):
+        with pytest.raises(TypeError, match=r"^give either a sampler or settings, not both"):
             make(Sampler(seed=7), **dict([setting]))
     with pytest.raises(
         TypeError, match=rf"^{make.__name__}.* unexpected keyword argument 'top_q': did"

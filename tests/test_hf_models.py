@@ -227,7 +227,7 @@ def test_whisper_calls_its_custom_generate_once_a_segment(long_form):
     # Each call began at draw index 0.
     model, inputs = long_form
     with pytest.raises(
-        ValueError, match=r"^WhisperForConditionalGeneration.generate\(\) cannot have"
+        ValueError, match=r"^WhisperForConditionalGeneration.generate\(\) cannot use"
     ):
         model.generate(**inputs, custom_generate=hf.generate, sampler=HOT)
 

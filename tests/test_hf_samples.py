@@ -1136,12 +1136,12 @@ def test_score_of_a_model_that_hides_its_arguments(model):
         def forward(self, *args, **kwargs):
             return model(*args, **kwargs)
 
-    with pytest.raises(TypeError, match=r"^`model` has to name the arguments of its forward"):
+    with pytest.raises(TypeError, match=r"hides the arguments of its model's forward"):
         score(Hiding(), torch.ones(1, 5).long(), Sampler(seed=7))
 
 
 def test_score_of_an_unknown_argument(model):
-    with pytest.raises(TypeError, match=r"^`promt_length` has to be an argument of `score` or"):
+    with pytest.raises(TypeError, match=r"^neither `score` nor .* takes `promt_length`"):
         score(model, torch.ones(1, 5).long(), Sampler(seed=7), promt_length=3)
 
 
@@ -1218,7 +1218,7 @@ def test_what_our_loop_does_without(model, setting):
 
 
 def test_stop_strings_without_a_tokenizer(model):
-    with pytest.raises(ValueError, match=r"^`tokenizer` has to be given with `stop_strings`"):
+    with pytest.raises(ValueError, match=r"^`stop_strings` needs the tokenizer"):
         hf.generate(model, **prompts(), sampler=Sampler(seed=7), stop_strings=["w9"])
     out = hf.generate(
         model, **prompts(), sampler=Sampler(seed=7), stop_strings=None, max_new_tokens=2

@@ -403,7 +403,7 @@ def test_a_graph_is_not_cut_without_a_word(name):
     if name == "temperature_for_perplexity":
         x = x.detach().mul(3).requires_grad_()
     use = rf"use sampler\.torch\.{name}, or " if name in sampler.torch.__all__ else ""
-    text = rf"^`\w+` requires grad, and {name} would cut its graph without a word: {use}pass \w+\."
+    text = rf"^`\w+` requires grad, and {name} would silently cut its graph: {use}pass \w+\."
     with pytest.raises(TypeError, match=text):
         call(x)
     with torch.no_grad():
@@ -436,18 +436,18 @@ def test_only_what_takes_the_tensor_is_recommended():
     # sampler.torch.softmax, which the message named, takes no tensor as its temperature.
     t = torch.ones(2, dtype=torch.float64, requires_grad=True)
     x = np.eye(2)
-    divide = r"word: divide the logits by it and use sampler\.torch\.{}, or pass temperature\.det"
+    divide = r"graph: divide the logits by it and use sampler\.torch\.{}, or pass temperature\.det"
     for name in ("softmax", "log_softmax", "logsumexp"):
         function = getattr(sampler, name)
         with pytest.raises(TypeError, match=divide.format(name)):
             function(x, temperature=t)
         for option in ("out", "where"):
-            with pytest.raises(TypeError, match=rf"word: pass {option}\.detach\(\)$"):
+            with pytest.raises(TypeError, match=rf"graph: pass {option}\.detach\(\)$"):
                 function(x, **{option: t})
     with pytest.raises(TypeError, match=divide.format("entropy")):
         temperature.entropy(x, temperature=t)
     for function in (sampler.softmax_dtemperature, temperature.perplexity):
-        with pytest.raises(TypeError, match=r"word: pass temperature\.detach\(\)$"):
+        with pytest.raises(TypeError, match=r"graph: pass temperature\.detach\(\)$"):
             function(x, temperature=t)
     with pytest.raises(TypeError, match=r"use sampler\.torch\.distillation_loss, or pass teacher"):
         temperature.distillation_loss(x[0], t)

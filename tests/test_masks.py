@@ -296,9 +296,9 @@ def test_packing(seed, vocab, batch):
     ([0, 4], ValueError, "integers in \\[0, 4\\), but one is 4, at index 1$"),
     ([-1], ValueError, "integers in \\[0, 4\\), but one is -1, at index 0$"),
     (np.ones((2, 1), np.int32), ValueError, "shape \\(1,\\) for .* \\(4,\\).* shape \\(2, 1\\)"),
-    (np.ones((1, 4), bool), ValueError, "of shape \\(4,\\), .* has shape \\(1, 4\\)$"),
-    (np.ones(5, bool), ValueError, "of shape \\(4,\\), .* has shape \\(5,\\)$"),
-    (np.array([1, 0, 2], np.int32), ValueError, "0 beyond the 1 words of 4 tokens, .* row 0$"),
+    (np.ones((1, 4), bool), ValueError, "shape of the logits, \\(4,\\), but has shape \\(1, 4\\)$"),
+    (np.ones(5, bool), ValueError, "shape of the logits, \\(4,\\), but has shape \\(5,\\)$"),
+    (np.array([1, 0, 2], np.int32), ValueError, "0 after the 1 words .* row 0 has bits set there$"),
 ])  # fmt: skip
 def test_bad_masks(mask, error, message):
     s = Sampler(seed=3)
@@ -313,7 +313,7 @@ def test_bad_masks(mask, error, message):
     np.ones(4, bool), np.ones((3, 4), bool), [[0]], [[0], [0], [0]], [0, 1],
 ])  # fmt: skip
 def test_a_mask_of_another_batch(mask):
-    with pytest.raises((ValueError, TypeError), match=r"`mask` ha(s|ve) to be"):
+    with pytest.raises((ValueError, TypeError), match=r"`mask`( of \w+)? ha(s|ve) to (be|have)"):
         Sampler(seed=3)(np.zeros((2, 4)), mask=mask)
 
 
@@ -401,7 +401,7 @@ def test_ids_outside_the_vocabulary_are_found_by_the_call():
 
 @pytest.mark.parametrize("before", [Temperature(0.8), TopK(2), Temperature(1.0)])
 def test_edits_come_first(before):
-    message = f"but {SuppressTokens([2])!r} comes after {before!r}".replace("(", r"\(")
+    message = f"{SuppressTokens([2])!r} edits .* has to come before {before!r}".replace("(", r"\(")
     with pytest.raises(TypeError, match=message.replace(")", r"\)")):
         Sampler([SuppressTokens([1]), before, SuppressTokens([2])])
     two = Sampler([SuppressTokens([1]), SuppressTokens([2, 1]), before], seed=1)
@@ -482,6 +482,6 @@ def test_words_of_a_wider_mask():
     assert Sampler(seed=0)(rows, mask=words[1::2, :2]).tolist() == [1, 3]
     for beyond in range(2, 9):
         words[3, beyond] = 1
-        with pytest.raises(ValueError, match=r"`mask` has to be 0 beyond the 2 words .* in row 1"):
+        with pytest.raises(ValueError, match=r"`mask` has to be 0 after the 2 words .* row 1 has"):
             Sampler(seed=0)(rows, mask=words[1::2])
         words[3, beyond] = 0

@@ -449,7 +449,7 @@ def test_filter_values_go_by_the_row():
 
 
 def test_sampler_and_floors_exclude_each_other():
-    with pytest.raises(TypeError, match="exclude each other"):
+    with pytest.raises(TypeError, match=r"^give either"):
         FilterLogitsProcessor(Sampler(seed=7), min_tokens_to_keep=[1, 2])
 
 

@@ -123,7 +123,7 @@ def test_log_mass_of_steep_curves():
 
 def test_too_many_parameters():
     with pytest.raises(
-        TypeError, match=r"^`smoothing` has to be at most \(factor, curve\), but is \(1, 2, 3\)$"
+        TypeError, match=r"^`smoothing` takes at most \(factor, curve\), but is \(1, 2, 3\)$"
     ):
         Sampler(smoothing=(1, 2, 3))
 

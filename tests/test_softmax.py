@@ -784,7 +784,7 @@ def test_out_at_an_odd_address():
 
 def test_out_that_negates_is_refused():
     view = torch.zeros(4, dtype=torch.complex64).conj().imag
-    with pytest.raises(ValueError, match=r"^`out` has to be plain memory, but is a view that neg"):
+    with pytest.raises(ValueError, match=r"^`out` is a view that shows its memory negated, so"):
         softmax(torch.arange(4.0), out=view)
 
 

@@ -355,7 +355,7 @@ def test_equal_logits_have_one_entropy():
     for row, n in (([7.0] * 5, 5), ([7.0, -inf, 7.0], 2), ([7.0, -inf], 1), ([0.0], 1)):
         assert temperature_for_entropy(row, math.log(n)) == 1
         assert temperature_for_perplexity(row, n) == 1
-        with pytest.raises(ValueError, match="all that row 0 can reach"):
+        with pytest.raises(ValueError, match="the range of row 0"):
             temperature_for_entropy(row, math.log(n) + 0.1)
 
 
@@ -363,13 +363,13 @@ def test_equal_logits_have_one_entropy():
     ("function", "logits", "value", "error", "text"),
     [
         (temperature_for_entropy, [[0.0, 1.0], [0.0, 0.0]], [0.5, 0.5], ValueError,
-         "`entropy` has to be in [0.693147, 0.693147], all that row 1 can reach, but is 0.5"),
+         "`entropy` has to be in [0.693147, 0.693147], the range of row 1, but is 0.5"),
         (temperature_for_entropy, [0.0, 1.0, -inf], 0.7, ValueError,
-         "`entropy` has to be in [0, 0.693147], all that row 0 can reach, but is 0.7"),
+         "`entropy` has to be in [0, 0.693147], the range of row 0, but is 0.7"),
         (temperature_for_perplexity, [1.0, 1.0, 0.0], 1.5, ValueError,
-         "`perplexity` has to be in [2, 3], all that row 0 can reach, but is 1.5"),
+         "`perplexity` has to be in [2, 3], the range of row 0, but is 1.5"),
         (temperature_for_perplexity, [[[1.0, 0.0]] * 3] * 2, [[1.5] * 3, [1.5, 3, 1.5]], ValueError,
-         "`perplexity` has to be in [1, 2], all that row (1, 1) can reach, but is 3.0"),
+         "`perplexity` has to be in [1, 2], the range of row (1, 1), but is 3.0"),
         (temperature_for_perplexity, [1.0, 0.0], 0.5, ValueError,
          "`perplexity` has to be a float >= 1, but is 0.5"),
         (temperature_for_entropy, [1.0, 0.0], -1e-300, ValueError,
@@ -385,7 +385,7 @@ def test_equal_logits_have_one_entropy():
         (temperature_for_entropy, [[inf, 0.0]], 0.1, ValueError,
          "`logits` have to be finite or -inf, but row 0 has inf at token 0"),
         (temperature_for_entropy, [[0.0, 0.0], [-inf, 1.0]], math.log(2), ValueError,
-         f"`entropy` has to be in [0, 0], all that row 1 can reach, but is {math.log(2)}"),
+         f"`entropy` has to be in [0, 0], the range of row 1, but is {math.log(2)}"),
         (temperature_for_entropy, [[0.0, 1.0], [-inf, -inf]], 0.1, ValueError,
          "`logits` have to hold a finite value in every row, but row 1 is -inf throughout"),
     ],
@@ -582,7 +582,7 @@ def test_fit_at_its_limits():
         (1.0, 0, ValueError,
          "`logits` have to hold at least one row and one class, but have shape ()"),
         ([[0.0, 1.0]], [-100], ValueError,
-         "`labels` have to name a class, but all are -100, the `ignore_index`"),
+         "every label is -100, the `ignore_index`, so no row counts"),
         (np.empty((0, 2)), np.empty(0, int), ValueError,
          "`logits` have to hold at least one row and one class, but have shape (0, 2)"),
         (np.empty((2, 0)), [0, 0], ValueError,
@@ -684,7 +684,7 @@ def test_an_invalid_row_is_named_by_its_place_in_all(monkeypatch):
     with pytest.raises(ValueError, match="row 7 has nan at token 1"):
         temperature_for_entropy(x, math.log(2))
     x[7] = [0.0, 1.0]
-    with pytest.raises(ValueError, match="all that row 7 can reach, but is 5"):
+    with pytest.raises(ValueError, match="the range of row 7, but is 5"):
         temperature_for_entropy(x, np.where(np.arange(9) == 7, 5.0, math.log(2)))
     x[7] = [0.0, -inf]
     with pytest.raises(ValueError, match="row 7 has -inf at its label 1"):
@@ -794,7 +794,7 @@ def test_fitting_the_temperature_lowers_the_error():
         ([[[1.0, 0.0], [9.0, 9.0], [2.0, -1.0]]], [[0, -100, 1]], 15, ValueError,
          "`probs` have to be in [0, 1], but row (0, 2) has 2.0 at class 0"),
         ([[0.5, 0.5]], [-100], 15, ValueError,
-         "`labels` have to name a class, but all are -100, the `ignore_index`"),
+         "every label is -100, the `ignore_index`, so no row counts"),
         ([[0.5, 0.5]], [-1], 15, ValueError,
          ("`labels` have to be integers in [0, 2), of shape (1,), but one is -1, at index 0: if it "
          "is padding, pass ignore_index=-1")),

@@ -256,7 +256,7 @@ def test_the_sequential_form_stops_early_and_passes_late():
         check_sequentially(lambda n: [0], LAW)
     with pytest.raises(ValueError, match=r"`draw` has to return .*, but returned shape \(0,\)"):
         check_sequentially(lambda n: [], LAW)
-    with pytest.raises(ValueError, match=r"`bias` has to be one that 2\*\*40 draws show"):
+    with pytest.raises(ValueError, match=r"would take more than 2\*\*40 draws to show"):
         check_sequentially(lambda n: [0] * n, [1 - 1e-15, 1e-15])
 
 
@@ -301,14 +301,14 @@ def test_a_sequential_false_alarm_is_as_rare_as_alpha():
 @pytest.mark.parametrize(
     "tokens, probs, settings, error, message",
     [
-        ([], LAW, {}, ValueError, "`tokens` have to be at least one draw, but are none"),
+        ([], LAW, {}, ValueError, "`tokens` have to hold at least one draw, but are empty"),
         ([0, 5], LAW, {}, ValueError, r"integers in \[0, 5\), but one is 5"),
         ([0, -1], LAW, {}, ValueError, r"integers in \[0, 5\), but one is -1"),
         ([0.5], LAW, {}, TypeError, "`tokens` have to be integers"),
         ([True], LAW, {}, TypeError, "`tokens` have to be integers"),
         ([[0] * 1000, [1]], LAW, {}, TypeError, r"but are \[\[0, 0, 0, 0, 0, 0, ...\], \[1\]\]"),
         ([[0], [1, 2]], LAW, {}, TypeError, r"integers in \[0, 5\), but are \[\[0\], \[1, 2\]\]"),
-        (np.zeros((0, 3)), LAW, {}, ValueError, "`tokens` have to be at least one draw"),
+        (np.zeros((0, 3)), LAW, {}, ValueError, "`tokens` have to hold at least one draw"),
         ([0], [0.5, 0.4], {}, ValueError, "`probs` have to sum to 1, but sum to 0.9"),
         ([0], [1.5, -0.5], {}, ValueError, r"in \[0, 1\], but that of token 0 is 1.5"),
         ([0], [0.5, 0.8, -0.3], {}, ValueError, "that of token 2 is -0.3"),

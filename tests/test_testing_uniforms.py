@@ -32,7 +32,7 @@ U = np.random.default_rng(11).random((2, 200_000))
     [
         (0.9998 * U[0], r"numbers in \[0\.99.*, 1\)"),
         (np.clip(U[0], 3e-4, None), r"numbers in \[0, .*\)"),
-        (np.floor(U[0] * 2**20) / 2**20, r"multiple of 2\*\*-20: they have 20 bits of 53"),
+        (np.floor(U[0] * 2**20) / 2**20, r"multiple of 2\*\*-20: they have 20 of 53 bits"),
         (np.append(U[0], 1.0), r"1 numbers are outside \[0, 1\), such as 1.0"),
         (np.append(U[0], np.nan), "such as nan"),
         (U[0] ** 1.05, "the counts do not fit"),
@@ -77,7 +77,7 @@ def test_two_samples():
     other = check_same(a, drawn(LAW[::-1], 10_000))
     assert other.ok is False
     assert re.fullmatch(
-        r"the counts differ: chi-square [\d,]+ over 5 bins, where 4 is usual \(p = 0\)",
+        r"the counts differ: chi-square [\d,]+ over 5 bins, where 4 is expected \(p = 0\)",
         other.findings[0],
     )
     assert check_same(U[0], U[1]).ok is True
@@ -184,7 +184,7 @@ def test_streams_that_overlap(uniform, says):
 @pytest.mark.parametrize(
     "call, error, message",
     [
-        (lambda: check_uniform([]), ValueError, "`u` have to be at least one number"),
+        (lambda: check_uniform([]), ValueError, "`u` have to hold at least one number"),
         (lambda: check_uniform([1, 2]), TypeError, "`u` have to be floats"),
         (
             lambda: check_uniform([[0.1], [0.2, 0.3]]),
@@ -203,7 +203,7 @@ def test_streams_that_overlap(uniform, says):
             TypeError,
             "`a` and `b` have to be integers, or floats",
         ),
-        (lambda: check_same([], [1]), ValueError, "`a` have to be at least one"),
+        (lambda: check_same([], [1]), ValueError, "`a` have to hold at least one"),
         (lambda: check_same([1], [-1]), ValueError, "one is -1"),
         (lambda: check_same(["a"], ["b"]), TypeError, "`a` and `b` have to be"),
         (lambda: check_independent([0.5], [0.5, 0.1]), ValueError, "of one shape"),
@@ -246,7 +246,7 @@ def test_pairs_alarm_as_rarely_as_alpha():
 
 def test_samples_that_hold_nan_or_differ_in_shape_are_refused():
     u = np.random.default_rng(0).random((100, 100))
-    with pytest.raises(ValueError, match="`b` has to be numbers, but holds nan"):
+    with pytest.raises(ValueError, match="`b` has to hold numbers, but one is nan"):
         check_same(u, np.full(10_000, np.nan))
     with pytest.raises(ValueError, match="have to be of one shape"):
         check_independent(u, u.reshape(50, 200))

@@ -89,8 +89,7 @@ class FilterLogitsProcessor(LogitsProcessor):
             floors = np.atleast_1d(made.min_tokens_to_keep)
             if not all(stage.is_off for stage in made.stages) or (floors != 1).any():
                 raise TypeError(
-                    f"`sampler` and settings exclude each other, but both are given: {sampler!r} "
-                    f"and {made!r}"
+                    f"give either a sampler or settings, not both: {sampler!r} and {made!r}"
                 )
             made = sampler
         # An invalid row cannot be flagged in the middle of a text.

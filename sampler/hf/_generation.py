@@ -181,7 +181,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
         # Prepared: model.generate() is calling, perhaps once for each of several texts.
         if overrides(model, "generate"):
             raise ValueError(
-                f"{type(model).__name__}.generate() cannot have this loop as `custom_generate`: "
+                f"{type(model).__name__}.generate() cannot use this loop as `custom_generate`: "
                 "call sampler.hf.generate(model, ...) instead"
             )
         return loop(model, *given, **kwargs)
@@ -189,7 +189,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
     if strings is not None:
         # Hugging Face makes this criterion itself, but finds no tokenizer when the loop is ours.
         if tokenizer is None:
-            raise ValueError("`tokenizer` has to be given with `stop_strings`, but is not")
+            raise ValueError("`stop_strings` needs the tokenizer: pass tokenizer=... as well")
         stop = StopStringCriteria(tokenizer, strings)
         kwargs["stopping_criteria"] = StoppingCriteriaList(
             [*(kwargs.get("stopping_criteria") or ()), stop]

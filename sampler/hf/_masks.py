@@ -53,8 +53,8 @@ class RowLengths:
             self._prompt = prompt.clone()  # the caller's memory may be used again
         elif not torch.equal(prompt, self._prompt):
             raise ValueError(
-                "`attention_mask` has to be that of the prompt, but the rows begin with another "
-                "one than at the first draw: make a processor for each prompt"
+                "the rows begin with a different prompt than at the first draw, which "
+                "`attention_mask` belongs to: make a processor for each prompt"
             )
         return (length - self._padding).astype(np.uint64)
 

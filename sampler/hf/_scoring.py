@@ -122,7 +122,7 @@ def score(
     for name in model_kwargs:
         if name not in accepts:
             raise TypeError(
-                f"`{name}` has to be an argument of `score` or of the model, but is not"
+                f"neither `score` nor the forward of the model takes `{name}`: leave it out"
             )
     mask = np.ones((batch, length), bool)
     if model.config.is_encoder_decoder:
@@ -198,7 +198,7 @@ def _unwrapped(model: Any) -> Any:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
     if "input_ids" not in signature(model.forward).parameters:
         raise TypeError(
-            f"`model` has to name the arguments of its forward, but is a {_inputs.kind_of(model)} "
-            "that does not: give the model inside"
+            f"a {_inputs.kind_of(model)} hides the arguments of its model's forward: pass the "
+            "model inside it"
         )
     return model

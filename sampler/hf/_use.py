@@ -9,8 +9,8 @@ from typing import Any
 
 _UNCALLED = "generate() never called the processor made here"
 _IGNORED = (
-    "generate_batch and cache_implementation='paged' ignore the caller's processors, and a call "
-    "that failed needs none"
+    "generate_batch and cache_implementation='paged' ignore the caller's processors. After a "
+    "call that failed, ignore this warning"
 )
 
 

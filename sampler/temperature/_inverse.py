@@ -72,7 +72,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     >>> temperature_for_entropy(logits, 2.0)
     Traceback (most recent call last):
     ...
-    ValueError: `entropy` has to be in [0, 1.38629], all that row 0 can reach, but is 2.0
+    ValueError: `entropy` has to be in [0, 1.38629], the range of row 0, but is 2.0
     """
     return _temperature_for(logits, "entropy", entropy, lambda h: h, np.log)
 
@@ -127,8 +127,8 @@ def _temperature_for(
             i = int(np.argmax(outside))
             ends = f"{limit(ties)[i]:.6g}, {limit(finite)[i]:.6g}"
             raise ValueError(
-                f"`{name}` has to be in [{ends}], all that row "
-                f"{row_name(chunk.start + i, shape)} can reach, but is {values[chunk][i]}"
+                f"`{name}` has to be in [{ends}], the range of row "
+                f"{row_name(chunk.start + i, shape)}, but is {values[chunk][i]}"
             )
         at_low, at_high = h <= low * (1 + slack), h >= high * (1 - slack)
         t = np.where(at_low, 0.0, math.inf)

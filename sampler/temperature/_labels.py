@@ -36,7 +36,7 @@ def labelled_rows(
     classes = max(array.shape[-1], 2 if name == "logits" else 1)
     ids, places = _check_labels(labels, array.shape[:-1], classes, index)
     if not len(places):
-        raise ValueError(f"`labels` have to name a class, but all are {index}, the `ignore_index`")
+        raise ValueError(f"every label is {index}, the `ignore_index`, so no row counts")
     rows = array.reshape(-1, array.shape[-1])
     return rows[places] if len(places) < len(rows) else rows, ids, places
 

@@ -67,7 +67,7 @@ def check_any(name: str, tokens: Any) -> None:
     """Refuse no draws at all."""
     array = as_array(name, tokens)
     if not array.size and array.dtype != object:  # which is a ragged list
-        raise ValueError(f"`{name}` have to be at least one draw, but are none")
+        raise ValueError(f"`{name}` have to hold at least one draw, but are empty")
 
 
 def count_tokens(name: str, tokens: Any, vocab: int) -> Ints:
@@ -100,7 +100,7 @@ def check_floats(name: str, u: Any) -> Floats:
         kind = array.dtype if array.size else "ragged"
         raise TypeError(f"`{name}` have to be floats, but are {kind}")
     if not array.size:
-        raise ValueError(f"`{name}` have to be at least one number, but are none")
+        raise ValueError(f"`{name}` have to hold at least one number, but are empty")
     numbers: Floats = array.astype(np.float64).ravel()
     return numbers
 

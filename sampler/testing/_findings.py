@@ -45,7 +45,7 @@ class Kind(Enum):
     # Of the core, against the reference.
     TOKENS = auto()  # tokens, of `size`, that are not the reference's
     UNIFORMS = auto()  # uniforms, of `size`, that are not NumPy's
-    # No faults: too few draws, and how many it takes.
+    # Not faults: too few draws, and how many it takes.
     FEW_DRAWS = auto()
     FEW_NUMBERS = auto()
     FEW_BINS = auto()
@@ -91,15 +91,15 @@ class Finding:
 
 _CHANGES = {
     "neighbours": "a row's law changes with the rows next to it",
-    "shift up": f"logits + {SHIFT:g} have another law",
-    "shift down": f"logits - {SHIFT:g} have another law",
+    "shift up": f"adding {SHIFT:g} to all logits changes the law",
+    "shift down": f"subtracting {SHIFT:g} from all logits changes the law",
     "permutation": "the law changes with the order of the vocabulary",
     "padding": "tokens put in at -inf change the law",
     "layout": "the law changes with the strides",
-    "float64": "float64 logits have another law",
-    "float32": "float32 logits have another law",
-    "float16": "float16 logits have another law",
-    "ties": "of logits that are equal, others are kept than the law says",
+    "float64": "the law changes with float64 logits",
+    "float32": "the law changes with float32 logits",
+    "float16": "the law changes with float16 logits",
+    "ties": "among tied logits, the sampler keeps different tokens than the law does",
 }
 
 
@@ -137,8 +137,8 @@ def _sentence(f: Finding) -> str:
             return f"{f.observed:,} numbers are outside [0, 1), such as {f.subject}"
         case Kind.COARSE:
             return (
-                f"every number is a multiple of 2**-{f.observed}: they have {f.observed} bits of "
-                f"{f.expected}"
+                f"every number is a multiple of 2**-{f.observed}: they have {f.observed} of "
+                f"{f.expected} bits"
             )
         case Kind.EQUAL:
             share = show_share(f.observed / f.size)
@@ -147,22 +147,24 @@ def _sentence(f: Finding) -> str:
             return f"all numbers of `{f.subject}` are equal"
         case Kind.CORRELATION:
             return (
-                f"the correlation is {f.observed:.3f}, where {f.expected:.3g} is the most by chance"
+                f"the correlation is {f.observed:.3f}, where chance gives at most {f.expected:.3g}"
             )
         case Kind.JOINT:
             return (
                 f"{f.size} joint bins: chi-square {show_count(f.observed)}, where "
-                f"{f.expected} is usual (p = {f.pvalue:.2g})"
+                f"{f.expected} is expected (p = {f.pvalue:.2g})"
             )
         case Kind.AGREEING:
             return (
                 f"{f.subject} are not independent: {show_share(f.observed)} of pairs agree, "
-                f"{show_share(f.expected)} are usual"
+                f"where {show_share(f.expected)} are expected by chance"
             )
         case Kind.DEPENDENT:
             return f"{f.subject} are not independent: p = {f.pvalue:.2g}"
         case Kind.NOT_REPEATED:
-            return f"the same seed gives other tokens the second time, from call {f.observed} on"
+            return (
+                f"the same seed gives different tokens the second time, from call {f.observed} on"
+            )
         case Kind.NEIGHBOURS:
             return (
                 f"under the same seed, {f.observed:,} of {f.size:,} tokens change with the rows "
@@ -178,7 +180,7 @@ def _sentence(f: Finding) -> str:
                 "cannot be reached"
             )
         case Kind.WRITES:
-            return "it writes into its logits"
+            return "the sampler writes into its logits"
         case Kind.TOKENS:
             return f"{f.observed:,} of {f.size:,} tokens differ from the reference's"
         case Kind.UNIFORMS:
@@ -219,7 +221,7 @@ def _group(f: Finding) -> str:
 
 def _chi_square(f: Finding) -> str:
     return (
-        f"chi-square {f.observed:,.0f} over {f.size:,} bins, where {f.expected:,} is usual "
+        f"chi-square {f.observed:,.0f} over {f.size:,} bins, where {f.expected:,} is expected "
         f"(p = {f.pvalue:.2g})"
     )
 

@@ -39,7 +39,7 @@ def laws_of(law: Any, rows: Row) -> Laws:
     array = as_array("law", law)
     if array.shape != rows.shape:
         raise ValueError(
-            f"`law` has to be of the shape of logits, {rows.shape}, but has {array.shape}"
+            f"`law` has to have the shape of the logits, {rows.shape}, but has shape {array.shape}"
         )
     return Laws([check_probs("law", probs, vocab) for probs in array], None)
 

@@ -32,7 +32,7 @@ def plot(result: Result, path: str | PathLike[str] | None, ax: Axes | None) -> F
     parts = [result] if ax is not None else [result, *result.parts.values()]
     panels = [part for part in parts if part.bins is not None]
     if not panels:
-        raise ValueError(f"`plot` has to have bins to draw, but {result.check} has none")
+        raise ValueError(f"there is nothing to plot: {result.check} has no bins")
     if ax is not None:
         _plot_bins(ax, result)
         figure = ax.figure.figure  # not a subfigure

@@ -72,7 +72,7 @@ def check_same(
         if are_floats:
             both.append(check_floats(name, given))
             if np.isnan(both[-1]).any():
-                raise ValueError(f"`{name}` has to be numbers, but holds nan")
+                raise ValueError(f"`{name}` has to hold numbers, but one is nan")
         else:
             check_any(name, given)
             both.append(check_ids(name, given, 2**63, "integers in [0, 2**63)").ravel())

@@ -81,8 +81,8 @@ def check_sequentially(
     planned = draws_for_bias(law, bias, alpha / 2, power)
     if planned >= MOST_DRAWS:
         raise ValueError(
-            f"`bias` has to be one that 2**40 draws show, but is {bias}, where the likeliest token "
-            f"has probability {float(law.max())}"
+            f"a `bias` of {bias} would take more than 2**40 draws to show, because the likeliest "
+            f"token has probability {float(law.max())}: choose a larger one"
         )
     looks = sorted({-(-planned // 2**i) for i in range(_EARLY_LOOKS, -1, -1)})
     counts = np.zeros(len(law), np.int64)

@@ -31,7 +31,7 @@ class Source:
             return self.sampler  # type: ignore[no-any-return]
         draw = self.sampler((self.seed + offset) % U64_END)
         if not callable(draw):
-            raise TypeError(f"`sampler` has to make a function of logits, but made {draw!r}")
+            raise TypeError(f"`sampler` has to return a function of logits, but returned {draw!r}")
         return draw  # type: ignore[no-any-return]
 
     def collect(self, draw: Draw, batch: Row, calls: int) -> Ints:

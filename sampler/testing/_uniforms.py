@@ -68,7 +68,7 @@ def check_uniform(
     >>> check_uniform(u).ok
     True
     >>> check_uniform(np.random.default_rng(7).random(100_000, dtype=np.float32)).findings
-    ['every number is a multiple of 2**-24: they have 24 bits of 53']
+    ['every number is a multiple of 2**-24: they have 24 of 53 bits']
     """
     alpha, power = check_rates(alpha, power)
     bits = check_integer("bits", bits, 1, 54, "an integer in [1, 53]")
@@ -190,8 +190,8 @@ def check_independent(
     >>> check_independent(*u).ok
     True
     >>> check_independent(u[0], 1 - u[0]).findings
-    ['the correlation is -1.000, where 0.0161 is the most by chance',
-    '256 joint bins: chi-square 1,500,000, where 225 is usual (p = 0)']
+    ['the correlation is -1.000, where chance gives at most 0.0161',
+    '256 joint bins: chi-square 1,500,000, where 225 is expected (p = 0)']
     """
     alpha, power = check_rates(alpha, power)
     x, y = check_floats("a", a), check_floats("b", b)
