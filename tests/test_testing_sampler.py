@@ -1,6 +1,8 @@
 """`check_sampler`: every wrong sampler is named, right ones pass."""
 
+import io
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -325,7 +327,7 @@ def test_next_to_other_rows_as_many_are_drawn_as_are_planned():
     assert {result.parts[name].draws for name in ("draws", "neighbours", "shift up")} == {4096}
 
 
-def test_the_picture_of_a_sampler_has_a_panel_a_part(tmp_path):
+def test_the_picture_of_a_sampler_has_one_panel_per_part(tmp_path):
     result = check_sampler(gumbel(1), ROW, tail=False)
     figure = result.plot(tmp_path / "parts.png")
     assert len(figure.legends) == 1  # under the panels, not on a band of one
@@ -379,3 +381,21 @@ def test_a_single_call_is_no_conclusion():
     result = check_sampler(Sampler(seed=0), np.zeros(4, np.float32), draws=10, tail=False)
     assert result.ok is None
     assert result.parts["steps"].findings == ["too few draws for any conclusion: 0 pairs"]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "progress", "shown"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_progress_is_shown_in_a_terminal_without_being_asked(
+    terminal, progress, shown, monkeypatch
+):
+    class Stderr(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    stderr = Stderr()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    check_sampler(Sampler(seed=7), ROW, draws=1000, tail=False, progress=progress)
+    assert ("draws" in stderr.getvalue()) is shown
+    assert shown or not stderr.getvalue()

@@ -8,7 +8,7 @@ from sampler._build import install
 
 
 def bar(total: int, name: str, progress: bool | None) -> Any:
-    """Show a tqdm bar; without `progress=True` only on a terminal, and only if tqdm is there."""
+    """Show a tqdm bar on stderr; by default only if that is a terminal and tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError as error:
