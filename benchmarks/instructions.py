@@ -57,7 +57,7 @@ def run_cases() -> None:
 
 
 def count() -> dict[str, int]:
-    """Run the cases under callgrind; instructions a call, the mean over the rows."""
+    """Run the cases under callgrind; instructions per call, the mean over the rows."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "dump"
         done = subprocess.run(

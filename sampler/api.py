@@ -472,7 +472,7 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for `sample`.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
-            As for `sample`. They choose among random steps, of which there are none so far.
+            As for `sample`. Used only by random stages, of which there are none so far.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
         raw : bool
@@ -541,7 +541,7 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for a call.
         stream, step, draw : int, in [0, 2**64)
-            As for `sample`, of this row. They choose among random steps, of which there are none so
+            As for `sample`, of this row. Used only by random stages, of which there are none so
             far.
 
         Returns
@@ -603,7 +603,7 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for a call: what it forbids is -inf.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
-            As for `sample`. They choose among random steps, of which there are none so far.
+            As for `sample`. Used only by random stages, of which there are none so far.
         out : array or tensor, optional
             Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
@@ -654,6 +654,19 @@ class Sampler(HasSettings):
         **changes
             Any parameter of `Sampler`. A new seed or rng starts at step 0. On a sampler made from
             `stages`, change `stages`.
+
+        Returns
+        -------
+        Sampler
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Sampler`.
+
+        See Also
+        --------
+        Sampler.from_generation_config : a sampler from Hugging Face's settings.
 
         Examples
         --------

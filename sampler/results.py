@@ -50,7 +50,7 @@ class Samples(Generic[_Ints, _Floats]):
         Natural log of the token's probability under the law it was sampled from; NaN where
         invalid.
     ranks : int64
-        1 + the tokens before it in rank; 0 where invalid.
+        1 + the number of tokens that rank before it; 0 where invalid.
     n_kept : int64
         How many tokens the stages kept; 0 where invalid.
     entropy : float64
@@ -69,6 +69,11 @@ class Samples(Generic[_Ints, _Floats]):
         temperature 0; NaN where invalid.
     raw_top_ids, raw_top_logprobs : int64, float64
         As `top_ids`, `top_logprobs`, under the model's own softmax.
+
+    See Also
+    --------
+    sampler.Sampler.sample : returns one.
+    Distribution : all kept tokens of one row.
     """
 
     tokens: _Ints
@@ -164,6 +169,11 @@ class Distribution:
     entropy : float
         In nats, to the nearest multiple of 2**-30.
 
+    See Also
+    --------
+    sampler.Sampler.distribution : returns one.
+    Samples : drawn tokens.
+
     Examples
     --------
     >>> from sampler import Sampler
@@ -220,6 +230,10 @@ class Distribution:
         Returns
         -------
         ndarray or tensor of shape (vocab,), float64
+
+        See Also
+        --------
+        sampler.Sampler.filter : logits, for a batch.
         """
         probs = np.zeros(self._vocab)
         probs[self._ids] = self._probs
@@ -242,6 +256,10 @@ class Distribution:
             If u is not made of real numbers.
         ValueError
             If any u is outside [0, 1) or NaN.
+
+        See Also
+        --------
+        sampler.Sampler.sample : draws from keyed uniforms.
         """
         values = as_array("u", u)
         if values.dtype.kind not in "fiu":

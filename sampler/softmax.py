@@ -70,7 +70,7 @@ def softmax(
     Raises
     ------
     TypeError
-        If `x` is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
+        If `x` is not an array of numbers on the CPU, or a parameter has the wrong type; if a tensor
         requires grad, unless grad is disabled: `sampler.torch` has the family with gradients.
     ValueError
         If a parameter is out of its range or does not broadcast, or `out` does not fit.
@@ -79,7 +79,7 @@ def softmax(
     --------
     log_softmax : its logarithm.
     sampler.torch.softmax : with gradients.
-    sampler.temperature.entropy : how unsure it is.
+    sampler.temperature.entropy : how uncertain it is.
 
     Notes
     -----
@@ -297,7 +297,8 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `x` is no array of numbers on the CPU or requires grad, or the temperature is no number.
+        If `x` is not an array of numbers on the CPU or requires grad, or the temperature is not a
+        number.
     ValueError
         If the temperature is out of its range.
 
@@ -350,14 +351,15 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `p` is no array of numbers on the CPU or requires grad, or the temperature is no number.
+        If `p` is not an array of numbers on the CPU or requires grad, or the temperature is not a
+        number.
     ValueError
         If `p` is a scalar, or the temperature out of its range.
 
     See Also
     --------
     softmax_jvp : its product with a vector, without the matrix.
-    softmax_vjp : so from the left.
+    softmax_vjp : its product with a vector from the left.
 
     Examples
     --------
@@ -379,7 +381,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
 def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return J v, J being the `softmax_jacobian` of each slice: p * (v - sum(p * v)) / T.
 
-    How the probabilities change where their input moves along v.
+    How the probabilities change when their input moves along v.
 
     Parameters
     ----------
@@ -401,7 +403,7 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     Raises
     ------
     TypeError
-        If `p` or `v` is no array of numbers on the CPU or requires grad, or a parameter has the
+        If `p` or `v` is not an array of numbers on the CPU or requires grad, or a parameter has the
         wrong type.
     ValueError
         If a parameter is out of its range or does not broadcast.
@@ -423,9 +425,9 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
 def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return g J, J being the `softmax_jacobian` of each slice: p * (g - sum(p * g)) / T.
 
-    The gradient with respect to the softmax's input of whatever has the gradient g with respect to
-    its output: the backward pass. J is symmetric, so this is `softmax_jvp` with g in place of v,
-    whose parameters, results and errors it has.
+    The backward pass: if g is the gradient of a loss with respect to the softmax's output, this is
+    its gradient with respect to the input. J is symmetric, so this is `softmax_jvp` with g in place
+    of v, whose parameters, results and errors it has.
 
     See Also
     --------
@@ -458,7 +460,8 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
 def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return the derivative of `softmax` with respect to its temperature.
 
-    It is p * (sum(p * x) - x) / T**2: what is above the mean loses as the temperature rises.
+    It is p * (sum(p * x) - x) / T**2: tokens above the mean lose probability as the temperature
+    rises.
 
     Parameters
     ----------
@@ -569,7 +572,7 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        If `logits` or `targets` are no such arrays, or a parameter has the wrong type; if a tensor
+        If `logits` or `targets` are not such arrays, or a parameter has the wrong type; if a tensor
         requires grad, unless grad is disabled: use `sampler.torch.cross_entropy`, whose classes
         are along dimension 1, with ``dim=-1``.
     ValueError

@@ -219,6 +219,10 @@ class SuppressTokens(Edit):
     ValueError
         If one is negative. A call raises it if one is not in the vocabulary.
 
+    See Also
+    --------
+    sampler.Sampler : takes a `mask` per call, to allow or forbid many tokens.
+
     Notes
     -----
     A token that is suppressed has the logit -inf, whatever it was, NaN included. So it has no rank,
@@ -339,7 +343,7 @@ class TopK(Stage):
     See Also
     --------
     TopP : adapts to how sure the model is.
-    MinP : so does this, by the likeliest token.
+    MinP : adapts to the probability of the likeliest token.
 
     Notes
     -----

@@ -291,7 +291,7 @@ def test_memory_does_not_grow():
     for _ in range(3000):
         call()
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    # In KiB (bytes on macOS): a leak of one row a call would be 96 MB.
+    # In KiB (bytes on macOS): a leak of one row per call would be 96 MB.
     assert grown < 8192 * (1024 if sys.platform == "darwin" else 1)
 
 

@@ -1,4 +1,4 @@
-"""Models whose `generate` is not that of a text model, or whose inputs are not one row a prompt."""
+"""Models whose `generate` is not a text model's, or whose inputs are not one row per prompt."""
 
 from inspect import signature
 

@@ -51,7 +51,7 @@ def test_10_000_right_samplers_pass(make):
 
 @pytest.mark.slow
 def test_g_and_small_bins_give_false_alarms():
-    """Why Pearson's statistic, why 25 a bin, why Lancaster's decomposition.
+    """Why Pearson's statistic, why 25 per bin, why Lancaster's decomposition.
 
     A million samples of each law at alpha = 1e-4: 100 alarms are expected, 140 or more come once
     in 25,000 times.
@@ -69,7 +69,7 @@ def test_g_and_small_bins_give_false_alarms():
         terms = np.where(counts > 0, counts * np.log(np.maximum(counts, 1) / expected), 0)
         return counts, alarms(pearson, len(law)), alarms(2 * np.sum(terms, axis=1), len(law))
 
-    # Two draws a bin: G alarms five times as often as it should, Pearson twice.
+    # Two draws per bin: G alarms five times as often as it should, Pearson twice.
     _, pearson, g = both([1 / 50] * 50, 100)
     print(f"50 bins of 2 draws: Pearson {pearson}, G {g} where 100 are expected")
     assert g > 400 and pearson > 140

@@ -296,7 +296,7 @@ def test_memory_is_flat_over_a_hundred_thousand_calls():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     call(50_000)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 1024 * (1024 if sys.platform == "darwin" else 1)  # 1 MiB: 10 bytes a call
+    assert grown < 1024 * (1024 if sys.platform == "darwin" else 1)  # 1 MiB: 10 bytes per call
 
 
 def test_given_uniforms_are_shared_as_keyed_ones():

@@ -74,7 +74,7 @@ def bart():
 
 
 def tokenizer(words=None):
-    """A word a token, "w8" ... "w198", and a chat template; other words in another order."""
+    """One word per token, "w8" ... "w198", and a chat template; other words in another order."""
     if words is None:
         words = ["<pad>", "<s>", "</s>", "<unk>", "user", "assistant", ":", "abcdef"]
         words += [f"w{i}" for i in range(len(words), VOCAB)]

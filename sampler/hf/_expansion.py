@@ -45,6 +45,11 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
         prompts: images, videos or sounds that may be several for one prompt and none for another.
         `generate` takes those.
 
+    See Also
+    --------
+    generate : repeats the inputs by itself.
+    generate_kwargs : for the model's own ``generate()``.
+
     Examples
     --------
     >>> import torch

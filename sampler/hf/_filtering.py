@@ -42,10 +42,10 @@ class FilterLogitsProcessor(LogitsProcessor):
     Parameters
     ----------
     sampler : Sampler, optional
-        Its stages and their order; its seed has no part. Not together with settings.
+        Its stages and their order; its seed is not used. Not together with settings.
     {settings}
     filter_value : float, below inf
-        What a token gets that the stages remove, one that was -inf before included.
+        The score of every token that the stages remove, including those that were -inf before.
     min_tokens_to_keep : int, >= 1, off at 1
 
     Raises
@@ -116,7 +116,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         Parameters
         ----------
         input_ids : tensor of shape (batch, length), int64, or None
-            Not looked at.
+            Not used.
         scores : tensor of shape (batch, vocab), float32
             Never written to.
 

@@ -50,11 +50,15 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     logits : tuple of tensor of shape (batch, vocab), float32
         Under ``output_logits=True``: as the model gave them.
     cache : Cache
-        To go on from; also as `past_key_values`, its name before transformers 5.24.
+        To continue from; also as `past_key_values`, its name before transformers 5.24.
     samples : Samples
         What was drawn, tensors of shape (batch, new).
     seed : int
         That of the draws.
+
+    See Also
+    --------
+    generate : returns one.
     """
 
     # Not fields: models that put several generations together split every field by row.
@@ -117,8 +121,8 @@ def generate(
     ------
     TypeError, ValueError
         As `SamplingLogitsProcessor`; for a model that cannot generate, a setting of Hugging Face's
-        own sampling, an argument that ``model.generate`` refuses, and what this loop does without:
-        assisted decoding, token healing, paged caches, `output_attentions`,
+        own sampling, an argument that ``model.generate`` refuses, and what this loop does not
+        support: assisted decoding, token healing, paged caches, `output_attentions`,
         `output_hidden_states`, `penalty_alpha`, `dola_layers`, `force_words_ids`, `constraints`.
     RuntimeError
         If the model's own ``generate`` does not run this loop, as that of models whose tokens are

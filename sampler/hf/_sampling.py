@@ -39,7 +39,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     streams : sequence of int of shape (batch,), in [0, 2**64), optional
         The random stream of each row; 0 ... batch - 1 by default.
     attention_mask : tensor or array of shape (batch, length), optional
-        The prompt's mask, from which each row's left padding is learnt. Without it, padding counts
+        The prompt's mask, which shows each row's left padding. Without it, padding counts
         as part of the row. Not for encoder-decoder models or ``inputs_embeds``, whose mask is not
         that of the rows.
     logprobs : int, >= 0, or None
@@ -92,9 +92,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
     before it, on the logits it then draws from. A row with NaN, +inf or no finite score always
     raises.
 
-    Beam search has no use for it: `generate_kwargs` refuses beams, and so does a processor made by
-    hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from a
-    row, and row i of the prompts is drawn with stream i * num_beams.
+    It does not work with beam search: `generate_kwargs` refuses beams, and so does a processor made
+    by hand that knows its batch, from a mask or streams. Without either it cannot tell a beam from
+    a row, and row i of the prompts is drawn with stream i * num_beams.
     """
 
     # Continuous batching reorders rows between steps, which streams could not follow. Hugging Face
@@ -147,8 +147,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         RuntimeError
-            If nothing was drawn, nothing recorded (``logprobs=None``), or there was more than one
-            generation.
+            If nothing was drawn, if nothing was recorded (``logprobs=None``), or there was more
+            than one generation.
         """
         every = self.generations
         if len(every) > 1:
@@ -198,7 +198,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         Raises
         ------
         TypeError
-            If the scores are no tensor.
+            If the scores are not a tensor.
         ValueError
             If a row is invalid, the batch is not that of the streams or the mask, or the mask not
             that of the prompt.

@@ -43,7 +43,7 @@ def score(
     """Return for an existing text what `SamplingLogitsProcessor.samples` has for a drawn one.
 
     One forward pass over the whole text. Log-probabilities agree with those of the draws up to the
-    model's own rounding, which is another in one pass than token by token.
+    model's own rounding, which in one pass differs from that of one token after another.
 
     Parameters
     ----------
@@ -52,12 +52,12 @@ def score(
     sequences : tensor of shape (batch, length), int64
         Prompts and their continuations, as ``generate()`` returns them.
     sampler : Sampler
-        Its settings; its seed has no part.
+        Its settings; its seed is not used.
     prompt_length : int, in [1, length)
-        How many tokens of each row, padding included, are there before the first that is scored.
+        How many tokens of each row, padding included, come before the first one that is scored.
     attention_mask : tensor of shape (batch, any length up to length), optional
-        As ``generate()`` takes it, for the prompt or for the whole text. What it does not reach
-        is text; what it masks is padding. For an encoder-decoder model: that of the encoder.
+        As ``generate()`` takes it, for the prompt or for the whole text. The tokens after its end
+        are text; what it masks is padding. For an encoder-decoder model: that of the encoder.
     logprobs : int, >= 0
         How many of the first tokens in rank to list at each place.
     raw : bool

@@ -39,8 +39,8 @@ def distillation_loss(
     Raises
     ------
     TypeError
-        If either is no array of numbers on the CPU, or a parameter has the wrong type; if a tensor
-        requires grad, unless grad is disabled: use `sampler.torch.distillation_loss`.
+        If either is not an array of numbers on the CPU, or a parameter has the wrong type; if a
+        tensor requires grad, unless grad is disabled: use `sampler.torch.distillation_loss`.
     ValueError
         If the shapes differ or hold no token, or a parameter is out of its range.
 
@@ -99,6 +99,11 @@ def distillation_loss_grad(
         temperature (q - p), with q the student's and p the teacher's softmax at the temperature;
         over the number of rows under "mean". float64 where `student` is, else float32. A tensor
         where `student` is one. NaN in a row in which either is invalid.
+
+    See Also
+    --------
+    distillation_loss : the loss.
+    sampler.torch.distillation_loss : with gradients.
 
     References
     ----------

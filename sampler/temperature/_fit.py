@@ -43,12 +43,14 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     float
         In [0, inf]. 0 if every label has the largest logit of its row, or ties for it: the
         likelihood then only grows as the temperature falls. inf if the labels are no more likely
-        than under equal logits. 1 if all logits of each row are equal: any temperature is as good.
+        than under equal logits. 1 if all logits of each row are equal: any temperature fits as
+        well.
 
     Raises
     ------
     TypeError
-        If `logits` are no array of numbers on the CPU or require grad, or `labels` are no integers.
+        If `logits` are not an array of numbers on the CPU or require grad, or `labels` are not
+        integers.
     ValueError
         If the shapes do not fit, no row counts, a label is out of range or has the logit -inf, or a
         row has NaN or +inf or holds nothing above -inf. The row is named.
@@ -68,9 +70,9 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     -----
     In b = 1 / temperature the loss is convex: its derivative is the mean of E[x] - x[label], its
     second derivative the mean variance of x, both under softmax(b x). Newton's method with a
-    bracket needs two or three passes over the rows, from where one row in sixteen leads it.
-    float64 is worked on in float64, to about 1e-13 relative; the others in float32, to about 1e-6:
-    far less than the labels leave open.
+    bracket needs two or three passes over the rows, starting from an estimate on one row in
+    sixteen. float64 is computed in float64, to about 1e-13 relative; the others in float32, to
+    about 1e-6: far less than the labels leave open.
 
     References
     ----------

@@ -43,11 +43,16 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     Raises
     ------
     TypeError
-        If `logits` are no array of numbers on the CPU, or `entropy` has the wrong type; if either
-        requires grad.
+        If `logits` are not an array of numbers on the CPU, or `entropy` has the wrong type; if
+        either requires grad.
     ValueError
         If a row has NaN or +inf or holds nothing above -inf, or cannot reach its entropy; the row
         is named, and what it reaches.
+
+    See Also
+    --------
+    entropy : the inverse.
+    temperature_for_perplexity : for a number of equally likely tokens.
 
     Notes
     -----
@@ -59,7 +64,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     relative, of the one asked for.
 
     Near the upper end the entropy hardly depends on the temperature: near log(n) (1 - 1e-16), even
-    temperatures apart by a factor of 2 have the same in float64.
+    temperatures that differ by a factor of 2 have the same entropy in float64.
 
     Examples
     --------
@@ -91,7 +96,12 @@ def temperature_for_perplexity(logits: Any, perplexity: Any) -> Any:
     Returns
     -------
     array, tensor or scalar
-        As of `temperature_for_entropy`, whose errors these are too.
+        As for `temperature_for_entropy`, whose errors are raised here too.
+
+    See Also
+    --------
+    perplexity : the inverse.
+    temperature_for_entropy : for an entropy in nats.
 
     Examples
     --------

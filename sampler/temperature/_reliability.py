@@ -31,7 +31,11 @@ class Reliability:
     accuracy : ndarray of shape (bins,), float64
         The share of examples whose likeliest class is right; NaN in an empty bin.
     count : ndarray of shape (bins,), int64
-        How many examples there are.
+        How many examples there are in each bin.
+
+    See Also
+    --------
+    reliability : makes one.
     """
 
     __module__ = "sampler.temperature"  # what pickles name, wherever this file moves
@@ -54,7 +58,7 @@ class Reliability:
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            Where to; without one, a new figure of matplotlib.pyplot.
+            Where to draw; by default, a new figure of matplotlib.pyplot.
 
         Returns
         -------
@@ -119,10 +123,10 @@ def reliability(
     Raises
     ------
     TypeError
-        If `probs` are no array of numbers on the CPU or require grad, `labels` no integers, or
-        `bins` or `ignore_index` none.
+        If `probs` are not an array of numbers on the CPU or require grad, `labels` are not
+        integers, or `bins` or `ignore_index` is not an integer.
     ValueError
-        If the shapes do not fit, no row counts, a row is no distribution or a label out of range
+        If the shapes do not fit, no row counts, a row is not a distribution or a label out of range
         (the row is named), or `bins` is less than 1.
 
     See Also
@@ -191,9 +195,14 @@ def expected_calibration_error(
         In [0, 1]: the sum over bins of (share of the examples) |accuracy - mean confidence|, of
         the likeliest class of each example.
 
+    See Also
+    --------
+    reliability : the bins that it sums over.
+    fit_temperature : often makes it smaller.
+
     Notes
     -----
-    It is a biased estimate, and depends on `bins`: with few examples a bin, chance alone keeps it
+    It is a biased estimate and depends on `bins`: with few examples per bin, chance alone keeps it
     above 0. Compare values only under the same bins and the same number of examples.
 
     References

@@ -8,8 +8,8 @@ logits, dtypes, strides. `check_sequentially` stops as soon as a fault shows. `c
 `sampler.testing.fixtures` has both as pytest fixtures.
 
 Two error rates are designed and in every result. A correct sampler fails with probability at most
-`alpha`; a fault of `detectable_bias` is seen with probability `power`. What was too little to tell
-has ``ok=None``, which no test takes for a pass.
+`alpha`; a fault of `detectable_bias` is seen with probability `power`. Too few draws to tell give
+``ok=None``, which no test takes for a pass.
 
     pip install ".[testing]"    # in a clone: scipy, matplotlib, tqdm; click and rich
 """

@@ -22,7 +22,7 @@ def from_processors(
     processors : LogitsProcessorList, or sequence of callables
         Each is called with ``(input_ids, scores)``, in order.
     seed : int, in [0, 2**64), optional
-        Of a generator of its own. Without it, torch's global generator is used.
+        The seed of a generator used only here. Without it, torch's global generator is used.
     input_ids : array_like of int of shape (length,), optional
         What comes before the token, the same for every row. One token 0 by default.
 
@@ -36,6 +36,11 @@ def from_processors(
     ------
     TypeError, ValueError
         If an argument is not as above.
+
+    See Also
+    --------
+    from_generate : the whole of ``generate()``.
+    check_sampler : checks it.
 
     Examples
     --------
@@ -88,11 +93,11 @@ def from_generate(
     ----------
     model : transformers.GenerationMixin
         A small one will do, of any vocabulary.
-    kwargs : mapping, or function of nothing that gives one
-        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``, but for the
-        lengths (`max_new_tokens`, `min_length` ...), which are left out. A function is asked again
-        at each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, if its
-        Sampler has none. With one, as within one dict, every call would draw the same.
+    kwargs : mapping, or function without arguments that returns one
+        Arguments of ``generate``, such as ``{"do_sample": True, "top_p": 0.9}``, except lengths
+        (`max_new_tokens`, `min_length` ...), which are not passed on. A function is asked again at
+        each call: `sampler.hf.generate_kwargs` takes a seed each time it is called, if its Sampler
+        has none. With one, as within one dict, every call would draw the same.
     seed : int, in [0, 2**64)
         Of torch's generator, which is put back after each call.
     input_ids : array_like of int of shape (length,), optional
@@ -109,6 +114,11 @@ def from_generate(
     TypeError, ValueError
         If an argument is not as above; at the call, if the settings do not draw one token per row
         (beams, several sequences).
+
+    See Also
+    --------
+    from_processors : processors alone, without a model.
+    check_sampler : checks it.
     """
     import torch
 

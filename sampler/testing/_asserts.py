@@ -14,6 +14,11 @@ def assert_draws(tokens: Any, probs: Any, *, alpha: float = 1e-6, **settings: An
 
     Takes and returns what `check_draws` does.
 
+    See Also
+    --------
+    check_draws : returns the result instead.
+    assert_sampler : for a sampler.
+
     Examples
     --------
     >>> from sampler.testing import assert_draws
@@ -34,6 +39,11 @@ def assert_sampler(
     """Raise AssertionError with the report unless `check_sampler` is ok.
 
     Takes and returns what `check_sampler` does.
+
+    See Also
+    --------
+    check_sampler : returns the result instead.
+    assert_draws : for recorded draws.
     """
     __tracebackhide__ = True
     return _ok(check_sampler(sampler, logits, law, alpha=alpha, **settings))

@@ -68,7 +68,7 @@ def check_draws(
     Raises
     ------
     TypeError
-        If the tokens are not integers, or the probabilities no floats.
+        If the tokens are not integers, or the probabilities not floats.
     ValueError
         If there are no tokens, one is outside the vocabulary, the probabilities are negative, NaN
         or do not sum to 1, alpha or power are outside (0, 1), or power is not the larger.
@@ -223,7 +223,12 @@ def required_draws(effect: float, bins: int, *, alpha: float = 1e-6, power: floa
     Returns
     -------
     int
-        Not less than 25 a bin.
+        Not less than 25 per bin.
+
+    See Also
+    --------
+    check_draws : the check.
+    check_sequentially : stops as soon as a fault shows.
 
     References
     ----------

@@ -67,6 +67,11 @@ class Result:
         The pooled counts.
     parts : dict of str to Result
         The checks that this one is made of.
+
+    See Also
+    --------
+    check_sampler : returns one, with parts.
+    check_draws : returns one, of counts.
     """
 
     check: str

@@ -53,21 +53,21 @@ def check_sampler(
         Rows of a batch: up to 256 copies of one row, fewer of a large vocabulary. Copies are what
         shows a leak from row to row.
     seeded : bool
-        Whether `sampler` takes a seed. Only then can be checked that seeds repeat, and that
-        neighbouring seeds have nothing in common.
+        Whether `sampler` takes a seed. Only then does the check show that a seed repeats its
+        tokens, and that neighbouring seeds are independent.
     seed : int, in [0, 2**64)
         The first seed; the next parts take the next ones. It also chooses the permutation.
     ties : bool
         Whether the law says which of equal logits a cut keeps. Hugging Face's top-p leaves it to
         the sort: check it with ``ties=False``.
     relations : bool
-        Whether shifted, permuted and padded logits have the same law. Not where it goes by token
-        ids or by the size of logits, as with penalties and biases.
+        Whether shifted, permuted and padded logits have the same law. Use False if the law depends
+        on token ids or on the size of logits, as with penalties and biases.
     tail : bool
         Whether to draw from a row of 2**18 tokens that lie 20.5 nats below the first: some 70,000
         draws, seconds for a fast sampler, minutes for one that makes noise for every token.
     progress : bool, optional
-        Show a bar; by default only on a terminal.
+        Show a bar on stderr; by default only if that is a terminal.
 
     Returns
     -------
@@ -89,8 +89,8 @@ def check_sampler(
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as above, or the sampler returns anything but one id in [0, vocab) a
-        row. What the sampler itself raises comes through, except where it refuses a dtype by a
+        If an argument is not as above, or the sampler returns anything but one id in [0, vocab)
+        per row. What the sampler itself raises comes through, except where it refuses a dtype by a
         TypeError, a NotImplementedError, or an error that says "not implemented".
 
     See Also

@@ -69,7 +69,7 @@ def selftest(
     seed : int, in [0, 2**64)
         Of everything. The same seed gives the same result on every machine, if the build is right.
     progress : bool, optional
-        Show a bar; by default only on a terminal.
+        Show a bar on stderr; by default only if that is a terminal.
 
     Returns
     -------

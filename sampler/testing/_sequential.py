@@ -42,7 +42,7 @@ def check_sequentially(
     alpha, power : float, in (0, 1)
         The two error rates of the whole, however many looks there are.
     progress : bool, optional
-        Show a bar; by default only on a terminal.
+        Show a bar on stderr; by default only if that is a terminal.
 
     Returns
     -------
@@ -54,6 +54,11 @@ def check_sequentially(
     TypeError, ValueError
         As `check_draws`; if `draw` returns anything else; or if it would take more than 2**40
         draws.
+
+    See Also
+    --------
+    check_draws : draws that are already there.
+    check_sampler : everything else that a sampler has to get right.
 
     Notes
     -----

@@ -48,19 +48,19 @@ def check_streams(
     bits : int, in [1, 53]
         As for `check_uniform`.
     progress : bool, optional
-        Show a bar; by default only on a terminal.
+        Show a bar on stderr; by default only if that is a terminal.
 
     Returns
     -------
     Result
-        With two parts an axis: `check_uniform` of the numbers along it, and `check_independent` of
+        With two parts per axis: `check_uniform` of the numbers along it, and `check_independent` of
         neighbours (2i and 2i + 1). And one for each two axes: a step along one against a step along
         the other, which are the same number where a key is a sum.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as above, or `uniform` gives no float.
+        If an argument is not as above, or `uniform` does not return a float.
 
     See Also
     --------

@@ -59,13 +59,18 @@ def cross_entropy(
     Raises
     ------
     TypeError
-        If `input` is no dense tensor of floats, `target` no tensor of int64 or floats, or a
+        If `input` is not a dense tensor of floats, `target` not a tensor of int64 or floats, or a
         parameter has the wrong type.
     ValueError
-        If `input` is a scalar, `target` does not fit it, holds an index that is no class or has
+        If `input` is a scalar, `target` does not fit it, holds an index that is not a class or has
         its classes in another dimension, or a parameter is out of its range.
     NotImplementedError
         Under forward-mode differentiation, such as ``torch.func.jvp``.
+
+    See Also
+    --------
+    sampler.cross_entropy : for arrays, without gradients; classes along the last axis.
+    log_softmax : the log-probabilities.
 
     Notes
     -----
@@ -77,7 +82,7 @@ def cross_entropy(
     of floats is 0 (torch gives NaN). Where it has a share of the target, by its index, by its
     probability or by smoothing, the loss is inf; the gradient is then as though that share were 0.
 
-    There is no `weight`. An index that is no class is a RuntimeError of torch's inside
+    There is no `weight`. An index that is not a class is a RuntimeError of torch's inside
     `torch.compile`, and torch's to find on other devices.
 
     Examples

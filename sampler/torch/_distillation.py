@@ -42,11 +42,16 @@ def distillation_loss(
     Raises
     ------
     TypeError
-        If either is no dense tensor of floats, or a parameter has the wrong type.
+        If either is not a dense tensor of floats, or a parameter has the wrong type.
     ValueError
         If the shapes or devices differ, there is no token, or a parameter is out of its range.
     NotImplementedError
         Under forward-mode differentiation, such as ``torch.func.jvp``.
+
+    See Also
+    --------
+    sampler.temperature.distillation_loss : for arrays, without gradients.
+    cross_entropy : against hard labels.
 
     Notes
     -----

@@ -30,6 +30,11 @@ def entropy(
         `sampler.temperature.entropy`, computed in float64 on every device and rounded once; NaN for
         a row with NaN or +inf, or of -inf throughout.
 
+    See Also
+    --------
+    sampler.temperature.entropy : for arrays, without gradients.
+    softmax : the probabilities.
+
     Notes
     -----
     The gradient is -p * (w - sum(p * w)) / temperature, with p the softmax and w = input /

@@ -35,11 +35,16 @@ def softmax(
     Raises
     ------
     TypeError
-        If `input` is no dense tensor of floats, or a parameter has the wrong type.
+        If `input` is not a dense tensor of floats, or a parameter has the wrong type.
     ValueError
         If `input` is a scalar, or a parameter is out of its range.
     NotImplementedError
         Under forward-mode differentiation, such as ``torch.func.jvp``.
+
+    See Also
+    --------
+    sampler.softmax : for arrays, without gradients.
+    log_softmax : its logarithm.
 
     Notes
     -----
@@ -90,6 +95,11 @@ def log_softmax(
         On the CPU within 4 ULP of max(1, |value|), before float16 and bfloat16 are rounded; -inf
         where `input` is.
 
+    See Also
+    --------
+    softmax : the probabilities.
+    sampler.log_softmax : for arrays, without gradients.
+
     Notes
     -----
     With g the gradient of the result y, that of `input` is (g - exp(y) * sum(g)) / temperature. A
@@ -133,6 +143,11 @@ def logsumexp(
     tensor of the dtype and device of `input`
         On the CPU within 4 ULP of max(1, |value|), before float16 and bfloat16 are rounded; -inf
         where all of a slice is; inf where it has +inf and no NaN.
+
+    See Also
+    --------
+    log_softmax : the logits less this.
+    sampler.logsumexp : for arrays, without gradients.
 
     Notes
     -----
