@@ -220,7 +220,7 @@ lint: $(VENV)/.has-lint $(VENV)/.has-test $(VENV)/.built
 	$(call say,'mypy')
 	@$(PY) -m mypy
 	$(call say,'stubtest')
-	@$(PY) -m mypy.stubtest sampler._core
+	@$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml sampler._core
 
 # ---- packages ---------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from test_law import KINDS, make_row
 INFO = sampler.build_info()
 BLOCK, WORD = 512, 64
 SIZES = [1, 2, 31, 32, 33, 63, 64, 65, 256, 257, 300, 511, 512, 513, 1000, 1025, 2047, 2560, 2561,
-         3000, 4097, 9000]  # fmt: skip
+         3000, 4097, 5000, 9000]  # fmt: skip
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
 RAW = ("raw_logprobs", "raw_ranks", "raw_top_ids", "raw_top_logprobs")
 
@@ -485,3 +485,30 @@ def test_words_of_a_wider_mask():
         with pytest.raises(ValueError, match=r"`mask` has to be 0 after the 2 words .* row 1 has"):
             Sampler(seed=0)(rows, mask=words[1::2])
         words[3, beyond] = 0
+
+
+@pytest.mark.parametrize("size", [4608, 5000, 8192, 12_000, 16_000, 30_000, 65_536])
+@pytest.mark.parametrize("spread", ["even", "random", "front"])
+def test_few_tokens_that_are_all_over_a_row(size, spread):
+    # Found: where nearly every 32nd part of the row had an allowed token, the core believed that
+    # they do not fit among the candidates, and went on as if they were there.
+    rng = np.random.default_rng(size)
+    row = rng.normal(0, 2, size).astype(np.float32)
+    for count in (1500, 2040, 2048, 2049):
+        ids = {
+            "even": np.linspace(0, size - 1, count).astype(int),
+            "random": rng.choice(size, count, replace=False),
+            "front": np.arange(count),
+        }[spread]
+        mask = np.zeros(size, bool)
+        mask[ids] = True
+        copied = np.where(mask, row, -np.inf).astype(np.float32)
+        for more in ({}, {"top_k": 5}, {"temperature": 0.0}, {"top_p": 0.9}, {"min_p": 0.1}):
+            s = Sampler(**more, seed=7)
+            a, b = (
+                s.sample(row, mask=mask, n=9, logprobs=3, steps=0),
+                s.sample(copied, n=9, logprobs=3, steps=0),
+            )
+            for name in ("tokens", "n_kept", "logprobs", "ranks", "entropy", "top_ids"):
+                assert getattr(a, name).tobytes() == getattr(b, name).tobytes(), (name, count, more)
+            assert mask[a.tokens].all()

@@ -169,8 +169,8 @@ INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t 
     const int64_t n = maxima_in(blocks_in(row));
     int64_t found = 0;
     /* Where nearly every 32nd part of the row reaches low, so do, as a rule, more tokens than
-     * fit; and to find out would take long. */
-    if (row->n > room && high == INFINITY &&
+     * fit; and to find out would take long. Of all that is allowed it is known that they fit. */
+    if (row->n > room && low > -DBL_MAX && high == INFINITY &&
         FN(count_reaching)(m, n, from) > blocks_in(row) * LANES * 63 / 64)
         return -1;
     for (int64_t i = 0; i < n; i += WORD) {

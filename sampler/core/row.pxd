@@ -155,8 +155,8 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     if not -INFINITY < s.max < INFINITY:
         return False
     set_temperature(s, 1.0)
-    if allowed <= (SMALL if row.edits == NULL else MOST_ALLOWED):
-        candidates_from(s, -DBL_MAX, False)
+    if (allowed <= (SMALL if row.edits == NULL else MOST_ALLOWED)
+            and candidates_from(s, -DBL_MAX, False)):
         s.covered = KEEP_ALL
     return True
 
