@@ -625,7 +625,9 @@ cdef class KeyedUniforms:
             if step < 1 << 64:
                 self._step = step + 1
         if step >= 1 << 64:
-            raise ValueError("all 2**64 steps of this sampler are used up: make one with another seed")
+            raise ValueError(
+                "all 2**64 steps of this sampler are used up: make one with another seed"
+            )
         return step
 
 

@@ -1,6 +1,6 @@
 /* The kernels, compiled for each element type and instruction set, and the choice between them.
  *
- * The instruction sets are the levels of the x86-64 ABI, less what the loops have no use for.
+ * The instruction sets are the levels of the x86-64 ABI, without what the loops do not use.
  * Elsewhere, and under other compilers, the baseline is the only one. Every instruction set gives
  * the same answers, bit for bit: a lane is a lane in the source, and nothing that is reported is
  * fused (-ffp-contract=off). The fast and the fine mass may differ between instruction sets, within

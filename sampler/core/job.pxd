@@ -14,8 +14,8 @@ cdef extern from "Python.h":
 
 
 cdef enum:
-    # Logits and draws between looks at signals: 50 ms at the slowest. A row counts BLOCK more than
-    # it has, for what it costs however short it is.
+    # Logits and draws between looks at signals: 50 ms at the slowest. A row counts as BLOCK logits
+    # more than it has: what even the shortest one costs.
     WORK_PER_LOOK = 1 << 19
 
 
@@ -125,5 +125,5 @@ cdef inline int check_signals(const Job *job) noexcept:
 
 
 cdef inline void stop(Job *job) noexcept nogil:
-    """Let nobody claim another row."""
+    """Keep the remaining rows from being claimed."""
     fetch_add(&job.next, job.batch)

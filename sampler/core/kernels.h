@@ -168,8 +168,8 @@ INLINE int64_t FN(gather_from)(const Row *row, double low, double high, int64_t 
     const REAL *m = row->maxima, from = LEAST(low, 0), to = LEAST(high, 0);
     const int64_t n = maxima_in(blocks_in(row));
     int64_t found = 0;
-    /* Where nearly every 32nd part of the row reaches low, so do, as a rule, more tokens than
-     * fit; and to find out would take long. Of all that is allowed it is known that they fit. */
+    /* If nearly every 32nd part of the row reaches low, usually more tokens do than fit, and
+     * counting them would take long. All allowed tokens together are known to fit. */
     if (row->n > room && low > -DBL_MAX && high == INFINITY &&
         FN(count_reaching)(m, n, from) > blocks_in(row) * LANES * 63 / 64)
         return -1;
@@ -611,7 +611,7 @@ static int64_t FN(read)(const Row *row, const Tempering *tempering, Cut cut, int
 
 /* out[i] = x / divisor where the cut keeps token i, -inf elsewhere. With `shifted`, the kept
  * logits are (x - max) / temperature under the tempering instead. Neither falls below -limit;
- * that none passes limit is the caller's care. */
+ * the caller ensures that none exceeds limit. */
 static void FN(filter)(const Row *row, const Tempering *tempering, Cut cut, double divisor,
                        int shifted, double limit, void *out)
 {

@@ -1,4 +1,4 @@
-"""What the C headers of this folder define, for Cython. What each function does is said there."""
+"""What the C headers of this folder define, for Cython. Each function is described there."""
 
 from libc.stdint cimport int32_t, int64_t, uint64_t
 

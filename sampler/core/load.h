@@ -214,7 +214,7 @@ INLINE const REAL *FN(load)(const Row *row, int64_t start, int64_t count, REAL *
     return FN(load_other)(row, start, count, buffer);
 }
 
-/* A block that is in memory as the loops want it, but for a mask, and that mask; NULL where it takes
+/* A block that is in memory as the loops want it, except for a mask, and that mask; NULL if it needs
  * `load`. */
 INLINE const REAL *FN(under_mask)(const Row *row, int64_t start, int64_t count,
                                   const uint64_t **bits)

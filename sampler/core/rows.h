@@ -107,7 +107,7 @@ INLINE uint64_t shifted_word(uint64_t low, uint64_t high, int shift)
     return low >> shift | high << 1 << (63 - shift); /* in two steps: a shift by 64 is undefined */
 }
 
-/* Bit i: whether token + i is allowed, i < WORD. Nothing is said of tokens beyond the row. */
+/* Bit i: whether token + i is allowed, i < WORD. Bits of tokens beyond the row are undefined. */
 static inline uint64_t allowed_from(const Edits *edits, int64_t token)
 {
     const int64_t at = token >> 5;
@@ -182,7 +182,7 @@ static inline int has_edit(const Edits *edits, int64_t start, int64_t count)
     return i < edits->first[(start + count - 1) / BLOCK + 1] && edits->ids[i] < start + count;
 }
 
-/* The logit of a token, of which `x` is in memory. */
+/* The logit of a token; `x` is what is in memory. */
 static inline double edited_logit(const Edits *edits, int64_t token, double x)
 {
     if (edits->allowed && !(allowed_from(edits, token) & 1))

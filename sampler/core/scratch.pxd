@@ -1,4 +1,4 @@
-"""How the scratch memory of a thread is laid out. Who has which scratch, `_core.pyx` knows."""
+"""How the scratch memory of a thread is laid out. `_core.pyx` knows who has which scratch."""
 
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc

@@ -254,7 +254,7 @@ INLINE void FN(softmax_group)(const Row *first, ptrdiff_t row_step, int rows,
 #ifdef REAL_IS_FLOAT
     FN(Group) group;
     float buffer[BLOCK], powers[BLOCK];
-    for (int r = 0; r < TOGETHER; r++) { /* also of rows that there are not */
+    for (int r = 0; r < TOGETHER; r++) { /* also the rows that are missing */
         group.sum[r] = 1.0;
         group.shift[r] = 0.0;
         group.done[r] = 0;
