@@ -25,10 +25,9 @@ except ImportError as error:
 
 from sampler import stages as _stages
 from sampler._build import build_info
+from sampler._cross_entropy import cross_entropy, cross_entropy_grad
 from sampler.api import Distribution, Sampler, Samples
 from sampler.softmax import (
-    cross_entropy,
-    cross_entropy_grad,
     log_softmax,
     logsumexp,
     sigmoid,

@@ -8,7 +8,7 @@ import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ U64_TEXT = "an integer in [0, 2**64)"
 MOST_TOKENS = 2**27  # of a row
 MOST_FLOAT = sys.float_info.max
 MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
+
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class HasArray(Protocol):
@@ -222,13 +225,13 @@ def check_axes(axis: object, ndim: int) -> tuple[int, ...]:
     return tuple(axes) if ndim else ()
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+def check_choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
     if not isinstance(value, str) or value not in choices:
         wanted = " or ".join(map(repr, choices))
         raise (ValueError if isinstance(value, str) else TypeError)(
             f"`{name}` has to be {wanted}, but is {value!r}"
         )
-    return str(value)  # a subclass of str has a repr of its own
+    return choices[choices.index(value)]  # a subclass of str has a repr of its own
 
 
 def check_flag(name: str, value: object) -> None:

@@ -908,79 +908,75 @@ def idle_scratch(bint give_back=False):
     return sizes[::-1]
 
 
+cdef Scratch *begin(Rows rows, const CChain *chain, RowState *s) except NULL:
+    """Scan the one row, for what follows; the caller gives the scratch back."""
+    cdef Job job
+    cdef Scratch *scratch
+    rows.init_job(&job)
+    scratch = acquire(job.vocab)
+    if not scan_row(s, scratch, chain, row_of(&job, 0)):
+        release(scratch)
+        raise ValueError("the row is invalid")
+    return scratch
+
+
 def masses(Rows rows, double temperature, double[::1] floors=None):
     """What each tier that applies says of the mass of the one row: {tier: (mass, error)}. With two
     floors, of what is at or above each: {floor: (mass, error)}, from the fine tier."""
-    cdef Job job
     cdef RowState s
     cdef CChain chain
     cdef double totals[FLOORS]
     cdef int i
     cdef Scratch *scratch
-    rows.init_job(&job)
     memset(&chain, 0, sizeof(CChain))
     if floors is not None and floors.shape[0] != FLOORS:
         raise ValueError(f"floors have to be {FLOORS}")
-    scratch = acquire(job.vocab)
-    try:
-        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
-            raise ValueError("the row is invalid")
-        set_temperature(&s, temperature)
-        found = {}
-        if floors is not None:
-            s.row.kernels.fine_masses_above(&s.row, &s.tempering, KEEP_ALL, scratch.masses,
-                                            &floors[0], totals)
-            for i in range(FLOORS):
-                found[floors[i]] = (totals[i], fine_error(totals[i], s.row.n)
-                                    + rounding(&s, totals[i]))
-            return found
+    scratch = begin(rows, &chain, &s)
+    set_temperature(&s, temperature)
+    found = {}
+    if floors is not None:
+        s.row.kernels.fine_masses_above(&s.row, &s.tempering, KEEP_ALL, scratch.masses,
+                                        &floors[0], totals)
+        for i in range(FLOORS):
+            found[floors[i]] = (totals[i],
+                                fine_error(totals[i], s.row.n) + rounding(&s, totals[i]))
+    else:
         while s.tier != EXACT:
             refine(&s)
             found[s.tier] = s.total, s.error
-        return found
-    finally:
-        release(scratch)
+    release(scratch)
+    return found
 
 
 def depths(Rows rows, double temperature):
     """The sum of w |z| of the one row: ((fine, error), exact). Of a row whose fine mass is used."""
-    cdef Job job
     cdef RowState s
     cdef CChain chain
+    cdef double exact
     cdef Scratch *scratch
-    rows.init_job(&job)
     memset(&chain, 0, sizeof(CChain))
-    scratch = acquire(job.vocab)
-    try:
-        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
-            raise ValueError("the row is invalid")
-        set_temperature(&s, temperature)
-        s.reports = True
-        refine(&s)
-        return (s.depth.sum, s.depth.error), mass_value(depth_of_row(&s))
-    finally:
-        release(scratch)
+    scratch = begin(rows, &chain, &s)
+    set_temperature(&s, temperature)
+    s.reports = True
+    refine(&s)
+    exact = mass_value(depth_of_row(&s))
+    release(scratch)
+    return (s.depth.sum, s.depth.error), exact
 
 
 def whole_masses(Rows rows, double temperature):
     """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
     another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
-    cdef Job job
     cdef RowState s
     cdef CChain chain
     cdef Scratch *scratch
-    rows.init_job(&job)
     memset(&chain, 0, sizeof(CChain))
     chain.temperature = temperature
     chain.truncates = True
-    scratch = acquire(job.vocab)
-    try:
-        if not scan_row(&s, scratch, &chain, row_of(&job, 0)):
-            raise ValueError("the row is invalid")
-        find_whole_masses(&s, True)
-        return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
-    finally:
-        release(scratch)
+    scratch = begin(rows, &chain, &s)
+    find_whole_masses(&s, True)
+    release(scratch)
+    return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
 
 
 def canonical(str function, double x):

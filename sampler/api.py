@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import inspect
-import secrets
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
     Literal,
-    TypeAlias,
-    TypedDict,
-    TypeVar,
     Unpack,
     overload,
 )
 
 import numpy as np
-import numpy.typing as npt
 
 from sampler import _inputs
+from sampler._arguments import (
+    Batch,
+    Bfloat16,
+    DType,
+    FigureOptions,
+    Floats,
+    Options,
+    Row,
+    Shape,
+    Tokens,
+    arguments_of_call,
+    check_chain,
+    check_keys,
+    check_keywords,
+    check_seed,
+    check_threads,
+    no_attribute,
+)
 from sampler._checks import (
     U64_END,
     U64_TEXT,
@@ -30,13 +41,11 @@ from sampler._checks import (
     check_flag,
     check_integer,
     check_logprobs,
-    check_numbers,
     check_tokens,
     integers,
 )
 from sampler._engine import Engine, make_chain
 from sampler._keywords import check_known, hides_unknown, keywords_of
-from sampler._names import IGNORED_FIELDS, SAME
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
@@ -46,27 +55,6 @@ from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
 __all__ = ["Distribution", "Sampler", "Samples"]
 
 _FLOOR = integers(1)  # what `min_tokens_to_keep` may be
-
-# For type checkers: a lone row or a batch, where the type says which; what the calls take.
-_Row: TypeAlias = Sequence[float] | np.ndarray[tuple[int], np.dtype[Any]]
-_Batch: TypeAlias = Sequence[Sequence[float]] | np.ndarray[tuple[int, int], np.dtype[Any]]
-_Tokens: TypeAlias = npt.NDArray[np.int64]
-_Floats: TypeAlias = npt.NDArray[np.float64]
-_Shape = TypeVar("_Shape", bound=tuple[Any, ...])
-_DType = TypeVar("_DType", bound=np.dtype[Any])
-_Dtype: TypeAlias = Literal["bfloat16"] | None
-
-
-class _Options(TypedDict, total=False):
-    """What `sample` and `score` take after their arrays, and `filter` all but the figures."""
-
-    mask: Any
-    streams: Any
-    steps: Any
-    draws: Any
-    logprobs: int | None
-    raw: bool
-    dtype: _Dtype
 
 
 @lists_settings
@@ -182,20 +170,22 @@ class Sampler(HasSettings):
             check_known("Sampler", settings, keywords_of(Sampler))
         named = [one.of(settings.get(name)) for name, one in STAGES.items()]
         self._named = stages is None
-        self._stages = tuple(named) if stages is None else _check_chain(stages, named)
+        self._stages = tuple(named) if stages is None else check_chain(stages, named)
         if min_tokens_to_keep is None:
             min_tokens_to_keep = 1
         self._min_tokens_to_keep: Any = _FLOOR.check_per_row(
             "min_tokens_to_keep", min_tokens_to_keep
         )
-        self._ties: Any = check_choice("ties", ties, ("id", "all"))
-        self._on_invalid: Any = check_choice("on_invalid", on_invalid, ("raise", "flag"))
-        self._threads = _check_threads(threads)
-        self._device: Any = check_choice("device", device, ("auto", "host"))
+        self._ties: Literal["id", "all"] = check_choice("ties", ties, ("id", "all"))
+        self._on_invalid: Literal["raise", "flag"] = check_choice(
+            "on_invalid", on_invalid, ("raise", "flag")
+        )
+        self._threads = check_threads(threads)
+        self._device: Literal["auto", "host"] = check_choice("device", device, ("auto", "host"))
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
             self._stages,
-            seed=_check_seed(seed, rng),
+            seed=check_seed(seed, rng),
             step=check_integer("step", step, 0, U64_END + 1, "an integer in [0, 2**64]"),
             seed_is_fresh=seed is None and rng is None,
             flag_invalid=on_invalid == "flag",
@@ -265,12 +255,12 @@ class Sampler(HasSettings):
     @property
     def ties(self) -> Literal["id", "all"]:
         """What top_k does with ties."""
-        return self._ties  # type: ignore[no-any-return]
+        return self._ties
 
     @property
     def on_invalid(self) -> Literal["raise", "flag"]:
         """What an invalid row does."""
-        return self._on_invalid  # type: ignore[no-any-return]
+        return self._on_invalid
 
     @property
     def threads(self) -> int | Literal["auto"]:
@@ -280,7 +270,7 @@ class Sampler(HasSettings):
     @property
     def device(self) -> Literal["auto", "host"]:
         """Where rows on another device are computed."""
-        return self._device  # type: ignore[no-any-return]
+        return self._device
 
     @property
     def seed(self) -> int:
@@ -293,11 +283,11 @@ class Sampler(HasSettings):
         return self._engine.step
 
     @overload
-    def __call__(self, logits: _Row, *, mask: Any = None, dtype: _Dtype = None) -> int: ...
+    def __call__(self, logits: Row, *, mask: Any = None, dtype: Bfloat16 = None) -> int: ...
     @overload
-    def __call__(self, logits: _Batch, *, mask: Any = None, dtype: _Dtype = None) -> _Tokens: ...
+    def __call__(self, logits: Batch, *, mask: Any = None, dtype: Bfloat16 = None) -> Tokens: ...
     @overload
-    def __call__(self, logits: Any, *, mask: Any = None, dtype: _Dtype = None) -> Any: ...
+    def __call__(self, logits: Any, *, mask: Any = None, dtype: Bfloat16 = None) -> Any: ...
     # Two parameters: transformers calls a processor that has more only with their names, so that
     # `logits_processor=[s]` would not get this far.
     def __call__(self, *logits: Any, **options: Any) -> Any:
@@ -334,7 +324,7 @@ class Sampler(HasSettings):
         if len(logits) == 1 and not options:  # the usual, quickly
             given, mask, dtype = logits[0], None, None
         else:
-            given, mask, dtype = _arguments_of_call(*logits, **options)
+            given, mask, dtype = arguments_of_call(*logits, **options)
         source = _inputs.read(given, dtype, draws=True)
         _inputs.check_rows(source)
         words = None if mask is None else read_mask(mask, source.array.shape)
@@ -344,19 +334,19 @@ class Sampler(HasSettings):
 
     @overload
     def sample(
-        self, logits: _Row, *, n: None = None, **options: Unpack[_Options]
+        self, logits: Row, *, n: None = None, **options: Unpack[FigureOptions]
     ) -> Samples[int, float]: ...
     @overload
     def sample(
-        self, logits: _Row, *, n: int, **options: Unpack[_Options]
-    ) -> Samples[_Tokens, _Floats]: ...
+        self, logits: Row, *, n: int, **options: Unpack[FigureOptions]
+    ) -> Samples[Tokens, Floats]: ...
     @overload
     def sample(
-        self, logits: _Batch, *, n: int | None = None, **options: Unpack[_Options]
-    ) -> Samples[_Tokens, _Floats]: ...
+        self, logits: Batch, *, n: int | None = None, **options: Unpack[FigureOptions]
+    ) -> Samples[Tokens, Floats]: ...
     @overload
     def sample(
-        self, logits: Any, *, n: int | None = None, **options: Unpack[_Options]
+        self, logits: Any, *, n: int | None = None, **options: Unpack[FigureOptions]
     ) -> Samples[Any, Any]: ...
     @hides_unknown
     def sample(
@@ -370,7 +360,7 @@ class Sampler(HasSettings):
         n: int | None = None,
         logprobs: int | None = None,
         raw: bool = False,
-        dtype: _Dtype = None,
+        dtype: Bfloat16 = None,
         **unknown: Any,
     ) -> Samples[Any, Any]:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
@@ -421,7 +411,7 @@ class Sampler(HasSettings):
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
-        steps = _check_keywords(Sampler.sample, unknown, steps)
+        steps = check_keywords(Sampler.sample, unknown, steps)
         if n is not None and draws is not None:
             raise TypeError("give either `n` or `draws`, not both: n=3 takes the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
@@ -429,7 +419,7 @@ class Sampler(HasSettings):
         if n is not None:
             n = check_integer("n", n, 1, 2**40, "an integer >= 1")
         top = None if logprobs is None else check_logprobs(logprobs)
-        keys = _check_keys(source.batch, streams, steps, draws)
+        keys = check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.sample(
@@ -438,14 +428,16 @@ class Sampler(HasSettings):
 
     @overload
     def score(
-        self, logits: _Row, tokens: int, **options: Unpack[_Options]
+        self, logits: Row, tokens: int, **options: Unpack[FigureOptions]
     ) -> Samples[int, float]: ...
     @overload
     def score(
-        self, logits: _Row | _Batch, tokens: Sequence[Any] | _Tokens, **options: Unpack[_Options]
-    ) -> Samples[_Tokens, _Floats]: ...
+        self, logits: Row | Batch, tokens: Sequence[Any] | Tokens, **options: Unpack[FigureOptions]
+    ) -> Samples[Tokens, Floats]: ...
     @overload
-    def score(self, logits: Any, tokens: Any, **options: Unpack[_Options]) -> Samples[Any, Any]: ...
+    def score(
+        self, logits: Any, tokens: Any, **options: Unpack[FigureOptions]
+    ) -> Samples[Any, Any]: ...
     @hides_unknown
     def score(
         self,
@@ -458,7 +450,7 @@ class Sampler(HasSettings):
         draws: Any = None,
         logprobs: int | None = None,
         raw: bool = False,
-        dtype: _Dtype = None,
+        dtype: Bfloat16 = None,
         **unknown: Any,
     ) -> Samples[Any, Any]:
         """Return for given tokens what `sample` returns for drawn ones. Does not take a step.
@@ -504,14 +496,14 @@ class Sampler(HasSettings):
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
-        steps = _check_keywords(Sampler.score, unknown, steps)
+        steps = check_keywords(Sampler.score, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         top = None if logprobs is None else check_logprobs(logprobs)
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        keys = _check_keys(source.batch, streams, steps, draws)
+        keys = check_keys(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.score(
@@ -571,16 +563,16 @@ class Sampler(HasSettings):
 
     @overload
     def filter(
-        self, logits: np.ndarray[_Shape, _DType], **options: Unpack[_Options]
-    ) -> np.ndarray[_Shape, _DType]: ...
+        self, logits: np.ndarray[Shape, DType], **options: Unpack[Options]
+    ) -> np.ndarray[Shape, DType]: ...
     @overload
     def filter(
-        self, logits: Sequence[float] | Sequence[Sequence[float]], **options: Unpack[_Options]
-    ) -> _Floats: ...
+        self, logits: Sequence[float] | Sequence[Sequence[float]], **options: Unpack[Options]
+    ) -> Floats: ...
     @overload
-    def filter(self, logits: Tensor, **options: Unpack[_Options]) -> Tensor: ...
+    def filter(self, logits: Tensor, **options: Unpack[Options]) -> Tensor: ...
     @overload
-    def filter(self, logits: Any, *, out: Any = None, **options: Unpack[_Options]) -> Any: ...
+    def filter(self, logits: Any, *, out: Any = None, **options: Unpack[Options]) -> Any: ...
     @hides_unknown
     def filter(
         self,
@@ -591,7 +583,7 @@ class Sampler(HasSettings):
         steps: Any = None,
         draws: Any = None,
         out: Any = None,
-        dtype: _Dtype = None,
+        dtype: Bfloat16 = None,
         **unknown: Any,
     ) -> Any:
         """Return the tempered logits, removed tokens at -inf. Does not take a step.
@@ -633,12 +625,12 @@ class Sampler(HasSettings):
         >>> Sampler(temperature=0.5, top_k=2).filter(np.array([1.0, 3.0, 2.0, 0.0]))
         array([-inf,   6.,   4., -inf])
         """
-        steps = _check_keywords(Sampler.filter, unknown, steps)
+        steps = check_keywords(Sampler.filter, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        _check_keys(source.batch, streams, steps, draws)
+        check_keys(source.batch, streams, steps, draws)
         words = None if mask is None else read_mask(mask, source.array.shape)
         filtered = self._engine.filter(source, mask=words)
         if target is None:
@@ -719,15 +711,7 @@ class Sampler(HasSettings):
     if not TYPE_CHECKING:  # which would take any name for one
 
         def __getattr__(self, name: str) -> Any:
-            if name in STAGES:  # `HasSettings` has refused
-                hint = f"its chain has several {STAGES[name].__name__} stages: read `stages`"
-            elif (
-                name in IGNORED_FIELDS
-            ):  # model.generate(ids, s) looks for them in its configuration
-                hint = "in model.generate(), write **sampler.hf.generate_kwargs(s)"
-            else:
-                hint = f"write {SAME[name]}" if name in SAME else "dir(s) lists what it has"
-            raise AttributeError(f"'Sampler' object has no attribute '{name}': {hint}")
+            raise no_attribute(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (self._settings(), self._engine.seed_is_fresh)
@@ -760,100 +744,3 @@ def _restore(settings: dict[str, Any], seed_is_fresh: bool) -> Sampler:
     sampler = Sampler(**settings)
     sampler._engine.seed_is_fresh = seed_is_fresh
     return sampler
-
-
-def _check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
-    for stage in named:
-        if not stage.is_off:
-            raise TypeError(
-                f"give either `stages` or `{stage.setting}`, not both: put {stage!r} into the chain"
-            )
-    if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
-        shown = repr(stages)
-        if len(shown) > 60 or "\n" in shown:
-            shown = f"a {_inputs.kind_of(stages)}"
-        raise TypeError(
-            f"`stages` has to be a sequence of stages, but is {shown}{_other_stages(stages)}"
-        )
-    chain = tuple(stages)
-    for stage in chain:
-        if not isinstance(stage, tuple(STAGES.values())):
-            raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
-    for before, stage in pairwise(chain):
-        if stage.kind == "edit" and before.kind != "edit":
-            raise TypeError(
-                f"{stage!r} edits the logits, so in `stages` it has to come before {before!r}"
-            )
-    return chain
-
-
-def _other_stages(stages: Any) -> str:
-    """Say what to write where `stages` is what others take first."""
-    if isinstance(stages, Stage):
-        return f": write Sampler([{stages!r}])"
-    if isinstance(stages, Mapping):
-        return ": write Sampler(**settings)"
-    if hasattr(stages, "do_sample"):
-        return ": write Sampler.from_generation_config(config)"
-    if isinstance(stages, (int, float)) and not isinstance(stages, bool):
-        return f": write Sampler(temperature={stages!r})"
-    return ""
-
-
-def _arguments_of_call(
-    logits: Any, *others: Any, mask: Any = None, dtype: Any = None, **unknown: Any
-) -> tuple[Any, Any, Any]:
-    if others:
-        raise TypeError(
-            f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
-            "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
-        )
-    if unknown:
-        check_known("Sampler.__call__", unknown, ("mask", "dtype"))
-    return logits, mask, dtype
-
-
-_arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
-
-
-def _check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:
-    """Return the steps, which had the name `step`; raise if another keyword is unknown."""
-    if not unknown:
-        return steps
-    name = function.__qualname__
-    if "step" in unknown and steps is None:
-        warnings.warn(
-            f"`step` is now called `steps`: write {function.__name__}(..., steps=...)",
-            DeprecationWarning,
-            stacklevel=3,
-        )
-        steps, unknown = unknown["step"], {k: v for k, v in unknown.items() if k != "step"}
-    check_known(name, unknown, keywords_of(function))
-    return steps
-
-
-def _check_keys(batch: int, streams: Any, steps: Any, draws: Any) -> dict[str, Any]:
-    """Return where the uniforms of each row are, as an `Engine` takes them."""
-    return {
-        "streams": check_numbers("streams", streams, batch),
-        "steps": check_numbers("steps", steps, batch),
-        "draws": check_numbers("draws", draws, batch),
-    }
-
-
-def _check_threads(threads: Any) -> int | Literal["auto"]:
-    if threads == "auto" and isinstance(threads, str):
-        return "auto"
-    return check_integer("threads", threads, 1, 2**31, "an integer >= 1 or 'auto'")
-
-
-def _check_seed(seed: Any, rng: Any) -> int:
-    if rng is not None:
-        if seed is not None:
-            raise TypeError("give either `seed` or `rng`, not both")
-        if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"`rng` has to be a numpy.random.Generator, but is {rng!r}")
-        return int(rng.integers(0, U64_END, dtype=np.uint64))
-    if seed is None:
-        return secrets.randbits(64)
-    return check_integer("seed", seed, 0, U64_END, U64_TEXT)

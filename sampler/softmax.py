@@ -1,4 +1,4 @@
-"""The softmax with a temperature: values, derivatives, cross-entropy.
+"""The softmax with a temperature: values and derivatives.
 
 docs/softmax.md has the mathematics.
 """
@@ -13,21 +13,14 @@ import numpy.typing as npt
 
 from sampler import _core, _inputs
 from sampler._checks import (
-    Reduction,
     as_array,
     check_axes,
     check_broadcast,
-    check_choice,
-    check_ids,
-    check_integer,
     check_reals,
-    reals,
 )
 from sampler.stages import Temperature
 
 __all__ = [
-    "cross_entropy",
-    "cross_entropy_grad",
     "log_softmax",
     "logsumexp",
     "sigmoid",
@@ -323,7 +316,7 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     z = np.where(np.isinf(values), values, z)  # also at temperature inf
     # exp(-|z|) never overflows, and 1 + it is never far from 1.
     small = np.exp(-np.abs(z))
-    return _to_container(np.where(z >= 0.0, 1.0, small) / (1.0 + small), source)
+    return to_container(np.where(z >= 0.0, 1.0, small) / (1.0 + small), source)
 
 
 # ---------------------------------------------------------------------------------- derivatives
@@ -368,14 +361,14 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     array([[ 0.125, -0.125],
            [-0.125,  0.125]])
     """
-    source = _read_classes(p, "p")
-    t = _check_positive(temperature, ())
+    source = read_classes(p, "p")
+    t = check_positive(temperature, ())
     q = source.widened().astype(np.float64)
     result = -q[..., :, None] * q[..., None, :]
     diagonal = np.arange(q.shape[-1])
     result[..., diagonal, diagonal] += q
     with np.errstate(over="ignore", invalid="ignore"):
-        return _to_container(result / t, source)
+        return to_container(result / t, source)
 
 
 def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
@@ -447,14 +440,14 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
     source = _inputs.read(p, name="p", numbers=True)
     q = source.widened().astype(np.float64)
     axes = check_axes(axis, q.ndim)
-    t = _check_positive(temperature, shape_without(q.shape, axes))
+    t = check_positive(temperature, shape_without(q.shape, axes))
     v = _inputs.read(vector, name=name, numbers=True).widened()
     v = check_broadcast(name, v, q.shape)
     # Over the sum of p, which float32 leaves a little off 1, so that what all have in common goes.
     with np.errstate(invalid="ignore"):
         mean = np.sum(q * v, axis=axes, keepdims=True) / np.sum(q, axis=axes, keepdims=True)
         result = q * (v - mean)
-    return _to_container(result / (np.expand_dims(t, axes) if t.ndim else t), source)
+    return to_container(result / (np.expand_dims(t, axes) if t.ndim else t), source)
 
 
 def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
@@ -494,7 +487,7 @@ def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) 
     source = _inputs.read(x, name="x", numbers=True)
     values = source.widened().astype(np.float64)
     axes = check_axes(axis, values.ndim)
-    t = _check_positive(temperature, shape_without(values.shape, axes))
+    t = check_positive(temperature, shape_without(values.shape, axes))
     p = softmax(values, temperature=t, axis=axes)
     # At half the size where differences might overflow: p is the same, and so is dp / d(T / 2) / 2.
     scale = 0.5 if np.max(values, initial=0.0, where=values < np.inf) >= 2.0**969 else 1.0
@@ -506,17 +499,17 @@ def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) 
     t = np.expand_dims(t, axes) if t.ndim else t
     mean = np.sum(p * values, axis=axes, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
-        return _to_container(p * (mean - values) / t / t * scale, source)
+        return to_container(p * (mean - values) / t / t * scale, source)
 
 
-def _read_classes(x: Any, name: str) -> _inputs.Logits:
+def read_classes(x: Any, name: str) -> _inputs.Logits:
     source = _inputs.read(x, name=name, numbers=True)
     if source.array.ndim == 0:
         raise ValueError(f"`{name}` has to have at least one axis, but is a scalar")
     return source
 
 
-def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """The temperatures as an array of shape () or `shape`; 0 is refused."""
     number, array = _check_temperature(temperature, shape)
     t = np.array(number) if array is None else array.reshape(shape)
@@ -527,185 +520,6 @@ def _check_positive(temperature: Any, shape: tuple[int, ...]) -> npt.NDArray[np.
     return t
 
 
-def _to_container(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
+def to_container(result: npt.NDArray[np.float64], source: _inputs.Logits) -> Any:
     """A result in the caller's kind of container, in the precision of its values."""
     return source.to_container(np.asarray(result, source.result_dtype))
-
-
-# -------------------------------------------------------------------------------- cross-entropy
-
-
-def cross_entropy(
-    logits: Any,
-    targets: Any,
-    *,
-    temperature: float | None = 1.0,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
-    ignore_index: int = -100,
-) -> Any:
-    """Return -sum(y * log_softmax(logits / temperature)), the loss of classifiers.
-
-    Parameters
-    ----------
-    logits : array_like, shape (..., K)
-        float16, bfloat16, float32 or float64; integers, bools and lists become float64.
-    targets : array_like
-        Integers in [0, K) of shape (...), the right classes, or bools, the classes 0 and 1; or
-        floats of the shape of the logits, probabilities that sum to 1 along the last axis.
-    temperature : float, in (0, inf], off at 1 or None
-    label_smoothing : float, in [0, 1], off at 0
-        The share of every target that is spread evenly over the K classes (Szegedy et al. 2016).
-    reduction : {"mean", "sum", "none"}
-        Over the rows that count; "none" returns the loss of each row.
-    ignore_index : int
-        A row with this class as its target does not count: its loss is 0. It may lie outside
-        [0, K); with targets of floats it has to be negative, and has no effect.
-
-    Returns
-    -------
-    array, tensor or scalar
-        In nats, of shape () or (...). float64 for float64, else float32; a tensor for a tensor.
-        inf where a target has a logit of -inf; what has target 0 never counts. If no row counts,
-        the mean is NaN and the sum 0.
-
-    Raises
-    ------
-    TypeError
-        If `logits` or `targets` are not such arrays, or a parameter has the wrong type; if a tensor
-        requires grad, unless grad is disabled: use `sampler.torch.cross_entropy`, whose classes
-        are along dimension 1, with ``dim=-1``.
-    ValueError
-        If a parameter is out of its range, shapes do not fit, targets are outside or do not sum to
-        1 within 1e-3, or there is no class.
-
-    See Also
-    --------
-    cross_entropy_grad : its gradient.
-    sampler.torch.cross_entropy : with gradients.
-
-    Examples
-    --------
-    >>> from sampler import cross_entropy, cross_entropy_grad
-    >>> cross_entropy([[2.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none").round(3)
-    array([0.127, 0.693])
-    >>> cross_entropy_grad([[2.0, 0.0], [0.0, 0.0]], [0, 1], reduction="none").round(3)
-    array([[-0.119,  0.119],
-           [ 0.5  , -0.5  ]])
-    >>> cross_entropy([[2.0, 0.0], [0.0, 0.0]], [0, -100]).round(3)
-    np.float64(0.127)
-    """
-    source, t, y, counts = _check_loss(
-        logits, targets, temperature, label_smoothing, reduction, ignore_index
-    )
-    log_p = log_softmax(source.widened(), temperature=t).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # 0 * -inf
-        losses = np.sum(np.where(y == 0.0, 0.0, -y * log_p), axis=-1)
-    return _to_container(reduced(losses, reduction, np.sum(counts)), source)
-
-
-def cross_entropy_grad(
-    logits: Any,
-    targets: Any,
-    *,
-    temperature: float | None = 1.0,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
-    ignore_index: int = -100,
-) -> Any:
-    """Return the gradient of `cross_entropy` with respect to the logits: (p - y) / temperature.
-
-    Parameters and errors are those of `cross_entropy`; "mean" divides by the number of rows that
-    count, and "none" gives for each row the gradient of its own loss.
-
-    Returns
-    -------
-    array or tensor, of the shape of `logits`
-        float64 for float64, else float32; a tensor for a tensor. Rows sum to 0; those that do not
-        count are 0.
-
-    See Also
-    --------
-    cross_entropy : the loss.
-    """
-    source, t, y, counts = _check_loss(
-        logits, targets, temperature, label_smoothing, reduction, ignore_index
-    )
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = (softmax(source.widened(), temperature=t).astype(np.float64) - y) / t
-    result = np.where(counts[..., None], result, 0.0)
-    return _to_container(result / (max(np.sum(counts), 1) if reduction == "mean" else 1), source)
-
-
-def reduced(losses: npt.NDArray[np.float64], reduction: Reduction, count: Any) -> Any:
-    """The losses of rows, `count` of which count, or their sum or mean; the mean of none is NaN."""
-    if reduction == "none":
-        return losses
-    with np.errstate(invalid="ignore"):
-        return losses.sum() / count if reduction == "mean" else losses.sum()
-
-
-def _check_loss(
-    logits: Any,
-    targets: Any,
-    temperature: Any,
-    label_smoothing: Any,
-    reduction: Any,
-    ignore_index: Any,
-) -> tuple[_inputs.Logits, Any, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """The logits, the temperature, the targets as smoothed probabilities, and which rows count."""
-    check_choice("reduction", reduction, ("mean", "sum", "none"))
-    share = reals(0.0, 1.0).check("label_smoothing", label_smoothing)
-    if np.ndim(temperature):
-        raise TypeError(f"`temperature` has to be a float in (0, inf], but is {temperature!r}")
-    t = _check_positive(temperature, ())
-    source = _read_classes(logits, "logits")
-    shape = source.array.shape
-    if shape[-1] == 0:
-        raise ValueError(f"`logits` have to hold at least one class, but have {shape=}")
-    y, counts = _check_targets(targets, shape, ignore_index)
-    if share:
-        y = np.where(counts[..., None], (1.0 - share) * y + share / shape[-1], 0.0)
-    return source, t, y, counts
-
-
-def _check_targets(
-    targets: Any, shape: tuple[int, ...], ignore_index: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    classes = shape[-1]
-    array = as_array("targets", targets)
-    if array.size == 0 and array.shape == shape[:-1]:
-        array = array.astype(np.int64)  # of no rows, [] too
-    if array.dtype.kind == "b":
-        array = array.astype(np.int64)
-    are_ids = array.dtype.kind in "iu"
-    check_ignore_index(ignore_index, are_ids)
-    y = array if are_ids else _inputs.read(targets, name="targets").widened().astype(np.float64)
-    if y.shape != (shape[:-1] if are_ids else shape):
-        raise ValueError(
-            f"`targets` have to be integers of shape {shape[:-1]} or floats of shape {shape}, but "
-            f"are {array.dtype} of shape {y.shape}"
-        )
-    if are_ids:
-        counts = y != ignore_index
-        ids = check_ids(
-            "targets", np.where(counts, y, 0), classes, f"integers in [0, {classes})",
-            may_be_padded=True,
-        )  # fmt: skip
-        y = np.zeros(shape)
-        np.put_along_axis(y, ids[..., None], counts[..., None], axis=-1)
-        return y, counts
-    if not (y >= 0.0).all() or not (np.abs(y.sum(axis=-1) - 1.0) <= 1e-3).all():
-        raise ValueError("`targets` have to be probabilities: at least 0, and 1 in sum")
-    return y, np.ones(shape[:-1], np.bool_)
-
-
-def check_ignore_index(value: Any, are_ids: bool) -> int:
-    """An integer; negative for targets that are probabilities, where it has no effect."""
-    index = check_integer("ignore_index", value, -(2**63), 2**63, "an integer in [-2**63, 2**63)")
-    if index >= 0 and not are_ids:
-        raise ValueError(
-            f"`ignore_index` has to be negative for targets of floats, but is {index}: such "
-            "targets have no class to ignore"
-        )
-    return index

@@ -123,9 +123,9 @@ class Stage:
             return value
         if cls.off is not None or not isinstance(value, tuple):
             return cls(value)
-        if len(value) > len(cls.parameters):
+        if not 0 < len(value) <= len(cls.parameters):
             names = ", ".join(cls.parameters)
-            raise TypeError(f"`{cls.setting}` takes at most ({names}), but is {value!r}")
+            raise TypeError(f"`{cls.setting}` has to be ({names}), but is {value!r}")
         return cls(*value)
 
     @classmethod
@@ -157,18 +157,13 @@ class Stage:
         return self.values[0]
 
     @property
-    def is_per_row(self) -> bool:
-        """Whether a parameter is an array, so that each row of a batch has its own."""
-        return any(map(_is_array, self.values))
-
-    @property
     def is_off(self) -> bool:
         """Whether the stage changes nothing, in any row."""
         return bool(np.all(self.off_rows))
 
     @property
     def off_rows(self) -> Any:
-        """The same of each row, if there is one value per row."""
+        """`is_off`, or an array of it, one per row, if the first parameter is one per row."""
         first, *_ = self.parameters.values()
         return self.values[0] == first.off
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -121,11 +122,11 @@ def test_log_mass_of_steep_curves():
     assert abs(log_mass - math.log(0.5)) < 2.4e-10
 
 
-def test_too_many_parameters():
-    with pytest.raises(
-        TypeError, match=r"^`smoothing` takes at most \(factor, curve\), but is \(1, 2, 3\)$"
-    ):
-        Sampler(smoothing=(1, 2, 3))
+@pytest.mark.parametrize("value", [(), (1, 2, 3)])
+def test_a_tuple_has_the_parameters_of_the_step(value):
+    message = rf"^`smoothing` has to be \(factor, curve\), but is {re.escape(repr(value))}$"
+    with pytest.raises(TypeError, match=message):
+        Sampler(smoothing=value)
 
 
 def test_a_curve_above_three_ranks_others_first():

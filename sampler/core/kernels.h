@@ -146,7 +146,7 @@ INLINE int64_t FN(gather_few)(const Row *row, int64_t start, REAL from, double h
 {
     const uint64_t *bits = mask_of(row, start);
     int64_t found = 0;
-    if (how_many(bits) != FEW_ALLOWED)
+    if (mask_density(bits) != FEW_ALLOWED)
         return -1;
     for (int64_t j = 0; j < BLOCK / WORD; j++)
         if (bits[j]) {

@@ -172,7 +172,7 @@ INLINE const REAL *FN(load_edited)(const Row *row, int64_t start, int64_t count,
     const Edits *edits = row->edits;
     const REAL *x = FN(in_memory)(row, start, count);
     const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
-    const int allowed = bits ? how_many(bits) : (int)ALL_ALLOWED;
+    const int allowed = bits ? mask_density(bits) : (int)ALL_ALLOWED;
     if (allowed == NONE_ALLOWED) {
         for (int64_t i = 0; i < whole_groups(count); i++)
             buffer[i] = -(REAL)INFINITY;
@@ -343,7 +343,7 @@ NOINLINE int FN(scan_edited)(const Row *row, int64_t start, int64_t count, REAL 
 {
     const Edits *edits = row->edits;
     const uint64_t *bits = row->allowed ? mask_of(row, start) : NULL;
-    const int some = bits ? how_many(bits) : (int)ALL_ALLOWED;
+    const int some = bits ? mask_density(bits) : (int)ALL_ALLOWED;
     if (some == NONE_ALLOWED) {
         EACH_LANE (l)
             maxima[l] = -(REAL)INFINITY;

@@ -32,7 +32,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef int64_t i, found, kept, n = job.n, top = job.top, start = row * job.n
     cdef int64_t *tokens = job.tokens + start
     cdef Item *items = scratch.items
-    cdef bint among_candidates
+    cdef bint among_candidates, with_raw
     cdef double log_mass, entropy, raw_log_mass = 0.0, kept_log_mass = 0.0, x
     if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
         blank_row(job, row)
@@ -50,9 +50,11 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     log_mass = log_of_mass(&s)
     entropy = entropy_of(&s)
     kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
+    # Of a row that was edited or rebased, `report_raw` reports the raw figures.
+    with_raw = job.raw and not s.rebased and s.row.edits == NULL
+    if with_raw:
+        raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
     if job.raw and not s.rebased:
-        if s.row.edits == NULL:  # else `report_raw` finds it
-            raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
         kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
         for i in range(n):
@@ -65,17 +67,18 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.logprobs[start + i] = log_share(&s, x, log_mass)
             if job.raw:
                 job.log_mass[start + i] = kept_log_mass
+            if with_raw:
                 job.raw_logprobs[start + i] = -INFINITY
                 if x > -INFINITY:
                     job.raw_logprobs[start + i] = raw_log_share(&raw, x, raw_log_mass)
         # Tokens given may come after all that is kept in rank, and then are no candidates.
         rank_items(&s, among_candidates and not job.given, items, n, job.ranks + start)
-        if job.raw:
+        if with_raw:
             for i in range(n):
                 job.raw_ranks[start + i] = job.ranks[start + i]
     if top > 0:
         # Without the raw ones, only what is kept is listed.
-        found = top_items(&s, min(top, s.row.n if job.raw else kept), items)
+        found = top_items(&s, min(top, s.row.n if with_raw else kept), items)
         start = row * top
         for i in range(top):
             job.top_ids[start + i] = -1
@@ -83,14 +86,14 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
             if i < found and keeps(s.cut, items[i].value, items[i].id):
                 job.top_ids[start + i] = items[i].id
                 job.top_logprobs[start + i] = log_share(&s, items[i].value, log_mass)
-            if job.raw:
+            if with_raw:
                 job.raw_top_ids[start + i] = items[i].id if i < found else -1
                 job.raw_top_logprobs[start + i] = (
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
     if job.raw and s.rebased:
         report_log_mass(job, row, scratch, &s, log_mass)
-    if job.raw and (s.rebased or s.row.edits != NULL):
+    if job.raw and not with_raw:
         report_raw(job, row, scratch)
     return True
 
@@ -125,7 +128,6 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef double log_mass = NAN
     cdef bint valid = scan_row(&s, scratch, chain_of(job, row), raw_row_of(job, row))
     if valid:
-        s.raw = Bounded(0.0, INFINITY)
         if has_bounds(&s, &s.tempering):
             s.raw = fine_whole(&s, &s.tempering)
         log_mass = log_of_whole(&s, &s.tempering, s.raw)
@@ -264,19 +266,19 @@ cdef inline void find_whole_masses(RowState *s, bint raw) noexcept nogil:
     """Before the stages: the fine masses that `raw` adds to that of what is kept. The whole
     row's at temperature 1, if `raw`, and, where a share of it is kept, at the chain's."""
     cdef Tempering tempering = make_tempering(s.max, s.chain.temperature)
-    cdef bint warm = s.chain.temperature != 1.0
+    cdef bint tempers = s.chain.temperature != 1.0
     cdef double totals[2]
     if s.chain.tier == EXACT or not has_bounds(s, &s.tempering):
         return
-    if raw and warm and s.chain.truncates and has_bounds(s, &tempering):
+    if raw and tempers and s.chain.truncates and has_bounds(s, &tempering):
         s.row.kernels.fine_masses_of_two(&s.row, &s.tempering, &tempering, totals)
         s.raw = fine_total(s, totals[0])
         s.whole = fine_total(s, totals[1])
-    elif raw and (warm or s.chain.truncates):  # else what is kept is the whole row
+    elif raw and (tempers or s.chain.truncates):  # else what is kept is the whole row
         s.raw = fine_whole(s, &s.tempering)
     elif s.chain.truncates and has_bounds(s, &tempering):
         s.whole = fine_whole(s, &tempering)
-    if raw and not warm:
+    if raw and not tempers:
         s.whole = s.raw
 
 

@@ -144,7 +144,7 @@ INLINE void align_mask(const Row *row, uint64_t *bits)
 
 /* What the aligned mask of a block says of it: FEW is at most one token in each word. */
 enum { NONE_ALLOWED, FEW_ALLOWED, SOME_ALLOWED, ALL_ALLOWED };
-INLINE int how_many(const uint64_t *bits)
+INLINE int mask_density(const uint64_t *bits)
 {
     uint64_t any = 0, several = 0, all = UINT64_MAX;
     for (int j = 0; j < BLOCK / WORD; j++) {

@@ -9,7 +9,8 @@ import numpy as np
 
 from sampler import _inputs
 from sampler._checks import Reduction, check_choice, check_real
-from sampler.softmax import log_softmax, reduced
+from sampler._cross_entropy import reduced
+from sampler.softmax import log_softmax
 from sampler.temperature._limits import CLOSE, LARGEST, SMALLEST
 from sampler.temperature._rows import Floats, chunks, to_float64
 

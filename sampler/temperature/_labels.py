@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sampler import _inputs
 from sampler._checks import as_array, check_ids
-from sampler.softmax import check_ignore_index
+from sampler._cross_entropy import check_ignore_index
 from sampler.temperature._rows import Array
 
 

@@ -9,7 +9,7 @@ import torch
 
 from sampler import _inputs
 from sampler._checks import Reduction, check_choice, describe_outside, reals
-from sampler.softmax import check_ignore_index
+from sampler._cross_entropy import check_ignore_index
 from sampler.torch._checks import FLOATS, check_dim, check_input, check_temperature
 from sampler.torch._operators import softmax_through_core
 from sampler.torch._shapes import reduce

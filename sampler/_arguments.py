@@ -1,0 +1,152 @@
+"""The arguments of `Sampler` and of its calls: their types, and their checks."""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
+from sampler._inputs import kind_of
+from sampler._keywords import check_known, keywords_of
+from sampler._names import IGNORED_FIELDS, SAME
+from sampler.stages import STAGES, Stage
+
+# For type checkers: a lone row or a batch, where the type says which; what the calls take.
+Row: TypeAlias = Sequence[float] | np.ndarray[tuple[int], np.dtype[Any]]
+Batch: TypeAlias = Sequence[Sequence[float]] | np.ndarray[tuple[int, int], np.dtype[Any]]
+Tokens: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+Shape = TypeVar("Shape", bound=tuple[Any, ...])
+DType = TypeVar("DType", bound=np.dtype[Any])
+Bfloat16: TypeAlias = Literal["bfloat16"] | None
+
+
+class Options(TypedDict, total=False):
+    """What `filter` takes after its logits."""
+
+    mask: Any
+    streams: Any
+    steps: Any
+    draws: Any
+    dtype: Bfloat16
+
+
+class FigureOptions(Options, total=False):
+    """What `sample` and `score` take after their arrays."""
+
+    logprobs: int | None
+    raw: bool
+
+
+def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
+    for stage in named:
+        if not stage.is_off:
+            raise TypeError(
+                f"give either `stages` or `{stage.setting}`, not both: put {stage!r} into the chain"
+            )
+    if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
+        shown = repr(stages)
+        if len(shown) > 60 or "\n" in shown:
+            shown = f"a {kind_of(stages)}"
+        raise TypeError(
+            f"`stages` has to be a sequence of stages, but is {shown}{_other_stages(stages)}"
+        )
+    chain = tuple(stages)
+    for stage in chain:
+        if not isinstance(stage, tuple(STAGES.values())):
+            raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
+    for before, stage in pairwise(chain):
+        if stage.kind == "edit" and before.kind != "edit":
+            raise TypeError(
+                f"{stage!r} edits the logits, so in `stages` it has to come before {before!r}"
+            )
+    return chain
+
+
+def _other_stages(stages: Any) -> str:
+    """Say what to write where `stages` is what others take first."""
+    if isinstance(stages, Stage):
+        return f": write Sampler([{stages!r}])"
+    if isinstance(stages, Mapping):
+        return ": write Sampler(**settings)"
+    if hasattr(stages, "do_sample"):
+        return ": write Sampler.from_generation_config(config)"
+    if isinstance(stages, (int, float)) and not isinstance(stages, bool):
+        return f": write Sampler(temperature={stages!r})"
+    return ""
+
+
+def arguments_of_call(
+    logits: Any, *others: Any, mask: Any = None, dtype: Any = None, **unknown: Any
+) -> tuple[Any, Any, Any]:
+    if others:
+        raise TypeError(
+            f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
+            "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
+        )
+    if unknown:
+        check_known("Sampler.__call__", unknown, ("mask", "dtype"))
+    return logits, mask, dtype
+
+
+arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
+
+
+def check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:
+    """Return the steps, which had the name `step`; raise if another keyword is unknown."""
+    if not unknown:
+        return steps
+    name = function.__qualname__
+    if "step" in unknown and steps is None:
+        warnings.warn(
+            f"`step` is now called `steps`: write {function.__name__}(..., steps=...)",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        steps, unknown = unknown["step"], {k: v for k, v in unknown.items() if k != "step"}
+    check_known(name, unknown, keywords_of(function))
+    return steps
+
+
+def check_keys(batch: int, streams: Any, steps: Any, draws: Any) -> dict[str, Any]:
+    """Return where the uniforms of each row are, as an `Engine` takes them."""
+    return {
+        "streams": check_numbers("streams", streams, batch),
+        "steps": check_numbers("steps", steps, batch),
+        "draws": check_numbers("draws", draws, batch),
+    }
+
+
+def check_threads(threads: Any) -> int | Literal["auto"]:
+    if threads == "auto" and isinstance(threads, str):
+        return "auto"
+    return check_integer("threads", threads, 1, 2**31, "an integer >= 1 or 'auto'")
+
+
+def check_seed(seed: Any, rng: Any) -> int:
+    if rng is not None:
+        if seed is not None:
+            raise TypeError("give either `seed` or `rng`, not both")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"`rng` has to be a numpy.random.Generator, but is {rng!r}")
+        return int(rng.integers(0, U64_END, dtype=np.uint64))
+    if seed is None:
+        return secrets.randbits(64)
+    return check_integer("seed", seed, 0, U64_END, U64_TEXT)
+
+
+def no_attribute(name: str) -> AttributeError:
+    """Return the error for an attribute that a `Sampler` does not have, with what to write."""
+    if name in STAGES:  # `HasSettings` has refused
+        hint = f"its chain has several {STAGES[name].__name__} stages: read `stages`"
+    elif name in IGNORED_FIELDS:  # model.generate(ids, s) looks for them in its configuration
+        hint = "in model.generate(), write **sampler.hf.generate_kwargs(s)"
+    else:
+        hint = f"write {SAME[name]}" if name in SAME else "dir(s) lists what it has"
+    return AttributeError(f"'Sampler' object has no attribute '{name}': {hint}")
