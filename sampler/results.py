@@ -64,9 +64,9 @@ class Samples(Generic[_Ints, _Floats]):
     raw_ranks : int64
         As `ranks`, in the row as it came in.
     log_mass : float64
-        Natural log of the kept tokens' probability under temperature alone, so that ``logprobs +
-        log_mass`` is the token's log-probability there. 0 where nothing is removed, and at
-        temperature 0; NaN where invalid.
+        Natural log of the probability that the kept tokens have without the cuts, so that
+        ``logprobs + log_mass`` is the token's log-probability there. 0 where nothing is removed,
+        and at temperature 0; NaN where invalid.
     raw_top_ids, raw_top_logprobs : int64, float64
         As `top_ids`, `top_logprobs`, under the model's own softmax.
 

@@ -63,7 +63,7 @@ def softmax(
     Raises
     ------
     TypeError
-        If `x` is not an array of numbers on the CPU, or a parameter has the wrong type; if a tensor
+        If `x` is not an array of numbers, or a parameter has the wrong type; if a tensor
         requires grad, unless grad is disabled: `sampler.torch` has the family with gradients.
     ValueError
         If a parameter is out of its range or does not broadcast, or `out` does not fit.
@@ -290,7 +290,7 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `x` is not an array of numbers on the CPU or requires grad, or the temperature is not a
+        If `x` is not an array of numbers or requires grad, or the temperature is not a
         number.
     ValueError
         If the temperature is out of its range.
@@ -344,7 +344,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     Raises
     ------
     TypeError
-        If `p` is not an array of numbers on the CPU or requires grad, or the temperature is not a
+        If `p` is not an array of numbers or requires grad, or the temperature is not a
         number.
     ValueError
         If `p` is a scalar, or the temperature out of its range.
@@ -396,7 +396,7 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     Raises
     ------
     TypeError
-        If `p` or `v` is not an array of numbers on the CPU or requires grad, or a parameter has the
+        If `p` or `v` is not an array of numbers or requires grad, or a parameter has the
         wrong type.
     ValueError
         If a parameter is out of its range or does not broadcast.

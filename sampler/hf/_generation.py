@@ -110,7 +110,7 @@ def generate(
         Given the prompt and each token, as ``model.generate`` does, and ended once, after an error
         too.
     **kwargs
-        Everything else that ``model.generate`` takes, except settings of its own sampling.
+        Everything else that ``model.generate`` takes, except its settings of sampling.
 
     Returns
     -------

@@ -40,7 +40,7 @@ def distillation_loss(
     Raises
     ------
     TypeError
-        If either is not an array of numbers on the CPU, or a parameter has the wrong type; if a
+        If either is not an array of numbers, or a parameter has the wrong type; if a
         tensor requires grad, unless grad is disabled: use `sampler.torch.distillation_loss`.
     ValueError
         If the shapes differ or hold no token, or a parameter is out of its range.

@@ -42,7 +42,7 @@ def entropy(
     Raises
     ------
     TypeError
-        If `logits` are not an array of numbers on the CPU, or a parameter has the wrong type; if a
+        If `logits` are not an array of numbers, or a parameter has the wrong type; if a
         tensor requires grad, unless grad is disabled: use `sampler.torch.entropy`.
     ValueError
         If a parameter is out of its range, or a row holds nothing.

@@ -49,7 +49,7 @@ def fit_temperature(logits: Any, labels: Any, *, ignore_index: int = -100) -> fl
     Raises
     ------
     TypeError
-        If `logits` are not an array of numbers on the CPU or require grad, or `labels` are not
+        If `logits` are not an array of numbers or require grad, or `labels` are not
         integers.
     ValueError
         If the shapes do not fit, no row counts, a label is out of range or has the logit -inf, or a

@@ -43,7 +43,7 @@ def temperature_for_entropy(logits: Any, entropy: Any) -> Any:
     Raises
     ------
     TypeError
-        If `logits` are not an array of numbers on the CPU, or `entropy` has the wrong type; if
+        If `logits` are not an array of numbers, or `entropy` has the wrong type; if
         either requires grad.
     ValueError
         If a row has NaN or +inf or holds nothing above -inf, or cannot reach its entropy; the row

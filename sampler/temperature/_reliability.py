@@ -123,7 +123,7 @@ def reliability(
     Raises
     ------
     TypeError
-        If `probs` are not an array of numbers on the CPU or require grad, `labels` are not
+        If `probs` are not an array of numbers or require grad, `labels` are not
         integers, or `bins` or `ignore_index` is not an integer.
     ValueError
         If the shapes do not fit, no row counts, a row is not a distribution or a label out of range
