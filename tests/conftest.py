@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+import sampler
+from sampler import _core
+
 # The tiny models' matrices are too small to share: torch's threads would spend the time spinning.
 # Read when torch is first imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+INFO = sampler.build_info()
 
 # A shared machine may stall any one example: so there is no deadline. In CI the same examples
 # every time.
@@ -22,6 +27,13 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_report_header():
     return f"transformers {version('transformers')}, torch {version('torch')}"
+
+
+@pytest.fixture
+def isas():
+    """The names of the instruction sets that run here. After the test, the usual one runs again."""
+    yield INFO["isas"]
+    _core.choose_isa(INFO["isa"])
 
 
 @pytest.fixture(scope="session")

@@ -105,12 +105,6 @@ def put_near_a_tie(row, token, temperature, gap):
         row[token] -= float((wanted - entropy) * temperature / (np.exp(log_p) * (log_p + entropy)))
 
 
-@pytest.fixture
-def _restored():
-    yield
-    _core.choose_isa(INFO["isa"])
-
-
 def report(row, stages, tier):
     """The entropy, `tier` the first to be asked."""
     figures, logs = np.zeros((3, 1, 1), np.int64), np.empty((2, 1, 1))
@@ -120,7 +114,7 @@ def report(row, stages, tier):
     return float(logs[1, 0, 0])
 
 
-@pytest.mark.usefixtures("_restored")
+@pytest.mark.usefixtures("isas")
 @pytest.mark.parametrize("gap", [0.0, 1e-15, 1e-13, 1e-12, 1e-11, 1e-10])
 @pytest.mark.parametrize("stages", [[], [Temperature(0.8)], [Temperature(3.0)]], ids=str)
 def test_rows_whose_entropy_lies_between_two_multiples(stages, gap):

@@ -58,12 +58,6 @@ def check(rows, token, value):
             s(rows)
 
 
-@pytest.fixture
-def each_isa():
-    yield INFO["isas"]
-    _core.choose_isa(INFO["isa"])
-
-
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("fill", [0.0, -1.0, -np.inf, 3.0])
 def test_every_invalid_value_in_every_layout(name, fill):
@@ -85,11 +79,11 @@ def test_every_invalid_value_in_every_layout(name, fill):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("size", [4096, 4096 + 70])
-def test_every_invalid_value_at_every_place(name, size, each_isa):
+def test_every_invalid_value_at_every_place(name, size, isas):
     kind, word, *_ = FORMATS[name]
     words = np.zeros((2, size), word)
     rows = words.view(kind)
-    for isa in each_isa:
+    for isa in isas:
         _core.choose_isa(isa)
         Sampler(seed=1)(rows)
         for bad in bad_words(name):
@@ -105,9 +99,9 @@ def test_every_invalid_value_at_every_place(name, size, each_isa):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("size", [1, 70, BLOCK, 4096, 4096 + 70])
-def test_rows_without_a_finite_logit(name, size, each_isa):
+def test_rows_without_a_finite_logit(name, size, isas):
     kind, word, sign, infinity, _ = FORMATS[name]
-    for isa in each_isa:
+    for isa in isas:
         _core.choose_isa(isa)
         words = np.full((2, size), sign | infinity, word)
         words[0, -1] = 0

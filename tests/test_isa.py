@@ -49,13 +49,7 @@ def everything(batch):
         yield function(batch, temperature=0.8).tobytes()
 
 
-@pytest.fixture
-def restored():
-    yield
-    _core.choose_isa(INFO["isa"])
-
-
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("isas")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocab", [1, 63, 64, 65, 511, 513, 1025, 4097, 20_000])
 def test_every_isa_gives_the_same_bits(vocab, dtype, real_logits):
@@ -69,7 +63,7 @@ def test_every_isa_gives_the_same_bits(vocab, dtype, real_logits):
         assert list(everything(batch)) == want, isa
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("isas")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_isa_finds_invalid_logits(dtype):
     for isa in INFO["isas"]:

@@ -212,13 +212,7 @@ def everything(row, stages, tier, raw, given, threads=1):
     return bare, [array.tobytes() for array in found]
 
 
-@pytest.fixture
-def restored():
-    yield
-    _core.choose_isa(INFO["isa"])
-
-
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("isas")
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32 - 1),

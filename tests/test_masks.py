@@ -27,12 +27,6 @@ DTYPES = ["float16", "bfloat16", "float32", "float64"]
 RAW = ("raw_logprobs", "raw_ranks", "raw_top_ids", "raw_top_logprobs")
 
 
-@pytest.fixture
-def each_isa():
-    yield INFO["isas"]
-    _core.choose_isa(INFO["isa"])
-
-
 def words_of(allowed):
     """The layout, bit by bit."""
     rows, vocab = allowed.shape
@@ -197,8 +191,8 @@ def test_edited_rows_equal_copied_rows(seed, vocab):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("vocab", [257, 2561, 9000])
-def test_on_every_isa(dtype, vocab, each_isa):
-    for isa in each_isa:
+def test_on_every_isa(dtype, vocab, isas):
+    for isa in isas:
         rng = np.random.default_rng(vocab)
         for _ in range(25):
             check_equal(rng, vocab, dtype=dtype, isa=isa)
@@ -223,7 +217,7 @@ def test_a_hundred_thousand_triples():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lead", [0, 5])
-def test_invalid_logits_are_seen_where_they_are_allowed(dtype, lead, each_isa):
+def test_invalid_logits_are_seen_where_they_are_allowed(dtype, lead, isas):
     # Planted: the limit and the logit of a masked comparison changed round, which loses NaN.
     vocab = 5 * BLOCK + 70
     rng = np.random.default_rng(lead)
@@ -232,7 +226,7 @@ def test_invalid_logits_are_seen_where_they_are_allowed(dtype, lead, each_isa):
     few[0] = True
     rows = as_dtype(np.zeros(vocab + lead), dtype)[lead:]
     words = {"dtype": "bfloat16"} if dtype == "bfloat16" else {}
-    for isa in each_isa:
+    for isa in isas:
         _core.choose_isa(isa)
         for mask in (allowed, few, np.ones(vocab, bool)):
             s = Sampler(seed=1, on_invalid="flag")

@@ -107,18 +107,12 @@ def check_rows(rng, rows, chain, floors=1, **more):
         assert called[i] == alone.sample(rows[i], streams=i, steps=9).tokens, (i, own)
 
 
-@pytest.fixture
-def restored():
-    yield
-    _core.choose_isa(sampler.build_info()["isa"])
-
-
 def random_batch(rng, batch, vocab):
     kinds = ["normal", "flat", "equal", "peaked", "rounded", "sparse", "far", "sorted"]
     return np.stack([make_row(rng, rng.choice(kinds), vocab, np.float16) for _ in range(batch)])
 
 
-@pytest.mark.usefixtures("restored")
+@pytest.mark.usefixtures("isas")
 @pytest.mark.parametrize("isa", ISAS)
 @settings(max_examples=150)
 @given(
