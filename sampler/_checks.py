@@ -114,9 +114,7 @@ class Range:
             raise ValueError(
                 f"`{name}` has to be {self}, or one per row, but has shape {array.shape}"
             )
-        # NumPy takes a bool in a list of numbers for one of them.
-        has_bools = is_list and any(isinstance(one, (bool, np.bool_)) for one in value)
-        if has_bools or array.dtype.kind not in "iuf":
+        if has_bools(value) or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
             checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
             most = MOST_EXACT if self.kind is int else math.inf
@@ -170,7 +168,8 @@ class Ids:
         # A list may hold integers beyond int64; NumPy makes floats of an empty one, and `as_array`
         # objects of a ragged one.
         fits = array.dtype.kind in "iu" or (array.dtype.kind == ("O" if array.size else "f"))
-        ids: list[Any] = array.tolist() if array.ndim == 1 and fits else [None]
+        fits &= array.ndim == 1 and not has_bools(value)
+        ids: list[Any] = array.tolist() if fits else [None]
         if not all(isinstance(token, int) for token in ids):
             raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
         for token in ids:
@@ -267,6 +266,11 @@ def check_numbers(name: str, values: Any, batch: int | None) -> npt.NDArray[np.u
     return np.array(checked, dtype=np.uint64)
 
 
+def has_bools(value: Any) -> bool:
+    """Test whether a list of numbers has bools among them, which NumPy takes for numbers."""
+    return isinstance(value, (list, tuple)) and any(isinstance(v, (bool, np.bool_)) for v in value)
+
+
 def as_array(name: str, value: Any) -> npt.NDArray[Any]:
     """Make an array of what a caller gave; of objects, which no check accepts, if it is ragged."""
     try:
@@ -297,24 +301,25 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
 
 
 def check_ids(
-    name: str, ids: Any, vocab: int, wanted: str, *, may_be_padded: bool = False
+    name: str, ids: Any, vocab: int, wanted: str, *, may_be_padded: bool = False, where: str = ""
 ) -> npt.NDArray[np.int64]:
     """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be.
 
-    `may_be_padded` says that the caller's function has an `ignore_index`.
+    `may_be_padded` says that the caller's function has an `ignore_index`; `where` ends a message.
     """
     array = as_array(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" or has_bools(ids):
         # Show the dtype, not the values, of a long array. A ragged list has become an empty one.
-        found = array.dtype if array.size > 1 else reprlib.repr(ids)
-        raise TypeError(f"`{name}` have to be {wanted}, but are {found}")
+        is_long = array.size > 1 and not has_bools(ids)
+        found = array.dtype if is_long else reprlib.repr(ids)
+        raise TypeError(f"`{name}` have to be {wanted}, but are {found}{where}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
         place = tuple(np.argwhere(outside)[0].tolist())
         found = describe_outside(int(array[place]), place, may_be_padded)
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {found}")
+        raise ValueError(f"`{name}` have to be {wanted}, but one is {found}{where}")
     return array.astype(np.int64)
 
 

@@ -63,7 +63,7 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     if isinstance(mask, (list, tuple)):
         lists = [as_array("mask", row) for row in (mask if batch else [mask])]
         if not any(one.dtype == np.bool_ for one in lists):
-            return _words_of_ids(mask if batch else [mask], lists, rows, vocab)
+            return _words_of_ids(mask if batch else [mask], lists, shape)
     array = as_array("mask", mask)
     if array.dtype == np.bool_:
         if array.shape != shape:
@@ -103,15 +103,18 @@ def _words_of_bools(allowed: npt.NDArray[np.bool_]) -> _Words:
 
 
 def _words_of_ids(
-    given: Sequence[Any], lists: list[npt.NDArray[Any]], rows: int, vocab: int
+    given: Sequence[Any], lists: list[npt.NDArray[Any]], shape: tuple[int, ...]
 ) -> _Words:
+    *batch, vocab = shape
+    rows = batch[0] if batch else 1
     check_batch("mask", len(lists), rows)
     wanted = f"int32 words, bools, or lists of allowed ids, integers in [0, {vocab})"
     ids = []
-    for raw, one in zip(given, lists, strict=True):
+    for row, (raw, one) in enumerate(zip(given, lists, strict=True)):
         if one.ndim != 1 or one.dtype.kind == "O":
             raise TypeError(f"`mask` has to be {wanted}, but a row is {reprlib.repr(raw)}")
-        ids.append(check_ids("mask", one, vocab, wanted))
+        where = f" in row {row}" if batch else ""
+        ids.append(check_ids("mask", raw, vocab, wanted, where=where))
     width = -(-vocab // _BITS)
     words = np.zeros(rows * width, np.uint32)
     if ids:

@@ -1,11 +1,11 @@
 """The vocabulary of stages: what each keeps, its setting, its range, its source.
 
 A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
-cuts. Its fields are its parameters: each a number, or an array of one per row. The
-keyword of a stage with one parameter is that parameter's name, as Hugging Face spells it; a stage
-with several has a keyword for all of them, and the first parameter says whether it is off. The fields state the ranges and the values that are
-off, and all else reads them there: checks, error messages, signatures, tests. `Settings` lists the
-stages in the order in which keywords apply.
+cuts. Its fields are its parameters: each a number, or an array of one per row. The keyword of a
+stage with one parameter is that parameter's name, as Hugging Face spells it; a stage with several
+has one keyword for all of them, and the first parameter says whether it is off. The fields state
+the ranges and the values that are off, and all else reads them there: checks, error messages,
+signatures, tests. `Settings` lists the stages in the order in which keywords apply.
 """
 
 from __future__ import annotations
