@@ -70,12 +70,13 @@ def check_integer(
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a setting may be, from `low` to `high` inclusive; None is any finite one."""
+    """The numbers that a setting may be, from `low` to `high`; None is any finite one."""
 
     kind: type[float | int]
     low: float
     high: float | None
     note: str = ""  # for error messages
+    ends: str = "[]"  # as in an interval: a round bracket leaves that end out
 
     @property
     def noun(self) -> str:
@@ -85,7 +86,21 @@ class Range:
     @property
     def interval(self) -> str:
         """Its ends, as the documents write them."""
-        return f">= {self.low:g}" if self.high is None else f"in [{self.low:g}, {self.high:g}]"
+        if self.high is None:
+            return f">= {self.low:g}"
+        return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
+
+    @property
+    def least(self) -> float:
+        """The smallest of them."""
+        return self.low if self.ends[0] == "[" else math.nextafter(self.low, math.inf)
+
+    @property
+    def most(self) -> float:
+        """The largest of them."""
+        if self.high is None:
+            return MOST_FLOAT
+        return self.high if self.ends[1] == "]" else math.nextafter(self.high, -math.inf)
 
     def __str__(self) -> str:
         number = "an integer" if self.kind is int else "a float" if self.high else "a finite float"
@@ -94,8 +109,7 @@ class Range:
     def check(self, name: str, value: object, where: str = "") -> float:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
         if self.kind is float:
-            high = MOST_FLOAT if self.high is None else self.high
-            return check_real(name, value, self.low, high, str(self), where)
+            return check_real(name, value, self.least, self.most, str(self), where)
         assert self.high is None
         return check_integer(name, value, int(self.low), None, str(self), where)
 
@@ -132,8 +146,7 @@ class Range:
     def _check_floats(self, name: str, array: npt.NDArray[Any]) -> FloatArray:
         with np.errstate(over="ignore"):
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
-        good = floats >= self.low
-        good &= np.isfinite(floats) if self.high is None else floats <= self.high
+        good = (floats >= self.least) & (floats <= (math.inf if self.kind is int else self.most))
         if self.kind is int:
             good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)
@@ -141,6 +154,47 @@ class Range:
             row = int(good.argmin())
             self.check(name, array[row].item(), f" in row {row}")
         return floats
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False: what a setting may be that is on or off."""
+
+    kind = bool
+    noun = "bool"
+    interval = ""
+
+    def __str__(self) -> str:
+        return "True or False"
+
+    def show(self, value: bool | FloatArray) -> str:
+        """`value`, as it can be typed back."""
+        return repr([bool(one) for one in value] if isinstance(value, np.ndarray) else value)
+
+    def check_per_row(self, name: str, value: Any) -> bool | FloatArray:
+        """`value` as a bool, or as a read-only array of 0 and 1, one per row.
+
+        TypeError or ValueError in one form.
+        """
+        if isinstance(value, (bool, np.bool_)):
+            return bool(value)
+        array = as_array(name, value)
+        if array.dtype.kind != "b" and not (array.dtype == np.float64 and _are_flags(array)):
+            raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
+        if array.ndim == 0:
+            return bool(array)
+        if array.ndim > 1:
+            raise ValueError(
+                f"`{name}` has to be {self}, or one per row, but has shape {array.shape}"
+            )
+        floats = array.astype(np.float64)
+        floats.flags.writeable = False
+        return floats
+
+
+def _are_flags(array: npt.NDArray[Any]) -> bool:
+    """Test whether these are what `Flag` makes of an array: so that it may be given again."""
+    return array.ndim == 1 and bool(np.isin(array, (0.0, 1.0)).all())
 
 
 @dataclass(frozen=True)
@@ -183,24 +237,26 @@ class Several:
     """What the setting of a stage with several parameters may be: the first, all, or the stage."""
 
     stage: str
-    ranges: tuple[Range, ...]
+    ranges: tuple[Any, ...]
+    least: int  # how many have to be given
 
     @property
     def noun(self) -> str:
         """What the setting is, as parameter lines of docstrings write it."""
-        first, *others = (one.noun for one in self.ranges)
-        return f"{first}, ({', '.join([first, *others])}) or {self.stage}"
+        nouns = [one.noun for one in self.ranges]
+        alone = f"{nouns[0]}, " if self.least == 1 else ""
+        return f"{alone}({', '.join(nouns)}) or {self.stage}"
 
-    def show(self, value: tuple[float | FloatArray, ...] | None) -> str:
+    def show(self, value: tuple[Any, ...] | None) -> str:
         """`value`, as it can be typed back."""
         if value is None:
             return "None"
-        shown = map(Range.show, self.ranges, value)
+        shown = [kind.show(one) for kind, one in zip(self.ranges, value, strict=True)]
         return f"({', '.join(shown)})"
 
 
-def reals(low: float, high: float) -> Range:
-    return Range(float, low, high)
+def reals(low: float, high: float, ends: str = "[]") -> Range:
+    return Range(float, low, high, ends=ends)
 
 
 def finite(low: float) -> Range:

@@ -3,9 +3,10 @@
 A stage is a small frozen dataclass, of one of three kinds: edits, which come first, scales and
 cuts. Its fields are its parameters: each a number, or an array of one per row. The keyword of a
 stage with one parameter is that parameter's name, as Hugging Face spells it; a stage with several
-has one keyword for all of them, and the first parameter says whether it is off. The fields state
-the ranges and the values that are off, and all else reads them there: checks, error messages,
-signatures, tests. `Settings` lists the stages in the order in which keywords apply.
+has one keyword for all of them. One parameter, the switch, says whether a stage is off: the first,
+unless the class names another. The fields state the ranges and the values that are off, and all
+else reads them there: checks, error messages, signatures, tests. `Settings` lists the stages in the
+order in which keywords apply.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import (
+    Flag,
     FloatArray,
+    HasArray,
     Ids,
     Integers,
     Range,
@@ -45,14 +48,31 @@ from sampler._checks import (
     reals,
 )
 
-__all__ = ["MinP", "Smoothing", "SuppressTokens", "Temperature", "TopK", "TopP"]
+__all__ = [
+    "XTC",
+    "DynamicTemperature",
+    "EpsilonCutoff",
+    "EtaCutoff",
+    "MinP",
+    "PLess",
+    "Smoothing",
+    "SuppressTokens",
+    "TailFree",
+    "Temperature",
+    "TopA",
+    "TopH",
+    "TopK",
+    "TopNSigma",
+    "TopP",
+    "TypicalP",
+]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
 _Value = TypeVar("_Value")
 _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
-def setting(*, default: Any, range_: Range | Ids) -> Any:
+def setting(*, default: Any, range_: Range | Flag | Ids) -> Any:
     """Make a field of a stage: off by default, and checked."""
     return field(default=default, metadata={"range": range_})
 
@@ -61,7 +81,7 @@ class Parameter(NamedTuple):
     """What a field of a stage states."""
 
     off: Any  # the default
-    range: Any  # a Range, or Ids
+    range: Any  # a Range, a Flag, or Ids
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
@@ -70,12 +90,15 @@ def stage(cls: _Class) -> _Class:
     made: Any = dataclass(frozen=True, slots=True, repr=False, eq=False)(cls)
     own = fields(made)
     made.parameters = {one.name: Parameter(one.default, one.metadata["range"]) for one in own}
-    if len(own) == 1:
-        ((made.setting, (made.off, made.range)),) = made.parameters.items()
-    else:
+    made.switch = cls.switch or own[0].name
+    made.has_several = len(own) > 1
+    if made.has_several:
         made.setting = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", made.__name__).lower()
         made.off = None
-        made.range = Several(made.__name__, tuple(one.range for one in made.parameters.values()))
+        ranges = tuple(one.range for one in made.parameters.values())
+        made.range = Several(made.__name__, ranges, 1 + list(made.parameters).index(made.switch))
+    else:
+        ((made.setting, (made.off, made.range)),) = made.parameters.items()
     return made  # type: ignore[no-any-return]
 
 
@@ -84,10 +107,13 @@ class Stage:
 
     __slots__ = ()
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
+    has_coin: ClassVar[bool] = False  # whether a uniform of its own decides what it does
     setting: ClassVar[str]
     off: ClassVar[Any]
-    range: ClassVar[Any]  # a Range, Ids, or Several
+    range: ClassVar[Any]  # a Range, a Flag, Ids, or Several
     parameters: ClassVar[Mapping[str, Parameter]]
+    switch: ClassVar[str] = ""
+    has_several: ClassVar[bool]
 
     def __init__(self, value: Any = None) -> None:
         raise NotImplementedError("use one of its subclasses, such as TopK(40)")
@@ -121,11 +147,14 @@ class Stage:
         """Make the stage of what its keyword may be: a value, or the stage itself."""
         if isinstance(value, cls):
             return value
-        if cls.off is not None or not isinstance(value, tuple):
+        if not cls.has_several or value is None:
             return cls(value)
-        if not 0 < len(value) <= len(cls.parameters):
+        if not isinstance(value, tuple):
+            value = (value,)
+        if not cls.range.least <= len(value) <= len(cls.parameters):
             names = ", ".join(cls.parameters)
-            raise TypeError(f"`{cls.setting}` has to be ({names}), but is {value!r}")
+            found = value[0] if len(value) == 1 else value
+            raise TypeError(f"`{cls.setting}` has to be ({names}), but is {found!r}")
         return cls(*value)
 
     @classmethod
@@ -136,13 +165,14 @@ class Stage:
     @classmethod
     def described(cls) -> str:
         """Say what the setting may be, as the parameter lines of docstrings do."""
-        interval = "" if cls.off is None else f"{cls.range.interval}, "
-        return f"{cls.setting} : {cls.range.noun}, {interval}off at {cls.off_text()}"
+        interval = "" if cls.has_several else cls.range.interval
+        stated = [f"{cls.setting} : {cls.range.noun}", interval, f"off at {cls.off_text()}"]
+        return ", ".join(filter(None, stated))
 
     @classmethod
     def off_text(cls) -> str:
         """Show the value that is off, as the documents write it."""
-        return f"{cls.off:g}" if isinstance(cls.off, (int, float)) else str(cls.off)
+        return f"{cls.off:g}" if type(cls.off) in (int, float) else str(cls.off)
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -152,7 +182,7 @@ class Stage:
     @property
     def value(self) -> Any:
         """What the keyword would be: the one parameter; of several all, or None where it is off."""
-        if self.off is None:
+        if self.has_several:
             return None if self.is_off else self.values
         return self.values[0]
 
@@ -163,9 +193,8 @@ class Stage:
 
     @property
     def off_rows(self) -> Any:
-        """`is_off`, or an array of it, one per row, if the first parameter is one per row."""
-        first, *_ = self.parameters.values()
-        return self.values[0] == first.off
+        """`is_off`, or an array of it, one per row, if the switch is one per row."""
+        return np.equal(getattr(self, self.switch), self.parameters[self.switch].off)
 
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""
@@ -280,6 +309,56 @@ class Temperature(Stage):
 
 
 @stage
+class DynamicTemperature(Stage):
+    """Keep everything; divide the logits by a temperature that grows with the entropy.
+
+    Parameters
+    ----------
+    low : float, >= 0
+        The temperature where one token has all the probability; 0 is greedy decoding there.
+    high : float, >= low, off at None
+        The temperature where all kept tokens are equally likely.
+    exponent : float, >= 0
+        Above 1 keeps the temperature near `low` for longer, below 1 near `high`.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not a real number.
+    ValueError
+        If one is out of its range, infinite or NaN, or `low` is above `high`.
+
+    See Also
+    --------
+    Temperature : the same for every row.
+
+    Notes
+    -----
+    T = low + (high - low) (H / ln n)^exponent, with H the entropy in nats of the n tokens that are
+    kept so far, at the temperature so far. H is rounded to a multiple of 2^-30, and 0^0 is 1. T
+    multiplies the temperature so far; where one token is left, nothing changes. As a keyword, in
+    place of `temperature`. Costs one pass of exponentials, unless few tokens are left.
+
+    References
+    ----------
+    kalomaze, "Dynamic temperature", 2023, as in llama.cpp (`dynatemp_range`, `dynatemp_exponent`)
+    and text-generation-webui (`dynatemp_low`, `dynatemp_high`).
+    """
+
+    kind = "scale"
+    switch = "high"
+    low: Reals | None = setting(default=0.0, range_=finite(0.0))
+    high: Reals | None = setting(default=None, range_=finite(0.0))
+    exponent: Reals | None = setting(default=1.0, range_=finite(0.0))
+
+    def __post_init__(self) -> None:
+        Stage.__post_init__(self)
+        low, high, _ = self.values
+        if high is not None and np.any(low > high):
+            raise ValueError(f"`dynamic_temperature.low` has to be at most `high`, but is {self!r}")
+
+
+@stage
 class Smoothing(Stage):
     """Keep everything; bend the tempered logits, so that the likely tokens come closer together.
 
@@ -317,6 +396,80 @@ class Smoothing(Stage):
     kind = "scale"
     factor: Reals | None = setting(default=0.0, range_=finite(0.0))
     curve: Reals | None = setting(default=1.0, range_=finite(1.0))
+
+
+@stage
+class TopNSigma(Stage):
+    """Keep the tokens whose logit is at most `top_n_sigma` standard deviations below the largest.
+
+    Parameters
+    ----------
+    top_n_sigma : float, >= 0, off at 0 or None
+        How many standard deviations; inf is off as well.
+
+    Raises
+    ------
+    TypeError
+        If `top_n_sigma` is not a real number.
+    ValueError
+        If it is negative or NaN.
+
+    See Also
+    --------
+    MinP : a threshold that moves with the temperature.
+
+    Notes
+    -----
+    Keeps x >= max x - n sigma, with sigma the population deviation of the logits that are kept so
+    far. No temperature changes what it keeps. Costs two reads of the row and one count.
+
+    References
+    ----------
+    C. Tang, J. Liu, H. Xu, L. Huang, "Top-nsigma: Not All Logits Are You Need", 2024,
+    arXiv:2411.07641.
+    """
+
+    top_n_sigma: Reals | None = setting(default=0.0, range_=reals(0.0, math.inf))
+
+    @property
+    def off_rows(self) -> Any:
+        """`is_off`, or an array of it, one per row."""
+        return np.equal(self.top_n_sigma, 0.0) | np.equal(self.top_n_sigma, math.inf)
+
+
+@stage
+class TopH(Stage):
+    """Of the 100 likeliest tokens, keep the most whose entropy is a share `top_h` of theirs.
+
+    Parameters
+    ----------
+    top_h : float, in (0, 1], off at None
+        The share of the entropy. 1 keeps the 100 tokens, or all if there are fewer.
+
+    Raises
+    ------
+    TypeError
+        If `top_h` is not a real number.
+    ValueError
+        If it is outside (0, 1] or NaN.
+
+    See Also
+    --------
+    TopP : a share of the probability.
+
+    Notes
+    -----
+    With q the probabilities of the first min(100, n) tokens in rank, renormalised, and H(q) their
+    entropy: the longest prefix in rank whose sum of -q ln q is at most h H(q), and at least one
+    token. Costs one read of the row.
+
+    References
+    ----------
+    E. Baghaei Potraghloo, S. Azizi, S. Kundu, M. Pedram, "Top-H Decoding: Adapting the Creativity
+    and Coherence with Bounded Entropy in Text Generation", 2025, arXiv:2509.02510.
+    """
+
+    top_h: Reals | None = setting(default=None, range_=reals(0.0, 1.0, "(]"))
 
 
 @stage
@@ -425,15 +578,285 @@ class MinP(Stage):
     min_p: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
 
 
+@stage
+class TypicalP(Stage):
+    """Keep the tokens whose information is nearest to the entropy, up to the mass `typical_p`.
+
+    Parameters
+    ----------
+    typical_p : float, in (0, 1], off at 1 or None
+        The mass to reach.
+
+    Raises
+    ------
+    TypeError
+        If `typical_p` is not a real number.
+    ValueError
+        If it is outside (0, 1] or NaN.
+
+    See Also
+    --------
+    TopP : the likeliest tokens up to a mass.
+
+    Notes
+    -----
+    By distance abs(-ln p - H), the smallest set of least distance whose mass is at least
+    `typical_p`; all tokens at the last distance stay. What is kept is an interval of logits, which
+    need not hold the likeliest token: a token above it counts as forbidden from there on. Of
+    `min_tokens_to_keep`, the nearest tokens are kept. Costs what `TopP` costs and one pass more.
+
+    References
+    ----------
+    C. Meister, T. Pimentel, G. Wiher, R. Cotterell, "Locally Typical Sampling", 2022,
+    arXiv:2202.00666.
+    """
+
+    typical_p: Reals | None = setting(default=1.0, range_=reals(0.0, 1.0, "(]"))
+
+
+@stage
+class EpsilonCutoff(Stage):
+    """Keep the tokens whose probability is at least `epsilon_cutoff`.
+
+    Parameters
+    ----------
+    epsilon_cutoff : float, in [0, 1), off at 0 or None
+        The least probability, often 3e-4 to 9e-4. Where no token has it, the first is kept.
+
+    Raises
+    ------
+    TypeError
+        If `epsilon_cutoff` is not a real number.
+    ValueError
+        If it is outside [0, 1) or NaN.
+
+    See Also
+    --------
+    EtaCutoff : lower where the model is unsure.
+    MinP : relative to the likeliest token.
+
+    Notes
+    -----
+    The probability is that among what is kept so far. Costs one read of the row and one pass of
+    exponentials, unless few tokens are left.
+
+    References
+    ----------
+    J. Hewitt, C. D. Manning, P. Liang, "Truncation Sampling as Language Model Desmoothing", 2022,
+    arXiv:2210.15191.
+    """
+
+    epsilon_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)"))
+
+
+@stage
+class EtaCutoff(Stage):
+    """Keep the tokens whose probability is at least a threshold that falls with the entropy.
+
+    Parameters
+    ----------
+    eta_cutoff : float, in [0, 1), off at 0 or None
+        The threshold where the entropy is low, often 3e-4 to 4e-3. Where no token reaches it, the
+        first is kept.
+
+    Raises
+    ------
+    TypeError
+        If `eta_cutoff` is not a real number.
+    ValueError
+        If it is outside [0, 1) or NaN.
+
+    See Also
+    --------
+    EpsilonCutoff : the same threshold for every row.
+
+    Notes
+    -----
+    Keeps p >= min(e, sqrt(e) exp(-H)), with H the entropy in nats of what is kept so far. Costs as
+    `EpsilonCutoff`.
+
+    References
+    ----------
+    J. Hewitt, C. D. Manning, P. Liang, "Truncation Sampling as Language Model Desmoothing", 2022,
+    arXiv:2210.15191.
+    """
+
+    eta_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)"))
+
+
+@stage
+class TopA(Stage):
+    """Keep the tokens whose probability is at least `top_a` times the square of the largest.
+
+    Parameters
+    ----------
+    top_a : float, in [0, 1], off at 0 or None
+        The factor. 1 and a sure model keep few tokens, a flat row keeps nearly all.
+
+    Raises
+    ------
+    TypeError
+        If `top_a` is not a real number.
+    ValueError
+        If it is outside [0, 1] or NaN.
+
+    See Also
+    --------
+    MinP : the largest probability itself, not its square.
+
+    Notes
+    -----
+    Keeps p >= a pmax^2. Costs as `EpsilonCutoff`.
+
+    References
+    ----------
+    BlinkDL, "RWKV-LM", 2021: the sampler of its README; in KoboldAI and text-generation-webui as
+    `top_a`.
+    """
+
+    top_a: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
+
+
+@stage
+class TailFree(Stage):
+    """Cut the tail where the probabilities in rank stop bending.
+
+    Parameters
+    ----------
+    tail_free : float, in (0, 1], off at 1 or None
+        The share of the bends to keep.
+
+    Raises
+    ------
+    TypeError
+        If `tail_free` is not a real number.
+    ValueError
+        If it is outside (0, 1] or NaN.
+
+    See Also
+    --------
+    TopP : a share of the probability.
+
+    Notes
+    -----
+    With p_1 .. p_n in rank, the bends are s_i = abs((p_i - p_i+1) - (p_i+1 - p_i+2)), i = 1 ..
+    n - 2, and c_i their running sum over the total (1 / (n - 2) each if the total is at most 1e-6).
+    Keeps as many tokens as there are i before the first with c_i > z, and at least one; all if
+    there is none, or if n is at most 2. Sorts what is kept: put a cut before it.
+
+    References
+    ----------
+    trentbrick, "Tail Free Sampling", 2019, as in llama.cpp until 2024 (`tfs_z`).
+    """
+
+    tail_free: Reals | None = setting(default=1.0, range_=reals(0.0, 1.0, "(]"))
+
+
+@stage
+class PLess(Stage):
+    """Keep the tokens whose probability is at least the chance that two draws agree.
+
+    Parameters
+    ----------
+    p_less : bool, off at False or None
+        Whether it is on; there is nothing to tune.
+
+    Raises
+    ------
+    TypeError
+        If `p_less` is not a bool.
+
+    See Also
+    --------
+    EpsilonCutoff : a threshold that is given.
+
+    Notes
+    -----
+    Keeps p >= the sum of p^2 over what is kept so far. Costs as `EpsilonCutoff`.
+
+    References
+    ----------
+    R. Tan, S. Wu, P. Howard, "p-less Sampling: A Robust Hyperparameter-Free Approach for LLM
+    Decoding", 2025, arXiv:2509.23234.
+    """
+
+    p_less: bool | Collection[bool] | HasArray | None = setting(default=False, range_=Flag())
+
+
+@stage
+class XTC(Stage):
+    """Now and then remove the likeliest tokens, all but the last that is likely enough.
+
+    Parameters
+    ----------
+    threshold : float, in [0, 1], off above 0.5
+        The least probability of a token that may be removed.
+    probability : float, in [0, 1], off at 0
+        How often: the chance, per token, that the stage does anything.
+    protected : sequence of int, each >= 0
+        Ids that are never removed, such as the end of the text and line breaks.
+    expected : bool
+        Weigh down in place of removing by a coin: the law is then the mean over the coin.
+
+    Raises
+    ------
+    TypeError
+        If a parameter has the wrong type.
+    ValueError
+        If one is out of its range or NaN. A call raises it if an id is not in the vocabulary.
+
+    See Also
+    --------
+    TypicalP : removes likely tokens in every row that is unsure.
+
+    Notes
+    -----
+    A coin u of its own lane is thrown for each draw; if u < probability, the unprotected tokens
+    with p >= threshold, if there are at least two, go, except the last of them in rank. Nothing
+    happens where fewer than `min_tokens_to_keep` tokens would remain. What is removed counts as
+    forbidden from there on. With `expected`, m the mass of those that would go, their weights are
+    multiplied by (1 - q) / (1 + q m / (1 - m)), and the row is rebased. Costs as `EpsilonCutoff`.
+
+    References
+    ----------
+    p-e-w, "Exclude Top Choices", 2024, text-generation-webui pull request 6335; `expected` as in
+    exllamav3.
+    """
+
+    has_coin = True
+    switch = "probability"
+    threshold: Reals | None = setting(default=0.1, range_=reals(0.0, 1.0))
+    probability: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
+    protected: Collection[int] | None = setting(default=(), range_=Ids())
+    expected: bool | None = setting(default=False, range_=Flag())
+
+    @property
+    def off_rows(self) -> Any:
+        """`is_off`, or an array of it, one per row."""
+        return np.equal(self.probability, 0.0) | np.greater(self.threshold, 0.5)
+
+
 class Settings(TypedDict, total=False):
     """Every stage by its keyword, in the order in which keywords apply: Hugging Face's."""
 
     suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
     temperature: Annotated[Reals | None, Temperature]
+    dynamic_temperature: Annotated[
+        tuple[Reals, ...] | DynamicTemperature | None, DynamicTemperature
+    ]
     smoothing: Annotated[Reals | tuple[Reals, Reals] | Smoothing | None, Smoothing]
+    top_n_sigma: Annotated[Reals | None, TopNSigma]
+    top_h: Annotated[Reals | None, TopH]
     top_k: Annotated[Integers | None, TopK]
     top_p: Annotated[Reals | None, TopP]
     min_p: Annotated[Reals | None, MinP]
+    typical_p: Annotated[Reals | None, TypicalP]
+    epsilon_cutoff: Annotated[Reals | None, EpsilonCutoff]
+    eta_cutoff: Annotated[Reals | None, EtaCutoff]
+    top_a: Annotated[Reals | None, TopA]
+    tail_free: Annotated[Reals | None, TailFree]
+    p_less: Annotated[bool | Collection[bool] | HasArray | None, PLess]
+    xtc: Annotated[tuple[Any, ...] | XTC | None, XTC]
 
 
 class _Setting(Generic[_Value]):
@@ -470,10 +893,20 @@ class HasSettings:
 
     suppress_tokens = _Setting[tuple[int, ...]]()
     temperature = _Setting[float | FloatArray]()
+    dynamic_temperature = _Setting[tuple[float | FloatArray, ...] | None]()
     smoothing = _Setting[tuple[float | FloatArray, ...] | None]()
+    top_n_sigma = _Setting[float | FloatArray]()
+    top_h = _Setting[float | FloatArray | None]()
     top_k = _Setting[int | FloatArray]()
     top_p = _Setting[float | FloatArray]()
     min_p = _Setting[float | FloatArray]()
+    typical_p = _Setting[float | FloatArray]()
+    epsilon_cutoff = _Setting[float | FloatArray]()
+    eta_cutoff = _Setting[float | FloatArray]()
+    top_a = _Setting[float | FloatArray]()
+    tail_free = _Setting[float | FloatArray]()
+    p_less = _Setting[bool | FloatArray]()
+    xtc = _Setting[tuple[Any, ...] | None]()
 
 
 def lists_settings(target: _Target) -> _Target:
