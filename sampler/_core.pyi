@@ -74,7 +74,7 @@ def draw_tokens(
 def sample_tokens(
     chain: Chain,
     rows: Rows,
-    keys: KeyedUniforms | None,
+    keys: KeyedUniforms,
     tokens: npt.NDArray[np.int64],
     logprobs: npt.NDArray[np.float64],
     top_ids: npt.NDArray[np.int64],
@@ -84,23 +84,32 @@ def sample_tokens(
     streams: npt.NDArray[np.uint64] | None = None,
     steps: npt.NDArray[np.uint64] | None = None,
     draws: npt.NDArray[np.uint64] | None = None,
+    given: bool = False,
 ) -> tuple[int, int, float] | None: ...
 def filter_rows(
     chain: Chain,
     rows: Rows,
+    keys: KeyedUniforms,
     out: npt.NDArray[Any],
     limit: float,
     flag_invalid: bool,
     threads: int = 1,
+    streams: npt.NDArray[np.uint64] | None = None,
+    steps: npt.NDArray[np.uint64] | None = None,
+    draws: npt.NDArray[np.uint64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def distribution_row(
     chain: Chain,
     rows: Rows,
+    keys: KeyedUniforms,
     ids: npt.NDArray[np.int64],
     logits: npt.NDArray[np.float64],
     probs: npt.NDArray[np.float64],
     logprobs: npt.NDArray[np.float64],
     cumulative: npt.NDArray[np.float64],
+    streams: npt.NDArray[np.uint64] | None = None,
+    steps: npt.NDArray[np.uint64] | None = None,
+    draws: npt.NDArray[np.uint64] | None = None,
 ) -> tuple[int, float, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,

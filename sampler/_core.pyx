@@ -82,11 +82,11 @@ from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
 from sampler.core.job cimport (
-    WORK_PER_LOOK, Job, PyErr_CheckSignals, chain_of, interrupts, is_interrupted, row_of, stop
+    WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, row_of, stop
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
+    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, WORD, Edits as CEdits, Row, edit_row,
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
     mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
@@ -209,8 +209,9 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
             helpers = pool_enter(threads - 1)
     try:
         for ready in range(helpers + 1):
-            job.scratch[ready] = acquire(job.vocab, cumulative_size, items_size,
-                                         job.vocab if job.rebases else 0)
+            job.scratch[ready] = acquire(job.vocab, cumulative_size,
+                                         max(items_size, min(job.sorts, job.vocab)),
+                                         job.rebases * (job.vocab + WORD))
             job.scratch[ready].bad_row = INT64_MAX
         ready = helpers + 1
         if helpers == 0:
@@ -239,7 +240,7 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
     if bad_row == INT64_MAX:
         return None
     row = row_of(job, bad_row)
-    return first_invalid(bad_row, &row)
+    return first_invalid(bad_row // job.repeat, &row)
 
 
 cdef tuple first_invalid(int64_t index, const Row *row):
@@ -481,6 +482,7 @@ cdef class Rows:
     cdef void init_job(self, Job *job) noexcept:
         """Begin a job on these rows, in which nothing else is set."""
         memset(job, 0, sizeof(Job))
+        job.repeat = 1
         job.data = <const char *> self._buffer.buf
         job.row_stride = self._row_stride
         job.stride = self._stride
@@ -526,9 +528,10 @@ cdef class Chain:
 
     Parameters
     ----------
-    stages : sequence of (int, ...)
-        Numbers of `STAGES`, each with the checked values of its parameters: float, or ndarray of
-        shape (batch,), float64, with one per row. The first is NaN where the stage is off.
+    stages : sequence of (int, int, ndarray, ...)
+        Numbers of `STAGES`, each with the lane of its coin, token ids, int64 and ascending, and the
+        checked values of its parameters: float, or ndarray of shape (batch,), float64, with one per
+        row. The first is NaN where the stage is off.
     ties_all : bool
         Whether top_k keeps everything equal to the k-th.
     min_tokens_to_keep : int or ndarray of shape (batch,), float64
@@ -543,7 +546,10 @@ cdef class Chain:
     cdef Step *steps       # of all of them
     cdef ptrdiff_t stride  # from the chain of a row to that of the next
     cdef bint weighs       # whether the mass of any whole row may be asked for
-    cdef bint rebases      # whether any row is rebased
+    cdef int rebases       # the most room that a row wants, in numbers per token
+    cdef int64_t sorts     # the most tokens that a row sorts
+    cdef bint has_coins    # whether any row does
+    cdef object _ids       # keeps alive what the steps point to
     cdef readonly object per_row
 
     def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
@@ -551,15 +557,23 @@ cdef class Chain:
         cdef int64_t row, i, count = 1 if per_row is None else per_row[1], most = len(stages)
         cdef _Values values
         cdef Step *step
+        cdef const int64_t[::1] protected
         self.per_row = per_row
         self.stride = per_row is not None
         self.chains = <CChain *> calloc(max(count, 1), sizeof(CChain))
         self.steps = <Step *> calloc(max(count * most, 1), sizeof(Step))
         if self.chains == NULL or self.steps == NULL:
             raise MemoryError()
-        for i, (stage, *parameters) in enumerate(stages):
+        self._ids = [ids for _, _, ids, *_ in stages]
+        for i, (stage, lane, ids, *parameters) in enumerate(stages):
             if not (0 <= stage < N_STAGES and len(parameters) <= PARAMETERS):
                 raise ValueError(f"unknown stage {stage} of {len(parameters)} parameters")
+            protected = ids
+            for row in range(count):
+                step = &self.steps[row * most + i]
+                step.lane = lane
+                step.n_ids = protected.shape[0]
+                step.ids = &protected[0] if step.n_ids > 0 else NULL
             for place, value in enumerate(parameters):
                 values = _Values(value, count)
                 for row in range(count):
@@ -577,7 +591,9 @@ cdef class Chain:
             self.chains[row].tier = tier
             complete_chain(&self.chains[row])
             self.weighs |= self.chains[row].weighs
-            self.rebases |= self.chains[row].rebases
+            self.rebases = max(self.rebases, self.chains[row].rebases)
+            self.sorts = max(self.sorts, self.chains[row].sorts)
+            self.has_coins |= self.chains[row].has_coins
 
     def __dealloc__(self):
         free(self.chains)
@@ -591,6 +607,7 @@ cdef int set_chain(Job *job, Chain chain) except -1:
     job.chains = chain.chains
     job.chain_stride = chain.stride
     job.rebases = chain.rebases
+    job.sorts = chain.sorts
     return 0
 
 
@@ -632,10 +649,11 @@ cdef class KeyedUniforms:
 
 
 cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
-                      const uint64_t[::1] steps, const uint64_t[::1] draws) except -1:
+                      const uint64_t[::1] steps, const uint64_t[::1] draws,
+                      bint takes=True) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
     step, and the draws from its first one on, 0 by default. The last thing that may fail: an error
-    before the core runs takes no step."""
+    before the core runs takes no step. Without `takes` the next step is looked at, not taken."""
     if ((streams is not None and streams.shape[0] != job.batch)
             or (steps is not None and steps.shape[0] != job.batch)
             or (draws is not None and draws.shape[0] != job.batch)):
@@ -646,10 +664,18 @@ cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
     if streams is not None and job.batch > 0:
         job.streams = &streams[0]
     if steps is None:
-        job.step = keys.take()
+        job.step = keys.take() if takes else min(keys._step, (1 << 64) - 1)
     elif job.batch > 0:
         job.steps = &steps[0]
     return 0
+
+
+cdef void spread(Job *job, Chain chain) noexcept:
+    """Make a row of each draw of a row, where stages have coins: each draw has its own."""
+    if chain.has_coins and job.n > 1 and not job.given:
+        job.repeat = job.n
+        job.batch *= job.n
+        job.n = 1
 
 
 def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
@@ -719,6 +745,7 @@ def draw_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, ::1] toke
         job.u = &u[0, 0]
     if job.n == 0:
         return None
+    spread(&job, chain)
     return run(&job, threads, rows.vocab if job.n > 1 else 0, 0)
 
 
@@ -726,8 +753,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                  const uint64_t[::1] draws=None):
-    """`draw_tokens`, and what `Samples` has of each token; without `keys`, of the tokens given.
+                  const uint64_t[::1] draws=None, bint given=False):
+    """`draw_tokens`, and what `Samples` has of each token; with `given`, of the tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
@@ -746,7 +773,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     job.n = n
     job.top = top
     job.raw = raw
-    job.given = keys is None
+    job.given = given
     job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
@@ -769,13 +796,15 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
         job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
         if raw:
             job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
-    if not job.given:
-        set_uniforms(&job, keys, streams, steps, draws)
-    return run(&job, threads, job.vocab if n > 1 and not job.given else 0,
+    set_uniforms(&job, keys, streams, steps, draws, not given)
+    spread(&job, chain)
+    return run(&job, threads, job.vocab if job.n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 
 
-def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, int threads=1):
+def filter_rows(Chain chain, Rows rows, KeyedUniforms keys, out, double limit, bint flag_invalid,
+                int threads=1, const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
+                const uint64_t[::1] draws=None):
     """out[row] = the logits over the temperature where kept, -inf elsewhere.
 
     out is float64 for float64 rows, else float32, of shape (batch, vocab), contiguous; it may be
@@ -790,6 +819,7 @@ def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, in
     job.limit = limit
     job.cost = FILTER_COST
     set_output(&job, out, job.vocab)
+    set_uniforms(&job, keys, streams, steps, draws, False)
     return run(&job, threads, 0, 0)
 
 
@@ -812,8 +842,10 @@ cdef int set_output(Job *job, out, int64_t width) except -1:
     return 0
 
 
-def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logits,
-                     double[::1] probs, double[::1] logprobs, double[::1] cumulative):
+def distribution_row(Chain chain, Rows rows, KeyedUniforms keys, int64_t[::1] ids,
+                     double[::1] logits, double[::1] probs, double[::1] logprobs,
+                     double[::1] cumulative, const uint64_t[::1] streams=None,
+                     const uint64_t[::1] steps=None, const uint64_t[::1] draws=None):
     """What the chain keeps of the one row, ids ascending; the arrays hold `vocab` entries.
 
     cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, entropy,
@@ -831,10 +863,11 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
             and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
             and cumulative.shape[0] == job.vocab):
         raise ValueError("one row, and arrays as long as it")
-    scratch = acquire(job.vocab, 0, 0, job.vocab if job.rebases else 0)
+    set_uniforms(&job, keys, streams, steps, draws, False)
+    scratch = acquire(job.vocab, 0, min(job.sorts, job.vocab), job.rebases * (job.vocab + WORD))
     try:
         with nogil:
-            valid = scan_row(&s, scratch, chain_of(&job, 0), row_of(&job, 0))
+            valid = begin_row(&s, &job, 0, scratch)
             if valid:
                 apply_stages(&s)
                 n = read_distribution(&s, &ids[0], &logits[0], &probs[0], &logprobs[0],

@@ -6,6 +6,7 @@ An engine holds a chain in the core's form and the key of its uniforms. It takes
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -83,9 +84,14 @@ def make_chain(
                 f"`{first}` and `{name}` have to be for the same rows, but are for {batch} and "
                 f"{length}"
             )
-    scales_and_cuts = [s for s in stages if not (s.is_off or isinstance(s, Edit))]
+    coins = itertools.count(1)  # lane 0 is the token's
+    lanes = [next(coins) if stage.has_coin else 0 for stage in stages]
     return _core.Chain(
-        [(_core.STAGES[stage.setting], *_for_core(stage)) for stage in scales_and_cuts],
+        [
+            (_core.STAGES[stage.setting], lane, *_for_core(stage))
+            for stage, lane in zip(stages, lanes, strict=True)
+            if not (stage.is_off or isinstance(stage, Edit))
+        ],
         ties == "all",
         min_tokens_to_keep,
         tier,
@@ -100,12 +106,14 @@ def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
     return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
 
 
-def _for_core(stage: Stage) -> list[float | FloatArray]:
-    """The parameters as the core takes them: the first is NaN in the rows in which it is off."""
-    first, *others = stage.values
-    if isinstance(first, np.ndarray):
+def _for_core(stage: Stage) -> list[Any]:
+    """Token ids, and the numbers as the core takes them: the first is NaN in the rows in which the
+    stage is off."""
+    ids = [value for value in stage.values if isinstance(value, tuple)]
+    first, *others = (value for value in stage.values if not isinstance(value, tuple))
+    if isinstance(stage.off_rows, np.ndarray):
         first = np.where(stage.off_rows, np.nan, first)
-    return [first, *others]
+    return [np.array(ids[0] if ids else (), np.int64), first, *others]
 
 
 def _fields(
@@ -232,7 +240,7 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
         return self._report(
-            source, self._keys, figures, n is None, top, streams, steps, draws, mask, name, contain
+            source, False, figures, n is None, top, streams, steps, draws, mask, name, contain
         )
 
     def score(
@@ -243,25 +251,28 @@ class Engine:
         *,
         drop_n: bool = False,
         raw: bool = False,
+        streams: _WordArray | None = None,
         steps: _WordArray | None = None,
+        draws: _WordArray | None = None,
         mask: _MaskWords | None = None,
         name: str = "logits",
         contain: _Contain | None = None,
     ) -> Samples:
         """Return for given tokens, (batch, n), each in [0, vocab), what `sample` returns.
 
-        With `drop_n`, which needs n = 1, without that axis. `steps` are for error messages alone.
+        With `drop_n`, which needs n = 1, without that axis. The address decides coins alone, and no
+        step is taken.
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
         return self._report(
-            source, None, figures, drop_n, top, None, steps, None, mask, name, contain
+            source, True, figures, drop_n, top, streams, steps, draws, mask, name, contain
         )
 
     def _report(
         self,
         source: Logits,
-        keys: _core.KeyedUniforms | None,
+        given: bool,
         figures: _IntArray,
         drop_n: bool,
         top: int | None,
@@ -274,7 +285,7 @@ class Engine:
     ) -> Samples:
         """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
 
-        Without keys `figures[0]` is given.
+        `figures[0]` may be given.
         """
         rows = self._rows_of(source, mask)
         raw = len(figures) == 4
@@ -282,8 +293,8 @@ class Engine:
         top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
         invalid = _core.sample_tokens(
-            self._chain, rows, keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), streams, steps, draws,
+            self._chain, rows, self._keys, figures, logs, top_ids, top_logs, self._flag_invalid,
+            self._workers(), streams, steps, draws, given,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, steps)
@@ -302,26 +313,43 @@ class Engine:
         return Samples(*shown, raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1])
 
     def filter(
-        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "logits"
+        self,
+        source: Logits,
+        *,
+        streams: _WordArray | None = None,
+        steps: _WordArray | None = None,
+        draws: _WordArray | None = None,
+        mask: _MaskWords | None = None,
+        name: str = "logits",
     ) -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
         rows = self._rows_of(source, mask)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
-            self._chain, rows, result, source.limit, self._flag_invalid, self._workers()
-        )
+            self._chain, rows, self._keys, result, source.limit, self._flag_invalid,
+            self._workers(), streams, steps, draws,
+        )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error(name)
         return source.to_dtype(result.reshape(source.array.shape))
 
     def distribution(
-        self, source: Logits, *, mask: _MaskWords | None = None, name: str = "row"
+        self,
+        source: Logits,
+        *,
+        streams: _WordArray | None = None,
+        steps: _WordArray | None = None,
+        draws: _WordArray | None = None,
+        mask: _MaskWords | None = None,
+        name: str = "row",
     ) -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
-        n_kept, entropy, invalid = _core.distribution_row(self._chain, rows, ids, *floats)
+        n_kept, entropy, invalid = _core.distribution_row(
+            self._chain, rows, self._keys, ids, *floats, streams, steps, draws
+        )
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()

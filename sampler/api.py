@@ -464,7 +464,7 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for `sample`.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
-            As for `sample`. Used only by random stages, of which there are none so far.
+            As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         logprobs : int, >= 0, optional
             Also list this many of the first tokens in rank.
         raw : bool
@@ -507,8 +507,8 @@ class Sampler(HasSettings):
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.score(
-            source, given, top, drop_n=drop_n, raw=raw, steps=keys["steps"], mask=words,
-            contain=source.to_container,
+            source, given, top, drop_n=drop_n, raw=raw, mask=words,
+            contain=source.to_container, **keys,
         )  # fmt: skip
 
     @hides_unknown
@@ -533,8 +533,8 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for a call.
         stream, step, draw : int, in [0, 2**64)
-            As for `sample`, of this row. Used only by random stages, of which there are none so
-            far.
+            As for `sample`, of this row: where the coins of stages such as `XTC` fall as they did
+            there.
 
         Returns
         -------
@@ -555,11 +555,13 @@ class Sampler(HasSettings):
             check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
+        keys = {}
         for name, number in (("stream", stream), ("step", step), ("draw", draw)):
             if number is not None or name != "step":
-                check_integer(name, number, 0, U64_END, U64_TEXT)
+                number = check_integer(name, number, 0, U64_END, U64_TEXT)
+                keys[f"{name}s"] = np.array([number], np.uint64)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return self._engine.distribution(source, mask=words)
+        return self._engine.distribution(source, mask=words, **keys)
 
     @overload
     def filter(
@@ -595,7 +597,7 @@ class Sampler(HasSettings):
         mask : array_like, optional
             As for a call: what it forbids is -inf.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
-            As for `sample`. Used only by random stages, of which there are none so far.
+            As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         out : array or tensor, optional
             Where to write, of the shape and dtype of `logits`; may be `logits` itself.
         dtype : {None, "bfloat16"}
@@ -630,9 +632,9 @@ class Sampler(HasSettings):
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        check_keys(source.batch, streams, steps, draws)
+        keys = check_keys(source.batch, streams, steps, draws)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        filtered = self._engine.filter(source, mask=words)
+        filtered = self._engine.filter(source, mask=words, **keys)
         if target is None:
             return source.to_original(filtered)
         target[...] = filtered

@@ -2,14 +2,14 @@
 
 from libc.stdint cimport int64_t
 
-from sampler.core.job cimport WORK_PER_LOOK, Job, chain_of, interrupts, row_of, uniform_of
+from sampler.core.job cimport WORK_PER_LOOK, Job, begin_row, interrupts, uniform_of
 from sampler.core.kernels cimport (
     BLOCK, NO_MASS, WORD, Mass, block_start, blocks_in, high_part, isa, low_part, mass_add,
     mass_value
 )
 from sampler.core.row cimport (
     DRAWS_CANDIDATES, EXACT, UNKNOWN, RowState, Scratch, are_candidates, count_settled,
-    mass_of_candidates, refine, rounding, scan_row, weigh_candidates
+    mass_of_candidates, refine, rounding, weigh_candidates
 )
 from sampler.core.stages cimport apply_stages
 
@@ -18,7 +18,7 @@ cdef inline bint draw_row(Job *job, int64_t row, Scratch *scratch) noexcept nogi
     """What `draw_tokens` does with a row. False where it is invalid."""
     cdef RowState s
     cdef int64_t i
-    if scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
+    if begin_row(&s, job, row, scratch):
         apply_stages(&s)
         draw_all(&s, job, row, job.tokens + row * job.n)
         return True

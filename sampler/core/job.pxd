@@ -1,11 +1,12 @@
 """A call: its rows, its uniforms, where its results go, how far it is, and signals meanwhile."""
 
+from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint64_t
 
 from sampler.core.kernels cimport (
     MOST_WORKERS, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
 )
-from sampler.core.row cimport Chain, Scratch
+from sampler.core.row cimport Chain, Key, RowState, Scratch, scan_row
 
 
 cdef extern from "Python.h":
@@ -24,7 +25,8 @@ cdef struct Job:
     bint (*do_row)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
     const Chain *chains   # of row i: chains[i * chain_stride]
     ptrdiff_t chain_stride  # 0 where one serves every row
-    bint rebases            # whether any of them does
+    int rebases             # how many numbers per token they want room for, at most
+    int64_t sorts           # and how many tokens to sort
     const char *data
     ptrdiff_t row_stride
     ptrdiff_t stride
@@ -43,6 +45,7 @@ cdef struct Job:
     const uint64_t *steps
     const uint64_t *draws  # the first of each row
     int64_t n
+    int64_t repeat        # rows that are one row of the call, each with a draw of it: see `spread`
     int64_t top
     # The results.
     int64_t *tokens       # n per row
@@ -74,27 +77,43 @@ cdef struct Job:
 cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
     cdef Row row = raw_row_of(job, index)
     if job.edits != NULL:
-        edit_row(&row, job.edits + index * job.edits_step)
+        edit_row(&row, job.edits + index // job.repeat * job.edits_step)
     return row
 
 
 cdef inline Row raw_row_of(const Job *job, int64_t index) noexcept nogil:
     """The row as it came in."""
-    return make_row(job.data + index * job.row_stride, job.stride, job.vocab, job.kind, job.swapped)
+    return make_row(job.data + index // job.repeat * job.row_stride, job.stride, job.vocab,
+                    job.kind, job.swapped)
 
 
 cdef inline const Chain *chain_of(const Job *job, int64_t index) noexcept nogil:
-    return job.chains + index * job.chain_stride
+    return job.chains + index // job.repeat * job.chain_stride
+
+
+cdef inline Key key_of(const Job *job, int64_t index) noexcept nogil:
+    """The address of the row's first draw."""
+    cdef int64_t row = index // job.repeat
+    return Key(job.seed, row if job.streams == NULL else job.streams[row],
+               job.step if job.steps == NULL else job.steps[row],
+               (0 if job.draws == NULL else job.draws[row]) + <uint64_t> (index % job.repeat))
 
 
 cdef inline double uniform_of(const Job *job, int64_t row, int64_t draw) noexcept nogil:
-    cdef uint64_t stream, step, first
+    cdef Key key
     if job.u != NULL:
         return job.u[row * job.n + draw]
-    stream = row if job.streams == NULL else job.streams[row]
-    step = job.step if job.steps == NULL else job.steps[row]
-    first = 0 if job.draws == NULL else job.draws[row]
-    return philox_uniform(job.seed, stream, step, first + <uint64_t> draw, 0)
+    key = key_of(job, row)
+    return philox_uniform(key.seed, key.stream, key.step, key.draw + <uint64_t> draw, 0)
+
+
+cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch) noexcept nogil:
+    """Read a row of a job, for its stages. False where it is invalid."""
+    if not scan_row(s, scratch, chain_of(job, row), row_of(job, row)):
+        return False
+    s.key = key_of(job, row)
+    s.dynamic = NAN
+    return True
 
 
 cdef inline bint is_interrupted(Job *job) noexcept nogil:

@@ -6,22 +6,20 @@ Every log of a mass is on the grid: the nearest multiple of 2**-32.
 
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, fabs
-from libc.stdint cimport INT64_MAX, int64_t
-from libc.stdlib cimport qsort
+from libc.stdint cimport int64_t
 
 from sampler.core.draw cimport add_on, draw_all
-from sampler.core.job cimport Job, chain_of, is_interrupted, raw_row_of, row_of
+from sampler.core.job cimport Job, begin_row, chain_of, is_interrupted, raw_row_of
 from sampler.core.kernels cimport (
-    BLOCK, FLOAT64, KEEP_ALL, LOG_SLACK, NO_MASS, Candidates, Cut, Mass, Tempering, block_start,
-    blocks_in, keeps, log_canonical, make_tempering, mass_value, nearest, tempered
+    BLOCK, FLOAT64, KEEP_ALL, NO_MASS, Mass, Tempering, block_start, blocks_in, keeps,
+    log_canonical, make_tempering, mass_value, tempered
 )
+from sampler.core.moments cimport entropy_of, log_of_mass, on_grid, proven_log
+from sampler.core.ranks cimport rank_items, top_items
 from sampler.core.row cimport (
-    ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EXACT, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
-    LOG_MASS_FINE, UNKNOWN, Bounded, Item, RowState, Scratch, add_up, are_candidates,
-    count_settled, depth_of_candidates, depth_of_row, fine_total, has_bounds, mass_of_candidates,
-    refine, scan_row, set_fine_errors, weigh_candidates
+    EXACT, LOG_MASS_EXACT, LOG_MASS_FINE, Bounded, Item, RowState, Scratch, are_candidates,
+    count_kept, fill_row, fine_total, has_bounds, scan_row, weigh_candidates
 )
-from sampler.core.search cimport first_in_rank
 from sampler.core.stages cimport apply_scales, apply_stages
 
 
@@ -32,15 +30,19 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef int64_t i, found, kept, n = job.n, top = job.top, start = row * job.n
     cdef int64_t *tokens = job.tokens + start
     cdef Item *items = scratch.items
-    cdef bint among_candidates, with_raw
+    cdef bint among_candidates, with_raw, apart
     cdef double log_mass, entropy, raw_log_mass = 0.0, kept_log_mass = 0.0, x
-    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
+    if row % job.repeat > 0:
+        top = 0  # draw 0 has the lists
+    if not begin_row(&s, job, row, scratch):
         blank_row(job, row)
         return False
     raw = s.tempering
-    if job.raw and not s.chain.rebases:
+    if job.raw and not scales_apart(&s):
         find_whole_masses(&s, s.row.edits == NULL)
     apply_stages(&s)
+    if job.given:
+        fill_row(&s)  # the tokens may be any
     s.reports = True
     if n > 0 and not job.given:
         draw_all(&s, job, row, tokens)
@@ -49,12 +51,13 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     among_candidates = are_candidates(&s, s.cut)
     log_mass = log_of_mass(&s)
     entropy = entropy_of(&s)
-    kept = s.candidates.n if among_candidates else s.row.kernels.count(&s.row, s.cut)
+    kept = count_kept(&s)
     # Of a row that was edited or rebased, `report_raw` reports the raw figures.
-    with_raw = job.raw and not s.rebased and s.row.edits == NULL
+    apart = scales_apart(&s)
+    with_raw = job.raw and not apart and s.row.edits == NULL
     if with_raw:
         raw_log_mass = log_of_raw_mass(&s, &raw, log_mass)
-    if job.raw and not s.rebased:
+    if job.raw and not apart:
         kept_log_mass = log_of_kept_mass(&s, log_mass, raw_log_mass)
     if n > 0:
         for i in range(n):
@@ -79,7 +82,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     if top > 0:
         # Without the raw ones, only what is kept is listed.
         found = top_items(&s, min(top, s.row.n if with_raw else kept), items)
-        start = row * top
+        start = row // job.repeat * top
         for i in range(top):
             job.top_ids[start + i] = -1
             job.top_logprobs[start + i] = -INFINITY
@@ -91,7 +94,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_top_logprobs[start + i] = (
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
-    if job.raw and s.rebased:
+    if job.raw and apart:
         report_log_mass(job, row, scratch, &s, log_mass)
     if job.raw and not with_raw:
         report_raw(job, row, scratch)
@@ -100,7 +103,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
 
 cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, const RowState *kept,
                                  double log_of_kept) noexcept nogil:
-    """The kept log mass of a row that was rebased.
+    """The kept log mass of a row that was rebased, or whose temperature depends on it.
 
     Scales the row once more, without the cuts, so it uses the scratch of the first time.
     """
@@ -108,7 +111,8 @@ cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, const 
     cdef double log_mass = 0.0
     cdef int64_t i
     if not kept.greedy:
-        scan_row(&s, scratch, chain_of(job, row), row_of(job, row))
+        begin_row(&s, job, row, scratch)
+        s.dynamic = kept.dynamic
         apply_scales(&s)
         # What is kept may lack the largest: the two masses are on two scales.
         log_mass = max(log_of_kept - log_of_mass(&s) + tempered(&s.tempering, kept.max), -DBL_MAX)
@@ -124,7 +128,8 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
     """
     cdef RowState s
     cdef Item *items = scratch.items
-    cdef int64_t i, found = 0, n = job.n, top = job.top, start = row * n
+    cdef int64_t i, found = 0, n = job.n, start = row * n
+    cdef int64_t top = job.top if row % job.repeat == 0 else 0
     cdef double log_mass = NAN
     cdef bint valid = scan_row(&s, scratch, chain_of(job, row), raw_row_of(job, row))
     if valid:
@@ -141,7 +146,7 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
         rank_items(&s, False, items, n, job.raw_ranks + start)
     if valid and top > 0:
         found = top_items(&s, min(top, s.row.n), items)
-    start = row * top
+    start = row // job.repeat * top
     for i in range(top):
         job.raw_top_ids[start + i] = items[i].id if i < found else -1
         job.raw_top_logprobs[start + i] = -INFINITY if valid else NAN
@@ -162,6 +167,9 @@ cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:
             job.raw_ranks[i] = 0
             job.raw_logprobs[i] = NAN
             job.log_mass[i] = NAN
+    if row % job.repeat > 0:
+        return
+    row //= job.repeat
     for i in range(row * job.top, (row + 1) * job.top):
         job.top_ids[i] = -1
         job.top_logprobs[i] = NAN
@@ -177,7 +185,7 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     cdef bint shifted
     cdef char *out = job.out + row * job.out_stride
     cdef int64_t i
-    if not scan_row(&s, scratch, chain_of(job, row), row_of(job, row)):
+    if not begin_row(&s, job, row, scratch):
         for i in range(job.vocab):
             if job.kind == FLOAT64:
                 (<double *> out)[i] = -INFINITY
@@ -186,6 +194,7 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
         return False
     apply_stages(&s)
     if s.rebased:
+        fill_row(&s)
         filter_rebased(&s, job, out)
         return True
     divisor = 1.0 if s.greedy else s.temperature
@@ -262,6 +271,12 @@ cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass
     return max(tempered(raw, x) - log_mass, -DBL_MAX) + 0.0
 
 
+cdef inline bint scales_apart(const RowState *s) noexcept nogil:
+    """Whether the mass without the cuts takes another look at the row: one stage rebases it, or has
+    a temperature that depends on it."""
+    return s.chain.rebases > 0 or s.chain.temperature != s.chain.temperature
+
+
 cdef inline void find_whole_masses(RowState *s, bint raw) noexcept nogil:
     """Before the stages: the fine masses that `raw` adds to that of what is kept. The whole
     row's at temperature 1, if `raw`, and, where a share of it is kept, at the chain's."""
@@ -290,65 +305,6 @@ cdef inline Bounded fine_whole(RowState *s, const Tempering *tempering) noexcept
     for b in range(blocks_in(&s.row)):
         total += s.scratch.masses[b]
     return fine_total(s, total)
-
-
-cdef inline double log_of_mass(RowState *s) noexcept nogil:
-    """The log of the mass of what the stages kept, on the grid: from the first tier that proves
-    it."""
-    cdef double log
-    if s.greedy:
-        return 0.0
-    if are_candidates(s, s.cut):
-        s.scratch.counts[LOG_MASS_CANDIDATES] += 1
-        return on_grid(log_canonical(mass_value(mass_of_candidates(s))))
-    if s.tier == UNKNOWN:
-        refine(s)
-    while True:
-        log = proven_log(s.total, s.error)
-        if log == log:
-            count_settled(s, LOG_MASS_CANDIDATES)
-            return log
-        refine(s)
-
-
-cdef inline double entropy_of(RowState *s) noexcept nogil:
-    """The entropy of what the stages kept, to the nearest multiple of 2**-30, in nats. With M the
-    mass and D the depth, ln M + D / M."""
-    cdef double entropy
-    if s.greedy:
-        return 0.0
-    if are_candidates(s, s.cut):
-        s.scratch.counts[ENTROPY_CANDIDATES] += 1
-        return proven_entropy(Bounded(mass_value(mass_of_candidates(s)), 0.0),
-                              Bounded(mass_value(depth_of_candidates(s)), 0.0))
-    if s.tier == UNKNOWN:
-        refine(s)
-    entropy = proven_entropy(Bounded(s.total, s.error), s.depth)
-    if entropy != entropy:
-        while s.tier != EXACT:
-            refine(s)
-        s.depth = Bounded(mass_value(depth_of_row(s)), 0.0)
-        entropy = proven_entropy(Bounded(s.total, 0.0), s.depth)
-    s.scratch.counts[ENTROPY_EXACT if s.depth.error == 0.0 else ENTROPY_FINE] += 1
-    return entropy
-
-
-cdef inline double proven_entropy(Bounded mass, Bounded depth) noexcept nogil:
-    """The entropy, rounded, if all that lies within the errors has the same; else NaN. Without
-    errors it is the exact one."""
-    cdef double low, least = mass.sum - mass.error, most = mass.sum + mass.error
-    if mass.error == 0.0 and depth.error == 0.0:
-        return rounded_entropy(log_canonical(mass.sum) + depth.sum / mass.sum)
-    # Twice the slack: there is a quotient and a sum too.
-    low = rounded_entropy(log_canonical(least) + (depth.sum - depth.error) / most
-                          - 2.0 * LOG_SLACK)
-    return low if low == rounded_entropy(log_canonical(most) + (depth.sum + depth.error) / least
-                                         + 2.0 * LOG_SLACK) else NAN
-
-
-cdef inline double rounded_entropy(double entropy) noexcept nogil:
-    """The nearest multiple of 2**-30."""
-    return nearest(entropy * 1073741824.0) / 1073741824.0
 
 
 cdef inline double log_of_raw_mass(RowState *s, const Tempering *raw,
@@ -381,122 +337,3 @@ cdef inline double log_of_whole(RowState *s, const Tempering *tempering,
     s.scratch.counts[LOG_MASS_EXACT] += 1
     return on_grid(log_canonical(mass_value(
         s.row.kernels.exact_mass(&s.row, tempering, KEEP_ALL, NULL))))
-
-
-cdef inline double proven_log(double mass, double error) noexcept nogil:
-    """The log of the exact mass, on the grid, if all that lies within the error of this mass has
-    the same; else NaN. Without an error it is the exact mass."""
-    cdef double low
-    if error == 0.0:
-        return on_grid(log_canonical(mass))
-    low = on_grid(log_canonical(mass - error) - LOG_SLACK)
-    return low if low == on_grid(log_canonical(mass + error) + LOG_SLACK) else NAN
-
-
-cdef inline double on_grid(double log_mass) noexcept nogil:
-    """The nearest multiple of 2**-32."""
-    return nearest(log_mass * 4294967296.0) / 4294967296.0
-
-
-cdef inline int64_t top_items(RowState *s, int64_t n, Item *items) noexcept nogil:
-    """The first n of the row in rank, into items; returns how many there are. The last thing to ask
-    of a row: the candidates may become others."""
-    cdef Cut cut = first_in_rank(s, n)
-    cdef double x[BLOCK]
-    cdef int64_t b, i, count, found = 0
-    if are_candidates(s, cut):
-        for i in range(s.candidates.n):
-            if keeps(cut, s.candidates.values[i], s.candidates.ids[i]):
-                items[found] = Item(s.candidates.values[i], s.candidates.ids[i], 0)
-                found += 1
-    else:
-        for b in range(blocks_in(&s.row)):
-            count = s.row.kernels.read(&s.row, NULL, cut, b, x, NULL)
-            for i in range(count):
-                if x[i] > -INFINITY:
-                    items[found] = Item(x[i], block_start(&s.row, b) + i, 0)
-                    found += 1
-    qsort(items, found, sizeof(Item), by_rank)
-    return found
-
-
-cdef inline void rank_items(RowState *s, bint among_candidates, Item *items, int64_t n,
-                            int64_t *ranks) noexcept nogil:
-    """ranks[item.place] = 1 + the tokens of the row before the item; sorts the items by rank.
-
-    With `among_candidates`, every token before the items is a candidate. One pass, whatever n.
-    """
-    cdef double x[BLOCK]
-    cdef int64_t b, i, count, start, after = 0, before = 0
-    cdef Cut cut
-    if n == 1 and items[0].value > -INFINITY:
-        cut = Cut(items[0].value, items[0].id)
-        ranks[0] = (rank_among_candidates(&s.candidates, cut) if among_candidates
-                    else s.row.kernels.count(&s.row, cut))
-        return
-    if n == 1:  # at -inf: after all that is finite, by id
-        ranks[0] = items[0].id + 1
-        for b in range(blocks_in(&s.row)):
-            count = s.row.kernels.read(&s.row, NULL, KEEP_ALL, b, x, NULL)
-            start = block_start(&s.row, b)
-            for i in range(max(<int64_t> 0, items[0].id + 1 - start), count):
-                after += x[i] > -INFINITY
-        ranks[0] += after
-        return
-    qsort(items, n, sizeof(Item), by_rank)
-    for i in range(n):
-        ranks[items[i].place] = 0
-    if among_candidates:
-        for i in range(s.candidates.n):
-            rank_after(s.candidates.values[i], s.candidates.ids[i], items, n, ranks)
-    else:
-        cut = Cut(items[n - 1].value, INT64_MAX)  # at -inf it keeps all that is finite
-        for b in range(blocks_in(&s.row)):
-            count = s.row.kernels.read(&s.row, NULL, cut, b, x, NULL)
-            for i in range(count):
-                rank_after(x[i], block_start(&s.row, b) + i, items, n, ranks)
-    for i in range(n):
-        # An item counts itself; equal draws of one token share the first one's count.
-        before += ranks[items[i].place]
-        ranks[items[i].place] = before
-
-
-cdef inline int64_t rank_among_candidates(const Candidates *candidates, Cut cut) noexcept nogil:
-    """How many candidates a cut keeps: by values alone, which compilers vectorise, where none is
-    tied with the last."""
-    cdef int64_t i, above = 0, ties = 0
-    for i in range(candidates.n):
-        above += candidates.values[i] > cut.value
-    for i in range(candidates.n):
-        ties += candidates.values[i] == cut.value
-    if ties == 1:
-        return above + 1
-    for i in range(candidates.n):
-        above += candidates.values[i] == cut.value and candidates.ids[i] <= cut.last
-    return above
-
-
-cdef inline void rank_after(double value, int64_t id, const Item *items, int64_t n,
-                            int64_t *ranks) noexcept nogil:
-    """Count a token at the first item that is not before it in rank: that and all after it have the
-    token ahead."""
-    cdef Item token = Item(value, id, 0)
-    cdef int64_t low = 0, high = n, middle
-    if not value >= items[n - 1].value:
-        return
-    while low < high:
-        middle = low + (high - low) // 2
-        if by_rank(&items[middle], &token) < 0:
-            low = middle + 1
-        else:
-            high = middle
-    if low < n:
-        ranks[items[low].place] += 1
-
-
-cdef inline int by_rank(const void *left, const void *right) noexcept nogil:
-    cdef const Item *a = <const Item *> left
-    cdef const Item *b = <const Item *> right
-    if a.value != b.value:
-        return -1 if a.value > b.value else 1
-    return -1 if a.id < b.id else a.id > b.id

@@ -13,13 +13,32 @@ from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
     BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
-    KEEP_NOTHING, LANES, NO_MASS, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
+    KEEP_NOTHING, LANES, NO_MASS, WORD, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
     blocks_in, isa, keeps, make_row, make_tempering, mass_add, mass_value, whole_words
 )
 
 
+# The stages, by the numbers that a `Step` has: in the order of `stage_names`, in stages.pxd.
 cdef enum:
-    PARAMETERS = 2        # the most that a stage has
+    TEMPERATURE
+    TOP_K
+    TOP_P
+    MIN_P
+    SMOOTHING
+    DYNAMIC_TEMPERATURE
+    TOP_N_SIGMA
+    TOP_H
+    TYPICAL_P
+    EPSILON_CUTOFF
+    ETA_CUTOFF
+    TOP_A
+    TAIL_FREE
+    P_LESS
+    XTC
+
+
+cdef enum:
+    PARAMETERS = 3        # the most numbers that a stage has
     SMALL = 256           # all tokens of a row up to this long are candidates from the start
     MOST_ALLOWED = 2048   # and all that are allowed, where edits leave no more of a longer row
     LEAST_ROOM = 4096     # how many candidates there is room for in a short row
@@ -78,7 +97,7 @@ cdef struct Scratch:
     int64_t items_size
     Item *items            # for top lists and for ranking draws only
     int64_t rebased_size
-    double *rebased        # one per token, where a stage rebases the row only
+    double *rebased        # one per token, where a stage rebases the row only; see `rebases`
     int64_t bad_row        # the first invalid row that this thread met
     int64_t counts[COUNTERS]
 
@@ -89,10 +108,22 @@ cdef struct Bounded:
     double error
 
 
-# A stage of a chain: its number, and the values of its parameters.
+# A stage of a chain: its number, the values of its parameters, the lane of its coin, and token ids,
+# ascending.
 cdef struct Step:
     int stage
     double values[PARAMETERS]
+    uint64_t lane
+    const int64_t *ids
+    int64_t n_ids
+
+
+# The address of a draw: what its uniform and the coins of its stages are made of.
+cdef struct Key:
+    uint64_t seed
+    uint64_t stream
+    uint64_t step
+    uint64_t draw
 
 
 # The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
@@ -103,16 +134,21 @@ cdef struct Chain:
     int64_t min_tokens_to_keep
     int tier               # the first to try
     bint weighs            # whether the mass of the whole row may be asked for
-    double temperature     # the product of all
+    double temperature     # the product of all; NaN where one depends on the row
     bint truncates         # removes tokens, and is not greedy
-    bint rebases           # has a stage that rebases the row
+    int rebases            # how many numbers per token its stages want room for
+    int64_t sorts          # how many tokens they sort
+    bint has_coins
 
 
 cdef struct RowState:
     Scratch *scratch
     const Chain *chain
     Row row
-    bint rebased           # whether the row is one that a stage has written
+    Key key
+    bint rebased           # whether the row is not the one that came in
+    bint hollow            # whether the candidates are the row: what was removed is still in memory
+    double dynamic         # the temperature that depends on the row, once it is known; else NaN
     double max
     double temperature
     Tempering tempering
@@ -144,6 +180,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.chain = chain
     s.row = row
     s.rebased = False
+    s.hollow = False
     s.max = row.kernels.top(&row) + 0.0  # of 0.0 and -0.0 either may be found first
     s.greedy = False
     s.cut = KEEP_ALL
@@ -167,6 +204,7 @@ cdef inline double *temper_row(RowState *s) noexcept nogil:
     cdef double x[BLOCK]
     cdef double z[BLOCK]
     cdef int64_t b, count
+    fill_row(s)
     for b in range(blocks_in(&s.row)):
         count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
         isa.temper(&s.tempering, x, whole_words(count), z)
@@ -174,12 +212,118 @@ cdef inline double *temper_row(RowState *s) noexcept nogil:
     return s.scratch.rebased
 
 
-cdef inline void rebase(RowState *s) noexcept nogil:
-    """Make what a stage has written to scratch the row, at temperature 1: doubles, of which at
+cdef inline void rebase(RowState *s, double temperature) noexcept nogil:
+    """Make what a stage has written to scratch the row, at that temperature: doubles, of which at
     least one is finite and none is NaN or +inf."""
-    scan_row(s, s.scratch, s.chain, make_row(<const char *> s.scratch.rebased, sizeof(double),
-                                             s.row.n, FLOAT64, False))
+    cdef Row row = make_row(<const char *> s.scratch.rebased, sizeof(double), s.row.n, FLOAT64,
+                            False)
+    cdef bint reports = s.reports
+    scan_row(s, s.scratch, s.chain, row)
+    s.reports = reports
     s.rebased = True
+    set_temperature(s, temperature)
+
+
+# What a stage removes from the top: the tokens that `gone` keeps, except some. Ids ascend.
+cdef struct Hole:
+    Cut gone
+    int64_t spared         # -1 for none
+    const int64_t *ids
+    int64_t n_ids
+
+
+cdef inline bint is_removed(const Hole *hole, double x, int64_t id) noexcept nogil:
+    cdef int64_t low = 0, high = hole.n_ids, middle
+    if not keeps(hole.gone, x, id) or id == hole.spared:
+        return False
+    while low < high:
+        middle = low + (high - low) // 2
+        if hole.ids[middle] < id:
+            low = middle + 1
+        else:
+            high = middle
+    return not (low < hole.n_ids and hole.ids[low] == id)
+
+
+cdef inline void remove_from_top(RowState *s, const Hole *hole) noexcept nogil:
+    """Make what a hole leaves of what is kept the row. Of candidates only the list: `fill_row` writes
+    the row itself where something wants it."""
+    cdef double x[BLOCK]
+    cdef int64_t b, i, start, count, n = 0
+    if are_candidates(s, s.cut):
+        s.max = -INFINITY
+        for i in range(s.candidates.n):
+            if not is_removed(hole, s.candidates.values[i], s.candidates.ids[i]):
+                s.candidates.values[n] = s.candidates.values[i]
+                s.candidates.ids[n] = s.candidates.ids[i]
+                s.max = max(s.max, s.candidates.values[n])
+                n += 1
+        s.candidates.n = n
+        pad(&s.candidates)
+        s.max += 0.0
+        s.covered = s.cut
+        s.rebased = s.hollow = True
+        set_temperature(s, s.temperature)
+        return
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        start = block_start(&s.row, b)
+        for i in range(count):
+            s.scratch.rebased[start + i] = (-INFINITY if is_removed(hole, x[i], start + i)
+                                            else x[i])
+    rebase(s, s.temperature)
+
+
+cdef inline void fill_row(RowState *s) noexcept nogil:
+    """Write the row that the candidates are, if the one in memory is another."""
+    cdef int64_t i
+    if not s.hollow:
+        return
+    for i in range(s.row.n):
+        s.scratch.rebased[i] = -INFINITY
+    for i in range(s.candidates.n):
+        s.scratch.rebased[s.candidates.ids[i]] = s.candidates.values[i]
+    rebase(s, s.temperature)
+
+
+cdef inline int64_t parts_of(const RowState *s) noexcept nogil:
+    """In how many parts `read_kept` reads what is kept."""
+    if are_candidates(s, s.cut):
+        return (s.candidates.n + BLOCK - 1) // BLOCK
+    return blocks_in(&s.row)
+
+
+cdef inline int64_t read_kept(RowState *s, int64_t part, double *x, double *weights,
+                              const int64_t **ids) noexcept nogil:
+    """A part of what is kept: the logits, -inf where there is nothing, the canonical weights unless
+    that is NULL, both padded to whole words, and the ids: NULL where they count up from the start
+    of the block. Returns how many, BLOCK at most."""
+    cdef int64_t count, start = part * BLOCK
+    if not are_candidates(s, s.cut):
+        ids[0] = NULL
+        return s.row.kernels.read(&s.row, &s.tempering if weights != NULL else NULL, s.cut, part,
+                                  x, weights)
+    count = min(<int64_t> BLOCK, s.candidates.n - start)
+    ids[0] = s.candidates.ids + start
+    memcpy(x, s.candidates.values + start, whole_words(count) * sizeof(double))
+    if weights != NULL:
+        weigh_candidates(s)
+        memcpy(weights, s.candidates.weights + start, whole_words(count) * sizeof(double))
+    return count
+
+
+cdef inline void shorten(RowState *s, Cut cut) noexcept nogil:
+    """Cut what is kept shorter, and make it the candidates if it is not too much."""
+    s.cut = shorter(s.cut, cut)
+    forget_sums(s)
+    if are_candidates(s, s.cut):
+        trim(s)
+    elif s.cut.value > -INFINITY:
+        candidates_from(s, s.cut.value, True)
+
+
+cdef inline int64_t count_kept(RowState *s) noexcept nogil:
+    return s.candidates.n if are_candidates(s, s.cut) else s.row.kernels.count(&s.row, s.cut)
 
 
 cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil:

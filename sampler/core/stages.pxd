@@ -1,39 +1,41 @@
 """The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
-What a stage keeps is a prefix in rank, so those that remove tokens return a `Cut`. A scale changes
-the temperature, or writes a new row: `rebase`. A new stage takes a number, the name of its
-setting, a function, a branch in `apply_stage` and, if it is a scale or asks for the mass of a whole
-row, a word in `is_scale` or `complete_chain`: all in this file.
+What most stages keep is a prefix in rank, so those return a `Cut`. What removes tokens from the top
+is a `Hole`. A scale changes the temperature, or writes a new row: `rebase`. A new stage takes a
+number (row.pxd), the name of its setting, a function, a branch in `apply_stage` and, if it is a
+scale or asks for the mass of a whole row, a word in `is_scale` or `complete_chain`.
 """
 
 from libc.float cimport DBL_MAX
-from libc.math cimport INFINITY, ceil
-from libc.stdint cimport INT64_MAX, int64_t
+from libc.math cimport INFINITY, NAN, ceil, fabs
+from libc.stdint cimport INT64_MAX, int64_t, uint64_t
+from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
-    KEEP_ALL, LANES, NO_MASS, Cut, blocks_in, exp_canonical, log_canonical, mass_value, tempered
+    BLOCK, KEEP_ALL, LANES, NO_MASS, Cut, Mass, block_start, blocks_in, exp_canonical, high_part,
+    isa, keeps, log_canonical, low_part, mass_add, mass_value, philox_uniform, tempered, whole_words
 )
+from sampler.core.moments cimport cut_above, cut_by_probability, deviation_of, entropy_of
+from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
-    FINE, TOP_P_CANDIDATES, UNKNOWN, Chain, RowState, Step, are_candidates, candidates_from,
-    forget_sums, longer, mass_of_candidates, rebase, refine, set_temperature, shorter,
-    temper_row, trim
+    DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
+    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Chain, Hole, Item,
+    RowState, Step, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
+    mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top, set_temperature,
+    shorten, temper_row, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select
+from sampler.core.typical cimport typical_p
 
-
-cdef enum:
-    TEMPERATURE
-    TOP_K
-    TOP_P
-    MIN_P
-    SMOOTHING
 
 cdef extern from *:
     """
     /* The settings of the stages, in the order of their numbers. */
-    static const char *const stage_names[] = {"temperature", "top_k", "top_p", "min_p",
-                                             "smoothing"};
+    static const char *const stage_names[] = {
+        "temperature", "top_k", "top_p", "min_p", "smoothing", "dynamic_temperature",
+        "top_n_sigma", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_a", "tail_free",
+        "p_less", "xtc"};
     #define N_STAGES ((int)(sizeof stage_names / sizeof *stage_names))
     """
     const char *const stage_names[]
@@ -43,6 +45,7 @@ cdef enum:
     FIRST_CANDIDATES = 64   # how many top-p tries first; then CANDIDATES_GROWTH times as many,
     LAST_CANDIDATES = 1024  # and so on up to this many
     CANDIDATES_GROWTH = 4
+    TOP_H_TOKENS = 100
 
 
 cdef inline void apply_stages(RowState *s) noexcept nogil:
@@ -51,33 +54,50 @@ cdef inline void apply_stages(RowState *s) noexcept nogil:
     for i in range(s.chain.count):
         if s.greedy:
             return
-        apply_stage(s, s.chain.steps[i].stage, s.chain.steps[i].values)
+        apply_stage(s, &s.chain.steps[i])
 
 
 cdef inline void apply_scales(RowState *s) noexcept nogil:
     """The same without the cuts."""
     cdef int i
     for i in range(s.chain.count):
-        if is_scale(s.chain.steps[i].stage) and not s.greedy:
-            apply_stage(s, s.chain.steps[i].stage, s.chain.steps[i].values)
+        if is_scale(&s.chain.steps[i]) and not s.greedy:
+            apply_stage(s, &s.chain.steps[i])
 
 
-cdef inline bint is_scale(int stage) noexcept nogil:
-    return stage == TEMPERATURE or stage == SMOOTHING
+cdef inline bint is_scale(const Step *step) noexcept nogil:
+    return (step.stage == TEMPERATURE or step.stage == DYNAMIC_TEMPERATURE
+            or step.stage == SMOOTHING or (step.stage == XTC and is_expected(step)))
 
 
-cdef inline void apply_stage(RowState *s, int stage, const double *values) noexcept nogil:
-    """One stage; its number is one of the above, since Python's `Chain` takes no other."""
+cdef inline void apply_stage(RowState *s, const Step *step) noexcept nogil:
+    """One stage; its number is one of those in row.pxd, since Python's `Chain` takes no other."""
+    cdef int stage = step.stage
+    cdef double value = step.values[0]
     if stage == TEMPERATURE:
-        apply_temperature(s, values[0])
+        apply_temperature(s, value)
     elif stage == TOP_K:
-        apply_cut(s, top_k(s, <int64_t> values[0]))
+        apply_cut(s, top_k(s, <int64_t> value))
     elif stage == TOP_P:
-        apply_cut(s, top_p(s, values[0]))
+        apply_cut(s, top_p(s, value))
     elif stage == MIN_P:
-        apply_cut(s, min_p(s, values[0]))
+        apply_cut(s, cut_above(s, log_canonical(value)))
     elif stage == SMOOTHING:
-        smooth(s, values[0], values[1])
+        smooth(s, value, step.values[1])
+    elif stage == DYNAMIC_TEMPERATURE:
+        apply_dynamic_temperature(s, value, step.values[1], step.values[2])
+    elif stage == TOP_N_SIGMA:
+        apply_cut(s, top_n_sigma(s, value))
+    elif stage == TOP_H:
+        apply_cut(s, top_h(s, value))
+    elif stage == TYPICAL_P:
+        typical_p(s, value)
+    elif stage == TAIL_FREE:
+        apply_cut(s, tail_free(s, value))
+    elif stage == XTC:
+        xtc(s, step)
+    else:
+        apply_cut(s, cut_by_probability(s, stage, value))
 
 
 cdef inline void apply_temperature(RowState *s, double temperature) noexcept nogil:
@@ -101,7 +121,7 @@ cdef inline void smooth(RowState *s, double factor, double curve) noexcept nogil
     for i in range(s.row.n):
         bent = bounded(d[i] * d[i] * (square + cube * d[i])) + 0.0  # -0.0 is 0.0
         d[i] = bent if d[i] > -INFINITY else -INFINITY
-    rebase(s)
+    rebase(s, 1.0)
 
 
 cdef inline double bounded(double x) noexcept nogil:
@@ -165,29 +185,184 @@ cdef inline bint begin_with_whole(RowState *s) noexcept nogil:
     return True
 
 
-cdef inline Cut min_p(const RowState *s, double m) noexcept nogil:
-    """The cut that keeps x >= max + T ln m."""
-    if s.tempering.uniform:
-        return KEEP_ALL
-    return Cut(max(s.max + s.temperature * log_canonical(m), -DBL_MAX), INT64_MAX)
-
-
 cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
     """Cut what is kept shorter, to `min_tokens_to_keep` at the shortest, and make it the candidates
     if it is not too much."""
+    if cut.value > s.max:
+        cut = first_in_rank(s, 1)
     if s.chain.min_tokens_to_keep > 1:
         cut = longer(cut, first_in_rank(s, s.chain.min_tokens_to_keep))
-    s.cut = shorter(s.cut, cut)
+    shorten(s, cut)
+
+
+cdef inline void apply_dynamic_temperature(RowState *s, double low, double high,
+                                           double exponent) noexcept nogil:
+    """Temper by a temperature from low to high that grows with the entropy."""
+    cdef double share, power
+    cdef int64_t n
+    cdef bint reports = s.reports
+    if s.dynamic != s.dynamic:
+        n = count_kept(s)
+        s.dynamic = 1.0
+        if n > 1:
+            s.reports = True  # so that the depth is found as well
+            share = min(entropy_of(s) / log_canonical(<double> n), 1.0)
+            s.reports = reports
+            power = exp_canonical(exponent * log_canonical(share)) if exponent > 0.0 else 1.0
+            s.dynamic = low + (high - low) * power
+    apply_temperature(s, s.dynamic)
+
+
+cdef inline Cut top_n_sigma(RowState *s, double n) noexcept nogil:
+    """The cut that keeps x >= max - n sigma."""
+    cdef double deviation = 0.0 if s.tempering.uniform else deviation_of(s)
+    if deviation == 0.0:
+        return KEEP_ALL
+    return Cut(max(s.max - n * deviation, -DBL_MAX), INT64_MAX)
+
+
+cdef inline int64_t sort_kept(RowState *s, int64_t most, double *mass) noexcept nogil:
+    """The first of what is kept in rank into the scratch's items, and their mass; returns how
+    many."""
+    cdef Item *items = s.scratch.items
+    cdef int64_t found = top_items(s, most, items), n = 0
+    cdef Mass sum = NO_MASS
+    while n < found and keeps(s.cut, items[n].value, items[n].id):
+        add_weight(&sum, weight_of(s, &items[n]))
+        n += 1
+    mass[0] = mass_value(sum)
+    return n
+
+
+cdef inline double weight_of(const RowState *s, const Item *item) noexcept nogil:
+    return exp_canonical(tempered(&s.tempering, item.value))
+
+
+cdef inline void add_weight(Mass *sum, double weight) noexcept nogil:
+    cdef double high = high_part(weight)
+    mass_add(sum, high, low_part(weight, high))
+
+
+cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
+    """The cut that keeps, of the first 100, the longest prefix whose part of their entropy is at
+    most h of it."""
+    cdef double part[TOP_H_TOKENS]
+    cdef double mass, log_mass, q, entropy = 0.0, reached = 0.0
+    cdef int64_t i, kept, n = sort_kept(s, TOP_H_TOKENS, &mass)
+    cdef const Item *items = s.scratch.items
+    log_mass = log_canonical(mass)
+    for i in range(n):
+        q = weight_of(s, &items[i]) / mass
+        part[i] = q * (log_mass - tempered(&s.tempering, items[i].value)) if q > 0.0 else 0.0
+        entropy += part[i]
+    kept = 0
+    while kept < n and reached + part[kept] <= h * entropy:
+        reached += part[kept]
+        kept += 1
+    kept = n if h == 1.0 else max(kept, <int64_t> 1)
+    return Cut(items[kept - 1].value, items[kept - 1].id)
+
+
+cdef inline Cut tail_free(RowState *s, double z) noexcept nogil:
+    """The cut that keeps as many tokens as there are bends before their running share exceeds z."""
+    cdef double mass, whole = 0.0
+    cdef int64_t last, n = sort_kept(s, s.row.n, &mass)
+    cdef const Item *items = s.scratch.items
+    if n <= 2:
+        return KEEP_ALL
+    bends_until(s, items, n, mass, INFINITY, &whole)
+    last = bends_until(s, items, n, mass, z * whole if whole > 1e-6 else -z, &whole)
+    if last == n - 2:
+        return KEEP_ALL
+    last = max(last, <int64_t> 1) - 1
+    return Cut(items[last].value, items[last].id)
+
+
+cdef inline int64_t bends_until(const RowState *s, const Item *items, int64_t n, double mass,
+                                double limit, double *reached) noexcept nogil:
+    """How many of the n - 2 bends of the sorted probabilities there are before their running sum
+    exceeds the limit; below 0 the limit is of a share, and each bend counts the same."""
+    cdef double first = weight_of(s, items) / mass, second = weight_of(s, items + 1) / mass, third
+    cdef int64_t i
+    cdef Mass sum = NO_MASS
+    for i in range(n - 2):
+        third = weight_of(s, items + i + 2) / mass
+        add_weight(&sum, fabs((first - second) - (second - third)))
+        first = second
+        second = third
+        if mass_value(sum) > limit if limit >= 0.0 else <double> (i + 1) / (n - 2) > -limit:
+            return i
+    reached[0] = mass_value(sum)
+    return n - 2
+
+
+cdef inline void xtc(RowState *s, const Step *step) noexcept nogil:
+    """Where the coin falls, remove the likely tokens except the last of them in rank."""
+    cdef double x[BLOCK]
+    cdef const int64_t *ids
+    cdef double probability = step.values[1], least = INFINITY
+    cdef Hole hole
+    cdef int64_t part, i, id, count, likely = 0, last = -1
+    if not is_expected(step) and not coin(s, step.lane) < probability:
+        return
+    hole = Hole(cut_by_probability(s, EPSILON_CUTOFF, step.values[0]), -1, step.ids, step.n_ids)
     forget_sums(s)
-    if are_candidates(s, s.cut):
-        trim(s)
-    elif s.cut.value > -INFINITY:
-        candidates_from(s, s.cut.value, True)
+    for part in range(parts_of(s)):
+        count = read_kept(s, part, x, NULL, &ids)
+        for i in range(count):
+            id = block_start(&s.row, part) + i if ids == NULL else ids[i]
+            if x[i] > -INFINITY and is_removed(&hole, x[i], id):
+                likely += 1
+                if x[i] <= least:  # of equal ones the last, since ids ascend
+                    least = x[i]
+                    last = id
+    hole.spared = last
+    if likely < 2:
+        return
+    if is_expected(step) and probability < 1.0:
+        weigh_down(s, &hole, probability)
+    elif count_kept(s) - (likely - 1) >= s.chain.min_tokens_to_keep:
+        remove_from_top(s, &hole)
+
+
+cdef inline bint is_expected(const Step *step) noexcept nogil:
+    return step.values[2] == 1.0
+
+
+cdef inline double coin(const RowState *s, uint64_t lane) noexcept nogil:
+    return philox_uniform(s.key.seed, s.key.stream, s.key.step, s.key.draw, lane)
+
+
+cdef inline void weigh_down(RowState *s, const Hole *hole, double q) noexcept nogil:
+    """Multiply the weights of what would be removed, of mass m, by (1 - q) / (1 + q m / (1 - m))."""
+    cdef double x[BLOCK]
+    cdef double weights[BLOCK]
+    cdef Mass gone = NO_MASS, rest = NO_MASS
+    cdef double log
+    cdef int64_t b, i, start, count
+    fill_row(s)
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
+        for i in range(count):
+            if is_removed(hole, x[i], block_start(&s.row, b) + i):
+                add_weight(&gone, weights[i])
+            else:
+                add_weight(&rest, weights[i])
+    log = log_canonical((1.0 - q) / (1.0 + q * (mass_value(gone) / mass_value(rest))))
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        start = block_start(&s.row, b)
+        isa.temper(&s.tempering, x, whole_words(count), weights)
+        for i in range(count):
+            if is_removed(hole, x[i], start + i):
+                weights[i] = bounded(weights[i] + log)
+        memcpy(s.scratch.rebased + start, weights, count * sizeof(double))
+    rebase(s, 1.0)
 
 
 cdef inline double product(double a, double b) noexcept nogil:
     """Temperatures multiply; their product must not reach 0, which means greedy."""
-    return max(a * b, 5e-324)
+    return max(a * b, 5e-324) if a == a else a
 
 
 cdef inline void add_step(Chain *chain, Step step) noexcept nogil:
@@ -208,12 +383,23 @@ cdef inline void complete_chain(Chain *chain) noexcept nogil:
         cools = stage == TEMPERATURE and chain.steps[i].values[0] == 0.0
         if stage == TEMPERATURE:
             chain.temperature = product(chain.temperature, chain.steps[i].values[0])
-        chain.rebases |= stage == SMOOTHING
-        if is_scale(stage) and not cools:
+        elif stage == DYNAMIC_TEMPERATURE:
+            chain.temperature = NAN
+        elif stage == TYPICAL_P:
+            chain.rebases = 3  # a row, distances and weights
+        elif stage == SMOOTHING or stage == XTC:
+            chain.rebases = max(chain.rebases, 1)
+        elif stage == TOP_H:
+            chain.sorts = max(chain.sorts, <int64_t> TOP_H_TOKENS)
+        elif stage == TAIL_FREE:
+            chain.sorts = INT64_MAX
+        chain.has_coins |= stage == XTC and not is_expected(&chain.steps[i])
+        if is_scale(&chain.steps[i]) and not cools:
             continue
         # After a cut by count or by value few tokens are left, and are weighed as candidates.
         if not (greedy or cuts):
-            chain.weighs = stage == TOP_P
+            chain.weighs = not (stage == TEMPERATURE or stage == TOP_K or stage == MIN_P
+                                or stage == TOP_N_SIGMA or stage == TOP_H)
         greedy |= cools
         cuts |= not cools
     chain.truncates = cuts and not greedy

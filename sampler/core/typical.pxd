@@ -1,0 +1,182 @@
+"""Typical-p: what is nearest to the entropy.
+
+The distance of a token, abs(-ln p - H), is abs(z - c) with c = -D / M the mean of z: so what is kept
+is an interval of logits around c. It is looked for among the first tokens of the row, with c and M
+from the fine tier, then exact; and where these do not hold it, among all.
+"""
+
+from libc.math cimport INFINITY, fabs
+from libc.stdint cimport INT64_MAX, int64_t
+from libc.string cimport memcpy
+
+from sampler.core.kernels cimport (
+    BLOCK, FLOAT64, LANES, NO_MASS, WORD, Candidates, Cut, Row, block_start, blocks_in, isa,
+    mass_value, tempered, whole_words
+)
+from sampler.core.moments cimport exact_depth
+from sampler.core.row cimport (
+    EXACT, UNKNOWN, Bounded, Hole, RowState, are_candidates, forget_candidates, mass_of_candidates,
+    refine, remove_from_top, shorten, trim, weigh_candidates
+)
+from sampler.core.search cimport gather_first
+from sampler.core.select cimport Boundary, find_boundary
+
+
+cdef enum:
+    FIRST_TYPICAL = 64     # how many tokens are tried first; then four times as many, and so on
+    LAST_TYPICAL = 4096
+
+# What came of a look among some tokens.
+cdef enum:
+    TOO_FEW
+    UNPROVEN
+    FOUND
+
+
+cdef inline void typical_p(RowState *s, double p) noexcept nogil:
+    """Keep the tokens of least distance whose mass is a share p, and what is as near as the last."""
+    cdef bint reports = s.reports
+    cdef double interval[2]
+    cdef Hole hole
+    if s.tempering.uniform:
+        return  # every token is at the same distance
+    if not are_candidates(s, s.cut):
+        s.reports = True  # so that the depth is found as well
+        if s.tier == UNKNOWN:
+            refine(s)
+        s.reports = reports
+        if s.tier == EXACT or not among_first(s, p, s.depth, interval):
+            while s.tier != EXACT:
+                refine(s)
+            s.depth = Bounded(exact_depth(s), 0.0)
+            if not among_first(s, p, s.depth, interval):
+                among_all(s, p, interval)
+    else:
+        among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
+                         Bounded(exact_depth(s), 0.0), INFINITY, interval)
+    shorten(s, Cut(interval[0], INT64_MAX))
+    if s.max > interval[1]:
+        hole = Hole(Cut(interval[1], -1), -1, NULL, 0)
+        remove_from_top(s, &hole)
+
+
+cdef inline bint among_first(RowState *s, double p, Bounded depth, double *interval) noexcept nogil:
+    """Look among the first tokens of the row. False where they do not hold the interval, or where
+    the bounds of the mass and the depth do not prove it."""
+    cdef int64_t k = FIRST_TYPICAL
+    cdef double reach
+    cdef int found
+    while k <= LAST_TYPICAL and gather_first(s, k):
+        trim(s)
+        if are_candidates(s, s.cut):
+            return among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
+                                    Bounded(exact_depth(s), 0.0), INFINITY, interval) == FOUND
+        # Every other token is at least so far below the mean.
+        reach = -depth.sum / s.total - tempered(&s.tempering, s.covered.value)
+        found = among_candidates(s, p, Bounded(s.total, s.error), depth, reach, interval)
+        if found != TOO_FEW:
+            return found == FOUND
+        k *= 4
+    return False
+
+
+cdef inline int among_candidates(RowState *s, double p, Bounded mass, Bounded depth, double reach,
+                                 double *interval) noexcept nogil:
+    """Look among the candidates; `reach` is how near the mean a token may be that is not one."""
+    cdef double *distances = distances_of(s)
+    cdef const double *x = s.candidates.values
+    cdef double mean = -depth.sum / mass.sum, error = 0.0
+    cdef int64_t i, n = s.candidates.n
+    cdef Candidates all = s.candidates
+    if mass.error > 0.0 or depth.error > 0.0:
+        error = (depth.error - mean * mass.error) / (mass.sum - mass.error)
+        error = 2.0 * error + (fabs(mean) - tempered(&s.tempering, s.covered.value)) * 1e-15
+    weigh_candidates(s)
+    isa.temper(&s.tempering, x, whole_words(n), distances)
+    for i in range(whole_words(n)):
+        distances[i] = -fabs(distances[i] - mean) if i < n else -INFINITY
+    all.values = distances
+    return nearest_tokens(s, all, &s.scratch.part, x, p, mass, error, reach, interval)
+
+
+cdef inline void among_all(RowState *s, double p, double *interval) noexcept nogil:
+    """Look among all that is kept; the mass and the depth are exact."""
+    cdef double *distances = distances_of(s)
+    cdef double *weights = distances + room_of(s)
+    cdef double x[BLOCK]
+    cdef double z[BLOCK]
+    cdef double w[BLOCK]
+    cdef double mean = -s.depth.sum / s.total
+    cdef int64_t b, i, count, start
+    cdef Candidates all
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, w)
+        start = block_start(&s.row, b)
+        isa.temper(&s.tempering, x, whole_words(count), z)
+        memcpy(weights + start, w, count * sizeof(double))
+        for i in range(count):
+            distances[start + i] = -fabs(z[i] - mean) if x[i] > -INFINITY else -INFINITY
+    for i in range(s.row.n, whole_words(s.row.n)):
+        distances[i] = -INFINITY
+        weights[i] = 0.0
+    all = Candidates(s.row.n, distances, NULL, weights)
+    nearest_tokens(s, all, NULL, NULL, p, Bounded(s.total, 0.0), 0.0, INFINITY, interval)
+    # The logits at the ends.
+    mean = -interval[0]
+    interval[0] = INFINITY
+    interval[1] = -INFINITY
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        start = block_start(&s.row, b)
+        for i in range(count):
+            if distances[start + i] >= -mean:
+                interval[0] = min(interval[0], x[i])
+                interval[1] = max(interval[1], x[i])
+
+
+cdef inline int nearest_tokens(RowState *s, Candidates all, Candidates *part, const double *x,
+                               double p, Bounded mass, double error, double reach,
+                               double *interval) noexcept nogil:
+    """The least and the largest logit x of the nearest tokens whose mass reaches the share p, by
+    minus their distances, which `error` may be wrong by; without x, minus the last distance."""
+    cdef Row doubles = s.row
+    cdef Boundary found, counted
+    cdef double last, ends = INFINITY
+    cdef int64_t i, floor = s.chain.min_tokens_to_keep
+    doubles.kind = FLOAT64  # the distances are
+    found = find_boundary(&doubles, all, part, True, NO_MASS, p * (mass.sum - mass.error), 0.0)
+    if reach < INFINITY and mass_value(found.reached) < p * (mass.sum + mass.error):
+        return TOO_FEW if mass_value(found.reached) < p * (mass.sum - mass.error) else UNPROVEN
+    last = -found.value
+    if floor > 1:
+        counted = find_boundary(&doubles, all, part, False, NO_MASS, <double> floor, 0.0)
+        if reach < INFINITY and mass_value(counted.reached) < floor:
+            return TOO_FEW
+        last = max(last, -counted.value)
+    if not last + error < reach:
+        return TOO_FEW
+    if x == NULL:
+        interval[0] = -last
+        return FOUND
+    interval[0] = INFINITY
+    interval[1] = -INFINITY
+    for i in range(all.n):
+        if error > 0.0 and fabs(all.values[i] + last) <= error:
+            # Too near the end to say on which side; unless these are equal, and the last.
+            if ends < INFINITY and x[i] != ends:
+                return UNPROVEN
+            ends = x[i]
+        if all.values[i] >= -last:
+            interval[0] = min(interval[0], x[i])
+            interval[1] = max(interval[1], x[i])
+    return FOUND
+
+
+cdef inline double *distances_of(RowState *s) noexcept nogil:
+    """Room for as many numbers as the row has, and as many again, after the row that a stage may
+    have written."""
+    return s.scratch.rebased + room_of(s)
+
+
+cdef inline int64_t room_of(const RowState *s) noexcept nogil:
+    return s.row.n + WORD
