@@ -653,11 +653,14 @@ cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
                       bint takes=True) except -1:
     """Let a job draw by keyed uniforms: stream and step of each row, or its place and the next
     step, and the draws from its first one on, 0 by default. The last thing that may fail: an error
-    before the core runs takes no step. Without `takes` the next step is looked at, not taken."""
+    before the core runs takes no step. Without `takes` the next step is looked at, not taken;
+    without keys every coin has the seed 0."""
     if ((streams is not None and streams.shape[0] != job.batch)
             or (steps is not None and steps.shape[0] != job.batch)
             or (draws is not None and draws.shape[0] != job.batch)):
         raise ValueError("one stream, one step and one draw per row")
+    if keys is None:
+        return 0
     job.seed = keys.seed
     if draws is not None and job.batch > 0:
         job.draws = &draws[0]
@@ -754,7 +757,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
                   const uint64_t[::1] draws=None, bint given=False):
-    """`draw_tokens`, and what `Samples` has of each token; with `given`, of the tokens given.
+    """`draw_tokens`, and what `Samples` has of each token; with `given` or without `keys`, of the tokens
+    given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
@@ -773,7 +777,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     job.n = n
     job.top = top
     job.raw = raw
-    job.given = given
+    job.given = given or keys is None
     job.cost = REPORT_COST if raw or chain.weighs else READ_COST
     if not (tokens.shape[1] == logprobs.shape[1] == top_ids.shape[1] == top_logprobs.shape[1]
             == job.batch
@@ -796,15 +800,15 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
         job.top_ids, job.top_logprobs = &top_ids[0, 0, 0], &top_logprobs[0, 0, 0]
         if raw:
             job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
-    set_uniforms(&job, keys, streams, steps, draws, not given)
+    set_uniforms(&job, keys, streams, steps, draws, not job.given)
     spread(&job, chain)
     return run(&job, threads, job.vocab if job.n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 
 
-def filter_rows(Chain chain, Rows rows, KeyedUniforms keys, out, double limit, bint flag_invalid,
-                int threads=1, const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                const uint64_t[::1] draws=None):
+def filter_rows(Chain chain, Rows rows, out, double limit, bint flag_invalid, int threads=1,
+                KeyedUniforms keys=None, const uint64_t[::1] streams=None,
+                const uint64_t[::1] steps=None, const uint64_t[::1] draws=None):
     """out[row] = the logits over the temperature where kept, -inf elsewhere.
 
     out is float64 for float64 rows, else float32, of shape (batch, vocab), contiguous; it may be
@@ -842,9 +846,9 @@ cdef int set_output(Job *job, out, int64_t width) except -1:
     return 0
 
 
-def distribution_row(Chain chain, Rows rows, KeyedUniforms keys, int64_t[::1] ids,
-                     double[::1] logits, double[::1] probs, double[::1] logprobs,
-                     double[::1] cumulative, const uint64_t[::1] streams=None,
+def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logits,
+                     double[::1] probs, double[::1] logprobs, double[::1] cumulative,
+                     KeyedUniforms keys=None, const uint64_t[::1] streams=None,
                      const uint64_t[::1] steps=None, const uint64_t[::1] draws=None):
     """What the chain keeps of the one row, ids ascending; the arrays hold `vocab` entries.
 

@@ -326,8 +326,8 @@ class Engine:
         rows = self._rows_of(source, mask)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
-            self._chain, rows, self._keys, result, source.limit, self._flag_invalid,
-            self._workers(), streams, steps, draws,
+            self._chain, rows, result, source.limit, self._flag_invalid, self._workers(),
+            self._keys, streams, steps, draws,
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error(name)
@@ -348,7 +348,7 @@ class Engine:
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         n_kept, entropy, invalid = _core.distribution_row(
-            self._chain, rows, self._keys, ids, *floats, streams, steps, draws
+            self._chain, rows, ids, *floats, self._keys, streams, steps, draws
         )
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
