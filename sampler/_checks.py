@@ -146,7 +146,8 @@ class Range:
     def _check_floats(self, name: str, array: npt.NDArray[Any]) -> FloatArray:
         with np.errstate(over="ignore"):
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
-        good = (floats >= self.least) & (floats <= (math.inf if self.kind is int else self.most))
+        good = floats >= self.least
+        good &= np.isfinite(floats) if self.high is None else floats <= self.most
         if self.kind is int:
             good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)

@@ -107,8 +107,7 @@ def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
 
 
 def _for_core(stage: Stage) -> list[Any]:
-    """Token ids, and the numbers as the core takes them: the first is NaN in the rows in which the
-    stage is off."""
+    """Token ids, and the numbers as the core takes them: the first is NaN in rows that are off."""
     ids = [value for value in stage.values if isinstance(value, tuple)]
     first, *others = (value for value in stage.values if not isinstance(value, tuple))
     if isinstance(stage.off_rows, np.ndarray):
@@ -347,9 +346,11 @@ class Engine:
         rows = self._rows_of(source, mask)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
+        logits, probs, logprobs, cumulative = floats
         n_kept, entropy, invalid = _core.distribution_row(
-            self._chain, rows, ids, *floats, self._keys, streams, steps, draws
-        )
+            self._chain, rows, ids, logits, probs, logprobs, cumulative,
+            self._keys, streams, steps, draws,
+        )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
         logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()

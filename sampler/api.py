@@ -555,7 +555,7 @@ class Sampler(HasSettings):
             check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
-        keys = {}
+        keys: dict[str, Any] = {}
         for name, number in (("stream", stream), ("step", step), ("draw", draw)):
             if number is not None or name != "step":
                 number = check_integer(name, number, 0, U64_END, U64_TEXT)

@@ -3,8 +3,9 @@
 It explains what the core computes and is the oracle of its tests. `kept` runs the stages, each of
 which says by a boolean mask over the ranked tokens which of them stay, or changes their logits, and
 gives the kept token ids in rank order with their tempered logits; `probabilities`, `draw` and
-`log_mass` follow. Every function takes one row, and stages whose settings are numbers: of an array
-of settings, ``stage.at(row)``. Slow: it sorts the vocabulary.
+`log_mass` follow. `uniform` makes the uniforms of draws, and the coins that some stages throw.
+Every function takes one row, and stages whose settings are numbers: of an array of settings,
+``stage.at(row)``. Slow: it sorts the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,22 +17,53 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sampler.stages import MinP, Smoothing, Stage, SuppressTokens, Temperature, TopK, TopP
+from sampler.stages import (
+    XTC,
+    DynamicTemperature,
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    PLess,
+    Smoothing,
+    Stage,
+    SuppressTokens,
+    TailFree,
+    Temperature,
+    TopA,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    TypicalP,
+)
 
 __all__ = [
     "State",
     "draw",
+    "dynamic_temperature",
+    "entropy",
+    "epsilon_cutoff",
+    "eta_cutoff",
     "kept",
     "log_mass",
     "log_of_mass",
     "logprobs",
     "min_p",
+    "p_less",
     "probabilities",
+    "rebase",
+    "smooth",
     "suppress_tokens",
+    "tail_free",
     "temper",
+    "top_a",
+    "top_h",
     "top_k",
+    "top_n_sigma",
     "top_p",
+    "typical_p",
     "uniform",
+    "xtc",
 ]
 
 _Array = npt.NDArray[Any]
@@ -45,6 +77,7 @@ class State(NamedTuple):
     z: _Array
     temperature: float = 1.0
     greedy: bool = False
+    dynamic: float = math.nan  # the temperature that `DynamicTemperature` came to
 
 
 def _weights(z: _Array) -> _Array:
@@ -59,14 +92,33 @@ def suppress_tokens(x: _Array, stage: SuppressTokens) -> None:
     x[list(stage.value)] = -np.inf
 
 
+def tempered(logits: _Array, temperature: float) -> _Array:
+    """Divide what is below the largest, which comes first; inf makes all equal."""
+    if math.isinf(temperature):
+        return np.zeros(len(logits), np.longdouble)
+    z: _Array = (logits.astype(np.longdouble) - logits[0]) / np.longdouble(temperature)
+    return z
+
+
 def temper(state: State, stage: Temperature) -> State:
-    """Divide; 0 keeps the first in rank, inf makes all equal."""
-    t = stage.value
+    """Divide; 0 keeps the first in rank, inf makes all equal. Several multiply."""
+    t = float(stage.value)
     if t == 0:
-        return State(state.ids[:1], state.logits[:1], np.zeros(1), greedy=True)
-    with np.errstate(over="ignore"):  # so deep that it weighs nothing in any case
-        z = np.zeros_like(state.z) if math.isinf(t) else state.z / t
-    return state._replace(z=z, temperature=max(state.temperature * t, 5e-324))
+        return state._replace(
+            ids=state.ids[:1], logits=state.logits[:1], z=np.zeros(1, np.longdouble), greedy=True
+        )
+    with np.errstate(over="ignore"):
+        t = max(float(np.float64(state.temperature) * t), 5e-324)
+    return state._replace(z=tempered(state.logits, t), temperature=t)
+
+
+def dynamic_temperature(state: State, stage: DynamicTemperature) -> State:
+    """Divide by a temperature that grows with the entropy."""
+    low, high, exponent = stage.values
+    n = len(state.ids)
+    share = min(entropy(state) / math.log(n), 1.0) if n > 1 else 0.0
+    t = low + (high - low) * share**exponent if n > 1 else 1.0
+    return temper(state, Temperature(t))._replace(dynamic=t)
 
 
 def smooth(state: State, stage: Smoothing) -> State:
@@ -77,9 +129,9 @@ def smooth(state: State, stage: Smoothing) -> State:
     most = np.finfo(np.float64).max
     # Halved where the difference would overflow.
     half = 0.5 if state.logits[0] >= 2.0**969 else 1.0
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         below = state.logits * half - state.logits[0] * half
-        d = np.maximum(below / (state.temperature * half), -most)
+        d = np.maximum(below / max(state.temperature * half, 5e-324), -most)
         a, b = np.clip([f * (3.0 - c) * -0.5, f * (c - 1.0) * 0.5], -most, most)
         return rebase(state, np.clip(d * d * (a + b * d), -most, most))
 
@@ -88,7 +140,7 @@ def rebase(state: State, logits: _Array) -> State:
     """Give the kept tokens new logits, at temperature 1."""
     order = np.lexsort((state.ids, -logits))
     x = logits[order]
-    return State(state.ids[order], x, x.astype(np.longdouble) - x[0])
+    return state._replace(ids=state.ids[order], logits=x, z=tempered(x, 1.0), temperature=1.0)
 
 
 def top_k(state: State, stage: TopK, ties: str) -> _Array:
@@ -111,10 +163,124 @@ def top_p(state: State, stage: TopP, ties: str) -> _Array:
 
 def min_p(state: State, stage: MinP, ties: str) -> _Array:
     """Keep the tokens with x >= max x + T ln m."""
-    if math.isinf(state.temperature):
-        return np.ones(len(state.ids), bool)
-    keep: _Array = state.logits >= state.logits[0] + state.temperature * math.log(stage.value)
+    return _above(state, math.log(stage.value))
+
+
+def top_n_sigma(state: State, stage: TopNSigma, ties: str) -> _Array:
+    """Keep the tokens with x >= max x - n sigma, sigma the population deviation."""
+    x = state.logits.astype(np.longdouble)
+    if math.isinf(state.temperature) or x[0] == x[-1]:
+        return np.ones(len(x), bool)
+    scale = x[0] - x[-1]
+    sigma = ((x[0] - x) / scale).std() * scale
+    keep: _Array = state.logits >= float(x[0] - np.longdouble(stage.value) * sigma)
     return keep
+
+
+def top_h(state: State, stage: TopH, ties: str) -> _Array:
+    """Of the first 100 in rank, keep the longest prefix with h of their entropy."""
+    w = _weights(state.z[:100])
+    q = w / w.sum()
+    part = np.where(q > 0, q * (np.log(w.sum()) - state.z[:100]), 0)
+    keep = np.cumsum(part) <= np.longdouble(stage.value) * part.sum()
+    keep |= stage.value == 1.0
+    keep[0] = True
+    return np.concatenate([keep, np.zeros(len(state.ids) - len(w), bool)])
+
+
+def typical_p(state: State, stage: TypicalP, floor: int) -> _Array:
+    """Keep the least distance |-ln p - H| that holds the mass, and `floor` tokens."""
+    distance = np.abs(state.z - _mean(state))
+    near = np.argsort(distance, kind="stable")
+    mass = np.cumsum(_weights(state.z)[near])
+    enough = max(int(np.searchsorted(mass, stage.value * mass[-1])), min(floor, len(near)) - 1)
+    keep: _Array = distance <= distance[near[min(enough, len(near) - 1)]]
+    return keep
+
+
+def epsilon_cutoff(state: State, stage: EpsilonCutoff, ties: str) -> _Array:
+    """Keep p >= e."""
+    return _above(state, math.log(stage.value) + _log_mass(state))
+
+
+def eta_cutoff(state: State, stage: EtaCutoff, ties: str) -> _Array:
+    """Keep p >= min(e, sqrt(e) exp(-H))."""
+    log = math.log(stage.value)
+    # ln M - H is the mean of z.
+    return _above(state, min(log + _log_mass(state), 0.5 * log + _mean(state)))
+
+
+def top_a(state: State, stage: TopA, ties: str) -> _Array:
+    """Keep p >= a pmax^2."""
+    return _above(state, math.log(stage.value) - _log_mass(state))
+
+
+def p_less(state: State, stage: PLess, ties: str) -> _Array:
+    """Keep p >= sum p^2."""
+    return _above(state, np.log(_weights(2 * state.z).sum()) - _log_mass(state))
+
+
+def tail_free(state: State, stage: TailFree, ties: str) -> _Array:
+    """Keep as many tokens as there are bends before their running share exceeds z."""
+    p = _weights(state.z) / _weights(state.z).sum()
+    keep = np.ones(len(p), bool)
+    if len(p) > 2:
+        bends = np.abs(np.diff(p, 2))
+        total = bends.sum()
+        share = np.cumsum(bends) / total if total > 1e-6 else np.arange(1, len(p) - 1) / len(bends)
+        exceeds = np.flatnonzero(share > stage.value)
+        if exceeds.size:
+            keep[max(int(exceeds[0]), 1) :] = False
+    return keep
+
+
+def xtc(state: State, stage: XTC, floor: int, coin: float) -> State:
+    """Where the coin falls, remove the likely tokens except the last; `expected` weighs them down.
+
+    Does nothing where fewer than `floor` tokens would be left.
+    """
+    threshold, probability, protected, expected = stage.values
+    if not expected and not coin < probability:
+        return state
+    with np.errstate(divide="ignore"):
+        likely = _above(state, np.log(np.float64(threshold)) + _log_mass(state))
+    likely &= ~np.isin(state.ids, protected)
+    if likely.sum() < 2:
+        return state
+    likely[np.flatnonzero(likely)[-1]] = False
+    if expected and probability < 1:
+        w = _weights(state.z)
+        factor = (1 - probability) / (1 + probability * w[likely].sum() / w[~likely].sum())
+        return rebase(state, (state.z + likely * np.log(factor)).astype(np.float64))
+    return state if (~likely).sum() < floor else keep_only(state, ~likely)
+
+
+def keep_only(state: State, keep: _Array) -> State:
+    """Drop the others; what is left starts from its own largest logit."""
+    logits = state.logits[keep]
+    z = state.z[keep] if keep[0] else tempered(logits, state.temperature)
+    return state._replace(ids=state.ids[keep], logits=logits, z=z)
+
+
+def _above(state: State, log: Any) -> _Array:
+    """Test for z >= log, by x >= max x + T log; the first stays in any case."""
+    if math.isinf(state.temperature):
+        keep = np.full(len(state.ids), log <= 0)
+    else:
+        with np.errstate(over="ignore"):
+            keep = state.logits >= float(state.logits[0] + state.temperature * log)
+    keep[0] = True
+    return keep
+
+
+def _log_mass(state: State) -> Any:
+    return np.log(_weights(state.z).sum())
+
+
+def _mean(state: State) -> Any:
+    """Return the mean of z, which is ln M - H."""
+    w = _weights(state.z)
+    return np.where(w > 0, state.z, 0) @ w / w.sum()
 
 
 # Each edit changes the row, before anything is ranked.
@@ -123,38 +289,57 @@ _EDITS: dict[type[Stage], Callable[[_Array, Any], None]] = {SuppressTokens: supp
 # Each scale changes the logits of what is kept, or how they are tempered.
 _SCALES: dict[type[Stage], Callable[[State, Any], State]] = {
     Temperature: temper,
+    DynamicTemperature: dynamic_temperature,
     Smoothing: smooth,
 }
 
-# Each cut says which of the kept tokens stay: a boolean mask in rank order.
+# Each cut says which of the kept tokens stay: a boolean mask in rank order. `typical_p` and `xtc`
+# know the floor in an order of their own.
 _CUTS: dict[type[Stage], Callable[[State, Any, str], _Array]] = {
+    TopNSigma: top_n_sigma,
+    TopH: top_h,
     TopK: top_k,
     TopP: top_p,
     MinP: min_p,
+    EpsilonCutoff: epsilon_cutoff,
+    EtaCutoff: eta_cutoff,
+    TopA: top_a,
+    TailFree: tail_free,
+    PLess: p_less,
 }
 
 
 def kept(
-    row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
+    row: Any,
+    stages: Iterable[Stage],
+    *,
+    min_tokens_to_keep: int = 1,
+    ties: str = "id",
+    coins: Iterable[float] = (),
 ) -> State:
-    """Run the stages over one row of logits."""
-    stages = list(stages)
+    """Run the stages over one row of logits; each `XTC`, on or off, has one of the coins."""
+    stages, coins = list(stages), iter(coins)
     x = np.array(row, dtype=np.float64)
     for edit in stages:
         if edit.kind == "edit":
             _EDITS[type(edit)](x, edit)
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
-    state = State(ids, x[ids], x[ids].astype(np.longdouble) - x[ids[0]])
+    state = State(ids, x[ids], tempered(x[ids], 1.0))
     for stage in stages:
+        coin = next(coins, math.nan) if stage.has_coin else math.nan
         if stage.is_off or stage.kind == "edit" or state.greedy:
             continue
-        if stage.kind == "scale":
+        if isinstance(stage, XTC):
+            state = xtc(state, stage, min_tokens_to_keep, coin)
+        elif isinstance(stage, TypicalP):
+            state = keep_only(state, typical_p(state, stage, min_tokens_to_keep))
+        elif stage.kind == "scale":
             state = _SCALES[type(stage)](state, stage)
-            continue
-        keep = _CUTS[type(stage)](state, stage, ties)
-        keep[:min_tokens_to_keep] = True
-        state = state._replace(ids=state.ids[keep], logits=state.logits[keep], z=state.z[keep])
+        else:
+            keep = _CUTS[type(stage)](state, stage, ties)
+            keep[:min_tokens_to_keep] = True
+            state = keep_only(state, keep)
     return state
 
 
@@ -188,14 +373,28 @@ def probabilities(state: State, vocab: int) -> _Array:
 
 
 def log_mass(
-    row: Any, stages: Iterable[Stage], *, min_tokens_to_keep: int = 1, ties: str = "id"
+    row: Any,
+    stages: Iterable[Stage],
+    *,
+    min_tokens_to_keep: int = 1,
+    ties: str = "id",
+    coins: Iterable[float] = (),
 ) -> float:
-    """Log of what is kept of the mass without the cuts: a difference of two such logs."""
+    """Log of what is kept of the mass without the cuts: a difference of two such logs.
+
+    The temperature that a `DynamicTemperature` came to stays.
+    """
     stages = list(stages)
-    state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties)
+    state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties, coins=coins)
     if state.greedy:
         return 0.0
-    whole = kept(row, [stage for stage in stages if stage.kind != "cut"])
+    scales = [
+        Temperature(state.dynamic) if isinstance(stage, DynamicTemperature) else stage
+        for stage in stages
+        if stage.kind != "cut" or (isinstance(stage, XTC) and stage.expected)
+        if not stage.is_off
+    ]
+    whole = kept(row, scales)
     above = float((whole.logits[0] - state.logits[0]) / state.temperature)
     return log_of_mass(state.z) - above - log_of_mass(whole.z)
 

@@ -194,7 +194,7 @@ class Stage:
     @property
     def off_rows(self) -> Any:
         """`is_off`, or an array of it, one per row, if the switch is one per row."""
-        return np.equal(getattr(self, self.switch), self.parameters[self.switch].off)
+        return getattr(self, self.switch) == self.parameters[self.switch].off
 
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""
@@ -434,7 +434,8 @@ class TopNSigma(Stage):
     @property
     def off_rows(self) -> Any:
         """`is_off`, or an array of it, one per row."""
-        return np.equal(self.top_n_sigma, 0.0) | np.equal(self.top_n_sigma, math.inf)
+        n: Any = self.top_n_sigma
+        return (n == 0.0) | (n == math.inf)
 
 
 @stage
@@ -833,7 +834,8 @@ class XTC(Stage):
     @property
     def off_rows(self) -> Any:
         """`is_off`, or an array of it, one per row."""
-        return np.equal(self.probability, 0.0) | np.greater(self.threshold, 0.5)
+        threshold: Any = self.threshold
+        return (self.probability == 0.0) | (threshold > 0.5)
 
 
 class Settings(TypedDict, total=False):

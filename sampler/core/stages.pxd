@@ -247,20 +247,23 @@ cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
     """The cut that keeps, of the first 100, the longest prefix whose part of their entropy is at
     most h of it."""
     cdef double part[TOP_H_TOKENS]
-    cdef double mass, log_mass, q, entropy = 0.0, reached = 0.0
-    cdef int64_t i, kept, n = sort_kept(s, TOP_H_TOKENS, &mass)
+    cdef double mass, log_mass, q
+    cdef Mass entropy = NO_MASS, reached = NO_MASS
+    cdef int64_t i, n = sort_kept(s, TOP_H_TOKENS, &mass)
     cdef const Item *items = s.scratch.items
     log_mass = log_canonical(mass)
     for i in range(n):
         q = weight_of(s, &items[i]) / mass
         part[i] = q * (log_mass - tempered(&s.tempering, items[i].value)) if q > 0.0 else 0.0
-        entropy += part[i]
-    kept = 0
-    while kept < n and reached + part[kept] <= h * entropy:
-        reached += part[kept]
-        kept += 1
-    kept = n if h == 1.0 else max(kept, <int64_t> 1)
-    return Cut(items[kept - 1].value, items[kept - 1].id)
+        add_weight(&entropy, part[i])
+    for i in range(n):
+        add_weight(&reached, part[i])
+        if mass_value(reached) > h * mass_value(entropy):
+            break
+    else:
+        i = n
+    i = max(i, <int64_t> 1) - 1
+    return Cut(items[i].value, items[i].id)
 
 
 cdef inline Cut tail_free(RowState *s, double z) noexcept nogil:
