@@ -199,18 +199,15 @@ cdef inline void apply_dynamic_temperature(RowState *s, double low, double high,
                                            double exponent) noexcept nogil:
     """Temper by a temperature from low to high that grows with the entropy."""
     cdef double share, power
-    cdef int64_t n
+    cdef int64_t n = count_kept(s)
     cdef bint reports = s.reports
-    if s.dynamic != s.dynamic:
-        n = count_kept(s)
-        s.dynamic = 1.0
-        if n > 1:
-            s.reports = True  # so that the depth is found as well
-            share = min(entropy_of(s) / log_canonical(<double> n), 1.0)
-            s.reports = reports
-            power = exp_canonical(exponent * log_canonical(share)) if exponent > 0.0 else 1.0
-            s.dynamic = low + (high - low) * power
-    apply_temperature(s, s.dynamic)
+    if n == 1:
+        return
+    s.reports = True  # so that the depth is found as well
+    share = min(entropy_of(s) / log_canonical(<double> n), 1.0)
+    s.reports = reports
+    power = exp_canonical(exponent * log_canonical(share)) if exponent > 0.0 else 1.0
+    apply_temperature(s, low + (high - low) * power)
 
 
 cdef inline Cut top_n_sigma(RowState *s, double n) noexcept nogil:
