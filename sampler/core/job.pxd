@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from sampler.core.kernels cimport (
-    MOST_WORKERS, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
+    MOST_WORKERS, WORD, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
 )
 from sampler.core.row cimport Chain, Key, RowState, Scratch, scan_row
 
@@ -71,6 +71,11 @@ cdef struct Job:
     int64_t interrupted   # not 0 once an exception is set
     long process          # whose threads help; 0 where none do
     Scratch *scratch[MOST_WORKERS + 1]
+
+
+cdef inline int64_t rebased_room(const Job *job) noexcept nogil:
+    """How many numbers the stages want room for: a row, and padded arrays after it."""
+    return job.vocab + (job.rebases - 1) * (job.vocab + 2 * WORD) if job.rebases > 0 else 0
 
 
 cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
