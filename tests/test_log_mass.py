@@ -206,9 +206,11 @@ def everything(row, stages, tier, raw, given, threads=1):
     figures, logs = np.zeros((3 + raw, 3, 1), np.int64), np.empty((2 + 2 * raw, 3, 1))
     lists = np.empty((1 + raw, 3, 5), np.int64), np.empty((1 + raw, 3, 5))
     figures[0] = 0 if given is None else given
-    keys = _core.KeyedUniforms(7, 0) if given is None else None
+    keys = _core.KeyedUniforms(7, 0)
     chain, rows = make_chain(stages, tier=tier), _inputs.read(batch).rows()
-    _core.sample_tokens(chain, rows, keys, figures, logs, *lists, False, threads)
+    _core.sample_tokens(
+        chain, rows, keys, figures, logs, *lists, False, threads, given=given is not None
+    )
     found = [figures[:, 2], logs[:, 2], *(array[:, 2] for array in lists)]
     counts = (3, 2, 1, 1)
     bare = [array[:n].tobytes() for array, n in zip(found, counts, strict=True)]

@@ -116,6 +116,7 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
     if not scan_row(s, scratch, chain_of(job, row), row_of(job, row)):
         return False
     s.key = key_of(job, row)
+    s.ranks_any = job.given
     return True
 
 
