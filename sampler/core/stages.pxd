@@ -305,7 +305,10 @@ cdef inline void xtc(RowState *s, const Step *step) noexcept nogil:
     cdef int64_t part, i, id, count, likely = 0, last = -1
     if not is_expected(step) and not coin(s, step.lane) < probability:
         return
-    hole = Hole(cut_by_probability(s, EPSILON_CUTOFF, step.values[0]), -1, step.ids, step.n_ids)
+    hole.gone = cut_by_probability(s, EPSILON_CUTOFF, step.values[0])
+    hole.spared = -1
+    hole.ids = step.ids
+    hole.n_ids = step.n_ids
     forget_sums(s)
     for part in range(parts_of(s)):
         count = read_kept(s, part, x, NULL, &ids)
