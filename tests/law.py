@@ -90,7 +90,9 @@ def check_stage(x, stage, keep, temperature, floor, ties):
         assert keep.tolist() == [True]
     elif stage.kind != "cut" or stage.is_off:
         greedy = stage == Temperature(0) or (
-            isinstance(stage, DynamicTemperature) and dynamic(x, stage, temperature) == 0
+            isinstance(stage, DynamicTemperature)
+            and not stage.is_off
+            and dynamic(x, stage, temperature) == 0
         )
         assert keep[0]
         assert keep.sum() == (1 if greedy else len(x))
