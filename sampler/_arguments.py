@@ -15,7 +15,7 @@ from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
 from sampler._inputs import kind_of
 from sampler._keywords import check_known, keywords_of
 from sampler._names import IGNORED_FIELDS, SAME
-from sampler.stages import STAGES, DynamicTemperature, Stage
+from sampler.stages import STAGES, Stage
 
 # For type checkers: a lone row or a batch, where the type says which; what the calls take.
 Row: TypeAlias = Sequence[float] | np.ndarray[tuple[int], np.dtype[Any]]
@@ -61,8 +61,6 @@ def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in chain:
         if not isinstance(stage, tuple(STAGES.values())):
             raise TypeError(f"`stages` has to hold stages such as TopK(40), but holds {stage!r}")
-    if sum(isinstance(stage, DynamicTemperature) and not stage.is_off for stage in chain) > 1:
-        raise TypeError("`stages` has to hold at most one DynamicTemperature that is on")
     for before, stage in pairwise(chain):
         if stage.kind == "edit" and before.kind != "edit":
             raise TypeError(

@@ -77,6 +77,7 @@ class Range:
     high: float | None
     note: str = ""  # for error messages
     ends: str = "[]"  # as in an interval: a round bracket leaves that end out
+    optional: bool = False  # whether None is off: in an array, NaN
 
     @property
     def noun(self) -> str:
@@ -130,7 +131,12 @@ class Range:
             )
         if has_bools(value) or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
-            checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
+            checked = [
+                math.nan
+                if one is None and self.optional
+                else self.check(name, one, f" in row {row}")
+                for row, one in enumerate(entries)
+            ]
             most = MOST_EXACT if self.kind is int else math.inf
             array = np.array([min(one, most) for one in checked])
         floats = self._check_floats(name, array)
@@ -140,14 +146,20 @@ class Range:
     def show(self, value: float | FloatArray) -> str:
         """`value`, as it can be typed back: `repr` of infinity cannot."""
         if isinstance(value, np.ndarray):
-            return f"[{', '.join(self.show(self.kind(one)) for one in value)}]"
+            return f"[{', '.join(self.show(self.at(value, row)) for row in range(len(value)))}]"
         return "float('inf')" if value == math.inf else repr(value)
+
+    def at(self, value: FloatArray, row: int) -> Any:
+        """Return the number for one row, None where it is off by that."""
+        return None if math.isnan(value[row]) else self.kind(value[row])
 
     def _check_floats(self, name: str, array: npt.NDArray[Any]) -> FloatArray:
         with np.errstate(over="ignore"):
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
         good = floats >= self.least
         good &= np.isfinite(floats) if self.high is None else floats <= self.most
+        if self.optional:
+            good |= np.isnan(floats)
         if self.kind is int:
             good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)
@@ -171,6 +183,10 @@ class Flag:
     def show(self, value: bool | FloatArray) -> str:
         """`value`, as it can be typed back."""
         return repr([bool(one) for one in value] if isinstance(value, np.ndarray) else value)
+
+    def at(self, value: FloatArray, row: int) -> bool:
+        """Return the flag for one row."""
+        return bool(value[row])
 
     def check_per_row(self, name: str, value: Any) -> bool | FloatArray:
         """`value` as a bool, or as a read-only array of 0 and 1, one per row.
@@ -256,12 +272,12 @@ class Several:
         return f"({', '.join(shown)})"
 
 
-def reals(low: float, high: float, ends: str = "[]") -> Range:
-    return Range(float, low, high, ends=ends)
+def reals(low: float, high: float, ends: str = "[]", *, optional: bool = False) -> Range:
+    return Range(float, low, high, ends=ends, optional=optional)
 
 
-def finite(low: float) -> Range:
-    return Range(float, low, None)
+def finite(low: float, *, optional: bool = False) -> Range:
+    return Range(float, low, None, optional=optional)
 
 
 def integers(low: int, *, note: str = "") -> Range:

@@ -77,7 +77,6 @@ class State(NamedTuple):
     z: _Array
     temperature: float = 1.0
     greedy: bool = False
-    dynamic: float = math.nan  # the temperature that `DynamicTemperature` came to
 
 
 def _weights(z: _Array) -> _Array:
@@ -116,9 +115,10 @@ def dynamic_temperature(state: State, stage: DynamicTemperature) -> State:
     """Divide by a temperature that grows with the entropy."""
     low, high, exponent = stage.values
     n = len(state.ids)
-    share = min(entropy(state) / math.log(n), 1.0) if n > 1 else 0.0
-    t = low + (high - low) * share**exponent if n > 1 else 1.0
-    return temper(state, Temperature(t))._replace(dynamic=t)
+    if n == 1:
+        return state
+    share = min(entropy(state) / math.log(n), 1.0)
+    return temper(state, Temperature(low + (high - low) * share**exponent))
 
 
 def smooth(state: State, stage: Smoothing) -> State:
@@ -380,23 +380,17 @@ def log_mass(
     ties: str = "id",
     coins: Iterable[float] = (),
 ) -> float:
-    """Log of what is kept of the mass without the cuts: a difference of two such logs.
+    """Log of the probability that the kept tokens have without the cuts: a difference of two logs.
 
-    The temperature that a `DynamicTemperature` came to stays.
+    An `XTC` with `expected` is no cut.
     """
     stages = list(stages)
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties, coins=coins)
     if state.greedy:
         return 0.0
-    scales = [
-        Temperature(state.dynamic) if isinstance(stage, DynamicTemperature) else stage
-        for stage in stages
-        if stage.kind != "cut" or (isinstance(stage, XTC) and stage.expected)
-        if not stage.is_off
-    ]
-    whole = kept(row, scales)
-    above = float((whole.logits[0] - state.logits[0]) / state.temperature)
-    return log_of_mass(state.z) - above - log_of_mass(whole.z)
+    whole = kept(row, [s for s in stages if s.kind != "cut" or (type(s) is XTC and s.expected)])
+    z = whole.z[np.isin(whole.ids, state.ids)]
+    return log_of_mass(z - z[0]) - log_of_mass(whole.z) + float(z[0])
 
 
 def draw(state: State, vocab: int, u: float) -> int:

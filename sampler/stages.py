@@ -134,7 +134,7 @@ class Stage:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return all(map(np.array_equal, self.values, other.values))
+        return all(map(_are_equal, self.values, other.values))
 
     def __hash__(self) -> int:
         return hash((type(self), *(v.tobytes() if _is_array(v) else v for v in self.values)))
@@ -194,13 +194,14 @@ class Stage:
     @property
     def off_rows(self) -> Any:
         """`is_off`, or an array of it, one per row, if the switch is one per row."""
-        return getattr(self, self.switch) == self.parameters[self.switch].off
+        value, off = getattr(self, self.switch), self.parameters[self.switch].off
+        return np.isnan(value) if off is None and _is_array(value) else value == off
 
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""
         return type(self)(
             *(
-                one.range.kind(value[row]) if _is_array(value) else value
+                one.range.at(value, row) if _is_array(value) else value
                 for one, value in zip(self.parameters.values(), self.values, strict=True)
             )
         )
@@ -208,6 +209,12 @@ class Stage:
 
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    if _is_array(a) and _is_array(b):
+        return np.array_equal(a, b, equal_nan=True)
+    return bool(not _is_array(a) and not _is_array(b) and a == b)
 
 
 class Edit(Stage):
@@ -316,8 +323,8 @@ class DynamicTemperature(Stage):
     ----------
     low : float, >= 0
         The temperature where one token has all the probability; 0 is greedy decoding there.
-    high : float, >= low, off at None
-        The temperature where all kept tokens are equally likely.
+    high : float, >= 0, off at None
+        The temperature where all kept tokens are equally likely; at least `low`.
     exponent : float, >= 0
         Above 1 keeps the temperature near `low` for longer, below 1 near `high`.
 
@@ -348,7 +355,7 @@ class DynamicTemperature(Stage):
     kind = "scale"
     switch = "high"
     low: Reals | None = setting(default=0.0, range_=finite(0.0))
-    high: Reals | None = setting(default=None, range_=finite(0.0))
+    high: Reals | None = setting(default=None, range_=finite(0.0, optional=True))
     exponent: Reals | None = setting(default=1.0, range_=finite(0.0))
 
     def __post_init__(self) -> None:
@@ -404,7 +411,7 @@ class TopNSigma(Stage):
 
     Parameters
     ----------
-    top_n_sigma : float, >= 0, off at 0 or None
+    top_n_sigma : float, in [0, inf], off at 0 or None
         How many standard deviations; inf is off as well.
 
     Raises
@@ -470,7 +477,7 @@ class TopH(Stage):
     and Coherence with Bounded Entropy in Text Generation", 2025, arXiv:2509.02510.
     """
 
-    top_h: Reals | None = setting(default=None, range_=reals(0.0, 1.0, "(]"))
+    top_h: Reals | None = setting(default=None, range_=reals(0.0, 1.0, "(]", optional=True))
 
 
 @stage

@@ -8,7 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sampler import MinP, Sampler, Smoothing, SuppressTokens, Temperature, TopK, TopP
+from sampler import (
+    XTC,
+    DynamicTemperature,
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    PLess,
+    Sampler,
+    Smoothing,
+    SuppressTokens,
+    TailFree,
+    Temperature,
+    TopA,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    TypicalP,
+    reference,
+)
 
 BAND = 1e-12
 
@@ -40,13 +59,30 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         d = s.distribution(row)
         if stage.kind == "edit":
             TABLE[type(stage)].edit(x, stage.value)
-        if isinstance(stage, Smoothing) and not stage.is_off and temperature > 0:
+        likely = None
+        if stage.is_off or temperature == 0:
+            pass
+        elif isinstance(stage, Smoothing):
             x = smoothed(x, stage.factor, stage.curve, temperature)
             temperature = 1.0
+        elif isinstance(stage, XTC):
+            likely = likely_tokens(x, stage, temperature)
+            removes = stage.probability == 1 or coin(i, stages) < stage.probability
+            if stage.expected and stage.probability < 1:
+                x = weighed_down(x, likely, stage.probability, temperature)
+                temperature = 1.0 if likely.any() else temperature
+                likely[:] = False
+            elif not removes or (x > -np.inf).sum() - likely.sum() < min_tokens_to_keep:
+                likely[:] = False
         order = rank(x)
         keep = np.isin(order, d.ids)
         assert np.array_equal(d.ids, order[keep]), f"{stage} is not the law's"
-        check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties)
+        if likely is None:
+            check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties)
+        else:
+            assert np.array_equal(keep, ~likely[order])
+        if isinstance(stage, DynamicTemperature) and not stage.is_off:
+            stage = Temperature(dynamic(x[order], stage, temperature))
         x[order[~keep]] = -np.inf
         if isinstance(stage, Temperature):  # greedy is greedy, even after infinity
             greedy = temperature == 0 or stage.value == 0
@@ -59,8 +95,13 @@ def check_stage(x, stage, keep, temperature, floor, ties):
     if temperature == 0:
         assert keep.tolist() == [True]
     elif stage.kind != "cut" or stage.is_off:
+        greedy = stage == Temperature(0) or (
+            isinstance(stage, DynamicTemperature)
+            and not stage.is_off
+            and dynamic(x, stage, temperature) == 0
+        )
         assert keep[0]
-        assert keep.sum() == (1 if stage == Temperature(0) else len(x))
+        assert keep.sum() == (1 if greedy else len(x))
     else:
         TABLE[type(stage)].judge(x, stage.value, keep, temperature, min(floor, len(x)), ties)
 
@@ -114,6 +155,165 @@ def judge_min_p(x, m, keep, temperature, floor, ties):
         assert x[kept] < threshold + slack
 
 
+def tempered(x, temperature):
+    """The tempered logits of x, in rank order."""
+    if np.isinf(temperature):
+        return np.zeros(len(x), np.longdouble)
+    return (x.astype(np.longdouble) - x[0]) / np.longdouble(temperature)
+
+
+def judge_above(x, keep, temperature, floor, log):
+    """All with z >= log, of which either way only where p is within a relative band of it."""
+    kept = length_of_prefix(keep)
+    if np.isinf(temperature):
+        assert kept == len(x) or (kept == max(1, floor) and log > -BAND)
+        assert kept == max(1, floor) or log <= BAND
+        return
+    threshold = x[0] + temperature * float(log)
+    slack = BAND * (abs(threshold) + abs(x[0]) + temperature)
+    if kept > max(floor, 1):
+        assert x[kept - 1] >= threshold - slack
+    if kept < len(x):
+        assert x[kept] < threshold + slack
+
+
+def sums(x, temperature):
+    """ln M, the mean of z, and ln of the sum of w^2."""
+    z = tempered(x, temperature)
+    w = np.exp(z)
+    mean = np.where(w > 0, z, 0) @ w / w.sum()
+    return np.log(w.sum()), mean, np.log(np.exp(2 * z).sum())
+
+
+def judge_epsilon_cutoff(x, e, keep, temperature, floor, ties):
+    judge_above(x, keep, temperature, floor, np.log(e) + sums(x, temperature)[0])
+
+
+def judge_eta_cutoff(x, e, keep, temperature, floor, ties):
+    log_mass, mean, _ = sums(x, temperature)
+    judge_above(x, keep, temperature, floor, min(np.log(e) + log_mass, np.log(e) / 2 + mean))
+
+
+def judge_top_a(x, a, keep, temperature, floor, ties):
+    judge_above(x, keep, temperature, floor, np.log(a) - sums(x, temperature)[0])
+
+
+def judge_p_less(x, _, keep, temperature, floor, ties):
+    log_mass, _, log_squares = sums(x, temperature)
+    judge_above(x, keep, temperature, floor, log_squares - log_mass)
+
+
+def judge_top_n_sigma(x, n, keep, temperature, floor, ties):
+    kept = length_of_prefix(keep)
+    if np.isinf(temperature) or x[0] == x[-1]:
+        assert kept == len(x)
+        return
+    wide = x.astype(np.longdouble)
+    sigma = float(((wide[0] - wide) / (wide[0] - wide[-1])).std() * (wide[0] - wide[-1]))
+    threshold = x[0] - n * sigma
+    slack = BAND * (abs(x[0]) + n * sigma)
+    if kept > floor:
+        assert x[kept - 1] >= threshold - slack
+    if kept < len(x):
+        assert x[kept] < threshold + slack
+
+
+def judge_top_h(x, h, keep, temperature, floor, ties):
+    kept = length_of_prefix(keep)
+    n = min(100, len(x))
+    w = np.exp(tempered(x[:n], temperature))
+    part = np.where(w > 0, w / w.sum() * (np.log(w.sum()) - np.log(np.where(w > 0, w, 1))), 0)
+    reached, whole = np.cumsum(part), part.sum()
+    assert kept <= max(n, floor)
+    if kept > max(floor, 1):
+        assert reached[kept - 1] <= h * whole + BAND
+    if kept < n:
+        assert reached[kept] > h * whole - BAND
+
+
+def judge_tail_free(x, z, keep, temperature, floor, ties):
+    kept = length_of_prefix(keep)
+    n = len(x)
+    if n <= 2:
+        assert kept == n
+        return
+    w = np.exp(tempered(x, temperature))
+    bends = np.abs(np.diff(w / w.sum(), 2))
+    total = bends.sum()
+    if abs(total / 1e-6 - 1) < 1e-9:
+        return  # on which side of the rule, nobody can say
+    share = np.cumsum(bends) / total if total > 1e-6 else np.arange(1, n - 1) / (n - 2)
+    slack = BAND + 1e-15 / max(total, 1e-6)
+    if kept < n:
+        assert share[kept if kept > 1 else min(1, n - 3)] > z - slack or kept == n - 2
+        assert kept == max(floor, 1) or share[kept - 1] <= z + slack
+        if kept == 1 and n > 3:
+            assert share[1] > z - slack
+    else:
+        assert floor >= n or share[-1] <= z + slack
+
+
+def judge_typical_p(x, m, keep, temperature, floor, ties):
+    z = tempered(x, temperature)
+    w = np.exp(z)
+    distance = np.abs(z - sums(x, temperature)[1])
+    slack = 1e-12 * (1 + distance)
+    last = distance[keep].max()
+    # An interval: all nearer ones are in.
+    assert (keep | (distance >= last - slack)).all()
+    share = w / w.sum()
+    nearer = distance < last - slack.max()
+    assert share[distance <= last + slack.max()].sum() >= m - BAND
+    if nearer.any() and nearer.sum() >= floor:
+        assert share[nearer].sum() < m + BAND
+
+
+def likely_tokens(x, stage, temperature):
+    """Which tokens XTC may remove. The caller's rows have none within the band."""
+    order = rank(x)
+    z = tempered(x[order], temperature)
+    with np.errstate(divide="ignore"):
+        log = np.log(np.float64(stage.threshold)) + np.log(np.exp(z).sum())
+    if np.isinf(temperature):
+        found = np.full(len(order), log <= 0)
+    else:
+        found = x[order] >= float(x[order[0]] + temperature * log)
+    found &= ~np.isin(order, stage.protected)
+    places = np.flatnonzero(found)
+    likely = np.zeros(len(x), bool)
+    likely[order[places[:-1]]] = True
+    return likely
+
+
+def weighed_down(x, likely, q, temperature):
+    if not likely.any():
+        return x
+    z = tempered(np.append(x.max(), x), temperature)[1:]
+    w = np.exp(z)
+    factor = (1 - q) / (1 + q * w[likely].sum() / w[~likely].sum())
+    return np.where(x > -np.inf, (z + likely * np.log(factor)).astype(np.float64), -np.inf)
+
+
+def coin(place, stages):
+    """The coin of the stage at that place of a chain, for the first draw of a sampler of seed 0."""
+    before = sum(stage.has_coin for stage in stages[:place])
+    return reference.uniform(0, lane=1 + before)
+
+
+def coins_of(stages):
+    return [coin(i, stages) for i, stage in enumerate(stages) if stage.has_coin]
+
+
+def dynamic(x, stage, temperature):
+    """The temperature of a DynamicTemperature, of the logits x in rank order."""
+    low, high, exponent = stage.values
+    if len(x) == 1 or temperature == 0:
+        return 1.0
+    log_mass, mean, _ = sums(x, temperature)
+    entropy = float(np.rint((log_mass - mean) * 2**30) / 2**30)
+    return low + (high - low) * min(entropy / np.log(len(x)), 1.0) ** exponent
+
+
 def suppress_tokens(x, ids):
     for token in ids:
         x[token] = -np.inf
@@ -159,10 +359,24 @@ TABLE = {
         edges=(0.0, 1e-30, 0.1, 0.5, 0.8, 1.0, 2.0, 5.0, 100.0, 1e30, inf),
         random=lambda rng: rng.uniform(0.05, 3), judge=None,
     ),
+    DynamicTemperature: Case(
+        values=((0.0, 1.5, 1.0), (0.5, 2.0, 0.5)), gentle=((0.9, 1.3, 1.0),), after=(0.5, 1.5, 1.0),
+        edges=((0.0, 2.0, 1.0), (0.7, 0.7, 1.0), (0.1, 3.0, 0.0), (0.5, 1.5, 8.0)),
+        random=lambda rng: (rng.uniform(0.1, 1), rng.uniform(1, 3), rng.uniform(0, 3)), judge=None,
+    ),
     Smoothing: Case(
         values=(0.5, (0.2, 1.5), (0.1, 4.0)), gentle=(0.3, (0.1, 2.0)), after=(0.2, 1.5),
         edges=(1e-9, 0.2, (0.3, 2.0), (1.0, 3.0), (0.01, 5.0), (1e300, 1e300), 1e-300),
         random=lambda rng: (rng.uniform(0.01, 2), rng.uniform(1, 4)), judge=None,
+    ),
+    TopNSigma: Case(
+        values=(0.1, 1.03), gentle=(2.9,), after=1.7,
+        edges=(1e-300, 0.5, 1.0, 1.5, 2.0, 3.0, 1e300), random=lambda rng: rng.uniform(0.05, 4),
+        judge=judge_top_n_sigma,
+    ),
+    TopH: Case(
+        values=(1e-3, 0.37, 1.0), gentle=(0.97,), after=0.83, edges=(1e-9, 0.1, 0.4, 0.9, 1.0),
+        random=lambda rng: rng.uniform(0.01, 1), judge=judge_top_h,
     ),
     TopK: Case(
         values=(1, 3), gentle=(5,), after=4, edges=(1, 2, 5, 50, 100, 500, 1000, 4000),
@@ -177,5 +391,39 @@ TABLE = {
         values=(0.99, 0.2, 1.0), gentle=(0.01,), after=0.5,
         edges=(1e-300, 1e-10, 0.01, 0.05, 0.5, 1.0), random=lambda rng: rng.random(),
         judge=judge_min_p,
+    ),
+    TypicalP: Case(
+        values=(1e-3, 0.43, 0.93), gentle=(0.98,), after=0.87,
+        edges=(1e-12, 0.2, 0.5, 0.9, 0.95, 0.999, 1 - 1e-9), random=lambda rng: 1 - rng.random(),
+        judge=judge_typical_p,
+    ),
+    EpsilonCutoff: Case(
+        values=(0.93, 0.113), gentle=(1e-4,), after=0.011,
+        edges=(1e-300, 1e-9, 3e-4, 1e-3, 0.01, 0.1, 0.999), random=lambda rng: rng.random() ** 4,
+        judge=judge_epsilon_cutoff,
+    ),
+    EtaCutoff: Case(
+        values=(0.93, 0.113), gentle=(1e-4,), after=0.011,
+        edges=(1e-300, 1e-9, 3e-4, 4e-3, 0.1, 0.999), random=lambda rng: rng.random() ** 4,
+        judge=judge_eta_cutoff,
+    ),
+    TopA: Case(
+        values=(0.97, 0.23), gentle=(1e-3,), after=0.31, edges=(1e-300, 1e-6, 0.01, 0.2, 1.0),
+        random=lambda rng: rng.random() ** 2, judge=judge_top_a,
+    ),
+    TailFree: Case(
+        values=(1e-3, 0.37, 0.93), gentle=(0.99,), after=0.87,
+        edges=(1e-9, 0.1, 0.5, 0.9, 0.95, 0.999), random=lambda rng: 1 - rng.random(),
+        judge=judge_tail_free,
+    ),
+    PLess: Case(
+        values=(True,), gentle=(True,), after=True, edges=(True,), random=lambda rng: True,
+        judge=judge_p_less,
+    ),
+    XTC: Case(
+        values=((0.11, 1.0), (0.03, 1.0, (1, 4)), (0.07, 0.6, (), True)), gentle=((0.21, 1.0),),
+        after=(0.11, 0.6),
+        edges=((0.0, 1.0), (0.5, 1.0), (0.1, 0.5), (1e-3, 1.0, (0, 2)), (0.01, 0.5, (3,), True)),
+        random=lambda rng: (rng.random() / 2, rng.random()), judge=None,
     ),
 }  # fmt: skip

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from law import TABLE, check_chain, edits_first
+from law import TABLE, check_chain, coins_of, edits_first
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 SETTINGS = [stage.of(value) for stage, case in TABLE.items() for value in case.values]
@@ -27,14 +27,16 @@ def rows(size):
 def check(row, stages, floor, ties):
     stages = edits_first(stages)
     settings = {"min_tokens_to_keep": floor, "ties": ties}
-    state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties)
+    state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties, coins=coins_of(stages))
     s = Sampler(stages, seed=0, **settings)
-    r = s.sample(row, logprobs=1, raw=True)
+    r = s.sample(row, logprobs=1, raw=True, steps=0)
     case = (stages, settings)
     assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
     assert r.n_kept == len(state.ids), case
     assert r.tokens in state.ids, case
-    wanted = reference.log_mass(row, stages, min_tokens_to_keep=floor, ties=ties)
+    wanted = reference.log_mass(
+        row, stages, min_tokens_to_keep=floor, ties=ties, coins=coins_of(stages)
+    )
     assert abs(r.log_mass - wanted) <= 2.0**-32, case
 
 

@@ -327,7 +327,9 @@ def test_raw_figures_with_bans_alone():
     assert listed.top_ids.tolist() == [2, 0]
 
 
-@pytest.mark.parametrize("stages", [[Temperature(50.0), TopP(0.9)], [TopK(20_000), Temperature(50.0)]], ids=str)
+@pytest.mark.parametrize(
+    "stages", [[Temperature(50.0), TopP(0.9)], [TopK(20_000), Temperature(50.0)]], ids=str
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_long_rows_with_blocks_of_many_allowed_tokens_and_of_few(stages, dtype, isas):
     # Planted: the limit from above forgotten where few tokens of a block are allowed; a block in

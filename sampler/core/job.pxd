@@ -1,6 +1,5 @@
 """A call: its rows, its uniforms, where its results go, how far it is, and signals meanwhile."""
 
-from libc.math cimport NAN
 from libc.stdint cimport int64_t, uint64_t
 
 from sampler.core.kernels cimport (
@@ -112,7 +111,6 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
     if not scan_row(s, scratch, chain_of(job, row), row_of(job, row)):
         return False
     s.key = key_of(job, row)
-    s.dynamic = NAN
     return True
 
 

@@ -6,19 +6,21 @@ Every log of a mass is on the grid: the nearest multiple of 2**-32.
 
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, fabs
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
 
 from sampler.core.draw cimport add_on, draw_all
 from sampler.core.job cimport Job, begin_row, chain_of, is_interrupted, raw_row_of
 from sampler.core.kernels cimport (
-    BLOCK, FLOAT64, KEEP_ALL, NO_MASS, Mass, Tempering, block_start, blocks_in, keeps,
-    log_canonical, make_tempering, mass_value, tempered
+    BLOCK, FLOAT64, KEEP_ALL, NO_MASS, WORD, Mass, Tempering, block_start, blocks_in, isa, keeps,
+    log_canonical, make_tempering, mass_value, tempered, whole_words
 )
-from sampler.core.moments cimport entropy_of, log_of_mass, on_grid, proven_log
+from sampler.core.moments cimport add_up_part, entropy_of, log_of_mass, on_grid, proven_log
 from sampler.core.ranks cimport rank_items, top_items
 from sampler.core.row cimport (
     EXACT, LOG_MASS_EXACT, LOG_MASS_FINE, Bounded, Item, RowState, Scratch, are_candidates,
-    count_kept, fill_row, fine_total, has_bounds, scan_row, weigh_candidates
+    count_kept, fill_row, fine_total, has_bounds, parts_of, read_kept, scan_row,
+    weigh_candidates
 )
 from sampler.core.stages cimport apply_scales, apply_stages
 
@@ -43,6 +45,8 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     apply_stages(&s)
     if job.given:
         fill_row(&s)  # the tokens may be any
+    if job.raw and scales_apart(&s):
+        mark_kept(&s)
     s.reports = True
     if n > 0 and not job.given:
         draw_all(&s, job, row, tokens)
@@ -95,29 +99,75 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                     raw_log_share(&raw, items[i].value, raw_log_mass) if i < found else -INFINITY
                 )
     if job.raw and apart:
-        report_log_mass(job, row, scratch, &s, log_mass)
+        report_log_mass(job, row, scratch, s.greedy)
     if job.raw and not with_raw:
         report_raw(job, row, scratch)
     return True
 
 
-cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch, const RowState *kept,
-                                 double log_of_kept) noexcept nogil:
-    """The kept log mass of a row that was rebased, or whose temperature depends on it.
+cdef inline void mark_kept(RowState *s) noexcept nogil:
+    """Set the bits of the tokens that are kept, and no others."""
+    cdef double x[BLOCK]
+    cdef const int64_t *ids
+    cdef int64_t part, i, id, count
+    memset(s.scratch.marks, 0, (s.row.n // WORD + 1) * sizeof(uint64_t))
+    for part in range(parts_of(s)):
+        count = read_kept(s, part, x, NULL, &ids)
+        for i in range(count):
+            if x[i] > -INFINITY:
+                id = block_start(&s.row, part) + i if ids == NULL else ids[i]
+                s.scratch.marks[id // WORD] |= <uint64_t> 1 << (id % WORD)
 
-    Scales the row once more, without the cuts, so it uses the scratch of the first time.
+
+cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch,
+                                 bint greedy) noexcept nogil:
+    """The log of the probability that the marked tokens have without the cuts.
+
+    Scales the row once more, so it uses the scratch of the first time.
     """
     cdef RowState s
-    cdef double log_mass = 0.0
-    cdef int64_t i
-    if not kept.greedy:
+    cdef double z[BLOCK]
+    cdef double weights[BLOCK]
+    cdef double log_mass = 0.0, largest = -INFINITY
+    cdef int64_t b, i, count
+    cdef Mass mass = NO_MASS
+    cdef Tempering plain = make_tempering(0.0, 1.0)
+    if not greedy:
         begin_row(&s, job, row, scratch)
-        s.dynamic = kept.dynamic
         apply_scales(&s)
-        # What is kept may lack the largest: the two masses are on two scales.
-        log_mass = max(log_of_kept - log_of_mass(&s) + tempered(&s.tempering, kept.max), -DBL_MAX)
+        fill_row(&s)
+        for b in range(blocks_in(&s.row)):
+            for i in range(read_marked(&s, b, z)):
+                largest = max(largest, z[i])
+        for b in range(blocks_in(&s.row)):
+            count = read_marked(&s, b, z)
+            for i in range(whole_words(count)):
+                z[i] -= largest
+            isa.weigh(&plain, z, whole_words(count), weights)
+            add_up_part(&mass, weights, count)
+        log_mass = on_grid(log_canonical(mass_value(mass))) - log_of_mass(&s) + largest
     for i in range(row * job.n, (row + 1) * job.n):
-        job.log_mass[i] = log_mass
+        job.log_mass[i] = max(log_mass, -DBL_MAX)
+
+
+cdef inline int64_t read_marked(RowState *s, int64_t b, double *z) noexcept nogil:
+    """The tempered logits of the marked tokens of a block, -inf elsewhere; 0 if it has none."""
+    cdef double x[BLOCK]
+    cdef const uint64_t *marks = s.scratch.marks
+    cdef uint64_t some = 0
+    cdef int64_t i, count, start = block_start(&s.row, b)
+    for i in range(start // WORD, min(start + BLOCK, s.row.n) // WORD + 1):
+        some |= marks[i]
+    if some == 0:
+        return 0
+    count = s.row.kernels.read(&s.row, NULL, KEEP_ALL, b, x, NULL)
+    isa.temper(&s.tempering, x, whole_words(count), z)
+    for i in range(count):
+        if not marks[(start + i) // WORD] >> ((start + i) % WORD) & 1:
+            z[i] = -INFINITY
+    for i in range(count, whole_words(count)):
+        z[i] = -INFINITY
+    return count
 
 
 cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept nogil:

@@ -87,6 +87,7 @@ cdef struct Scratch:
     void *maxima           # of the row
     void *folded           # room for as many
     uint64_t *mask         # of the row, aligned to its blocks
+    uint64_t *marks        # a bit per token: see `mark_kept`
     Candidates candidates  # tokens of the row, ids ascending
     Candidates part        # some of those, or of the row
     double *masses         # one per block: the fast or the fine mass, and its error
@@ -148,7 +149,6 @@ cdef struct RowState:
     Key key
     bint rebased           # whether the row is not the one that came in
     bint hollow            # whether the candidates are the row: what was removed is still in memory
-    double dynamic         # the temperature that depends on the row, once it is known; else NaN
     double max
     double temperature
     Tempering tempering

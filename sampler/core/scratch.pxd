@@ -32,6 +32,8 @@ cdef inline size_t lay_out(Scratch *scratch, int64_t vocab) noexcept nogil:
     # A loop over a block's bits may read 8 bytes more.
     scratch.mask = <uint64_t *> carve(scratch, &used, (blocks * (BLOCK // WORD) + 1)
                                       * sizeof(uint64_t))
+    scratch.marks = <uint64_t *> carve(scratch, &used, blocks * (BLOCK // WORD)
+                                       * sizeof(uint64_t))
     scratch.candidates.values = <double *> carve(scratch, &used, room * sizeof(double))
     scratch.candidates.ids = <int64_t *> carve(scratch, &used, room * sizeof(int64_t))
     scratch.candidates.weights = <double *> carve(scratch, &used, room * sizeof(double))

@@ -28,8 +28,9 @@ cdef enum:
 cdef inline Cut first_in_rank(RowState *s, int64_t k) noexcept nogil:
     """The cut that keeps the first k of the row."""
     if s.hollow:
-        return (s.cut if k >= s.candidates.n
-                else select(s, s.candidates, False, NO_MASS, k, s.max).cut)
+        if k >= s.candidates.n and k > 1:
+            return s.cut
+        return select(s, s.candidates, False, NO_MASS, k, s.max).cut
     if k == 1:
         return Cut(s.max, s.row.kernels.find(&s.row, s.max, 1))
     if k >= s.row.n:

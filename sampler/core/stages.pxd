@@ -199,18 +199,15 @@ cdef inline void apply_dynamic_temperature(RowState *s, double low, double high,
                                            double exponent) noexcept nogil:
     """Temper by a temperature from low to high that grows with the entropy."""
     cdef double share, power
-    cdef int64_t n
+    cdef int64_t n = count_kept(s)
     cdef bint reports = s.reports
-    if s.dynamic != s.dynamic:
-        n = count_kept(s)
-        s.dynamic = 1.0
-        if n > 1:
-            s.reports = True  # so that the depth is found as well
-            share = min(entropy_of(s) / log_canonical(<double> n), 1.0)
-            s.reports = reports
-            power = exp_canonical(exponent * log_canonical(share)) if exponent > 0.0 else 1.0
-            s.dynamic = low + (high - low) * power
-    apply_temperature(s, s.dynamic)
+    if n == 1:
+        return
+    s.reports = True  # so that the depth is found as well
+    share = min(entropy_of(s) / log_canonical(<double> n), 1.0)
+    s.reports = reports
+    power = exp_canonical(exponent * log_canonical(share)) if exponent > 0.0 else 1.0
+    apply_temperature(s, low + (high - low) * power)
 
 
 cdef inline Cut top_n_sigma(RowState *s, double n) noexcept nogil:
@@ -308,7 +305,10 @@ cdef inline void xtc(RowState *s, const Step *step) noexcept nogil:
     cdef int64_t part, i, id, count, likely = 0, last = -1
     if not is_expected(step) and not coin(s, step.lane) < probability:
         return
-    hole = Hole(cut_by_probability(s, EPSILON_CUTOFF, step.values[0]), -1, step.ids, step.n_ids)
+    hole.gone = cut_by_probability(s, EPSILON_CUTOFF, step.values[0])
+    hole.spared = -1
+    hole.ids = step.ids
+    hole.n_ids = step.n_ids
     forget_sums(s)
     for part in range(parts_of(s)):
         count = read_kept(s, part, x, NULL, &ids)

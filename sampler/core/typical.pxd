@@ -56,7 +56,9 @@ cdef inline void typical_p(RowState *s, double p) noexcept nogil:
                          Bounded(exact_depth(s), 0.0), INFINITY, interval)
     shorten(s, Cut(interval[0], INT64_MAX))
     if s.max > interval[1]:
-        hole = Hole(Cut(interval[1], -1), -1, NULL, 0)
+        hole.gone = Cut(interval[1], -1)
+        hole.spared = -1
+        hole.n_ids = 0
         remove_from_top(s, &hole)
 
 
