@@ -293,7 +293,8 @@ def rows_text(count: int) -> str:
 def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Ids in [0, vocab), of the shape of the batch or with one axis more."""
     *batch, vocab = shape
-    wanted = f"integers in [0, {vocab}), of shape {(*batch,)} or {(*batch, 'n')}"
+    shapes = f"({batch[0]},) or ({batch[0]}, n)" if batch else "() or (n,)"
+    wanted = f"integers in [0, {vocab}), of shape {shapes}"
     array = check_ids(name, tokens, vocab, wanted)
     if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != (*batch,):
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {array.shape}")
@@ -301,12 +302,21 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
 
 
 def check_ids(
-    name: str, ids: Any, vocab: int, wanted: str, *, may_be_padded: bool = False, where: str = ""
+    name: str,
+    ids: Any,
+    vocab: int,
+    wanted: str,
+    *,
+    may_be_padded: bool = False,
+    where: str = "",
+    holds: bool = False,
 ) -> npt.NDArray[np.int64]:
     """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be.
 
-    `may_be_padded` says that the caller's function has an `ignore_index`; `where` ends a message.
+    `may_be_padded` says that the caller's function has an `ignore_index`; `where` ends a message,
+    and `holds` says that `wanted` is what they have to hold.
     """
+    must, are = ("has to hold", "holds") if holds else ("have to be", "are")
     array = as_array(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
@@ -314,12 +324,12 @@ def check_ids(
         # Show the dtype, not the values, of a long array. A ragged list has become an empty one.
         is_long = array.size > 1 and not has_bools(ids)
         found = array.dtype if is_long else reprlib.repr(ids)
-        raise TypeError(f"`{name}` have to be {wanted}, but are {found}{where}")
+        raise TypeError(f"`{name}` {must} {wanted}, but {are} {found}{where}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
         place = tuple(np.argwhere(outside)[0].tolist())
         found = describe_outside(int(array[place]), place, may_be_padded)
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {found}{where}")
+        raise ValueError(f"`{name}` {must} {wanted}, but one is {found}{where}")
     return array.astype(np.int64)
 
 

@@ -71,7 +71,7 @@ class Sampler(HasSettings):
         A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
     ties : {"id", "all"}
         What `top_k` does where other logits equal the k-th. "id" keeps exactly k tokens: of equal
-        logits those with the lowest ids, as every other step does. "all" keeps all of the equal
+        logits those with the lowest ids, as every other stage does. "all" keeps all of the equal
         ones, as Hugging Face does.
     seed : int, in [0, 2**64), optional
         Names the sequence of draws. None takes one from the operating system, shown as `seed`.
@@ -110,7 +110,7 @@ class Sampler(HasSettings):
     atomically, so a sampler may be shared between threads. Samplers are equal, with equal hashes,
     if their settings and seeds are, wherever their steps stand.
 
-    Each setting is an attribute, such as `temperature`: that of the one step of its kind, and its
+    Each setting is an attribute, such as `temperature`: that of the one stage of its kind, and its
     off value where an explicit chain has none. With two of a kind it is an AttributeError.
 
     The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
@@ -302,8 +302,8 @@ class Sampler(HasSettings):
         mask : array_like, optional
             Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
             j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
-            lists of the ids that are allowed. Tokens beyond the words are not allowed. Never
-            written to.
+            lists of the ids that are allowed (an array of ids as ``ids.tolist()``). Tokens beyond
+            the words are not allowed. Never written to.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 
