@@ -19,6 +19,7 @@ U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
 MOST_TOKENS = 2**27  # of a row
 MOST_FLOAT = sys.float_info.max
+_NO_NONE = ": in an array write the default, which is off"
 MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
 
 
@@ -50,7 +51,9 @@ def check_real(
     except OverflowError:
         number = math.nan
     if not low <= number <= high:
-        raise ValueError(f"`{name}` has to be {range_text}, but is {value}{where}")
+        percent = 2 <= number <= 100 and low <= number / 100 <= high <= 1
+        hint = f" ({number / 100:g}?)" if percent else ""
+        raise ValueError(f"`{name}` has to be {range_text}, but is {value}{hint}{where}")
     return number
 
 
@@ -116,7 +119,8 @@ class Range:
             )
         if has_bools(value) or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
-            checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
+            places = (f" in row {row}{_NO_NONE * (one is None)}" for row, one in enumerate(entries))
+            checked = [self.check(name, *found) for found in zip(entries, places, strict=True)]
             most = MOST_EXACT if self.kind is int else math.inf
             array = np.array([min(one, most) for one in checked])
         floats = self._check_floats(name, array)
@@ -224,11 +228,11 @@ def check_axes(axis: object, ndim: int) -> tuple[int, ...]:
     return tuple(axes) if ndim else ()
 
 
-def check_choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+def check_choice(name: str, value: Any, choices: tuple[_Choice, ...], hint: str = "") -> _Choice:
     if not isinstance(value, str) or value not in choices:
         wanted = " or ".join(map(repr, choices))
         raise (ValueError if isinstance(value, str) else TypeError)(
-            f"`{name}` has to be {wanted}, but is {value!r}"
+            f"`{name}` has to be {wanted}, but is {value!r}{': ' * bool(hint)}{hint}"
         )
     return choices[choices.index(value)]  # a subclass of str has a repr of its own
 

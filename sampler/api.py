@@ -28,7 +28,6 @@ from sampler._arguments import (
     arguments_of_call,
     check_chain,
     check_keys,
-    check_keywords,
     check_seed,
     check_threads,
     no_attribute,
@@ -45,7 +44,7 @@ from sampler._checks import (
     integers,
 )
 from sampler._engine import Engine, make_chain
-from sampler._keywords import check_known, hides_unknown, keywords_of
+from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
@@ -152,6 +151,7 @@ class Sampler(HasSettings):
         "_ties",
     )
 
+    @helps
     def __init__(
         self,
         stages: Iterable[Stage] | None = None,
@@ -181,7 +181,9 @@ class Sampler(HasSettings):
             "on_invalid", on_invalid, ("raise", "flag")
         )
         self._threads = check_threads(threads)
-        self._device: Literal["auto", "host"] = check_choice("device", device, ("auto", "host"))
+        self._device: Literal["auto", "host"] = check_choice(
+            "device", device, ("auto", "host"), "leave it out, tensors of any device work"
+        )
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
             self._stages,
@@ -348,7 +350,7 @@ class Sampler(HasSettings):
     def sample(
         self, logits: Any, *, n: int | None = None, **options: Unpack[FigureOptions]
     ) -> Samples[Any, Any]: ...
-    @hides_unknown
+    @helps
     def sample(
         self,
         logits: Any,
@@ -361,7 +363,6 @@ class Sampler(HasSettings):
         logprobs: int | None = None,
         raw: bool = False,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Samples[Any, Any]:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
 
@@ -411,7 +412,6 @@ class Sampler(HasSettings):
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
-        steps = check_keywords(Sampler.sample, unknown, steps)
         if n is not None and draws is not None:
             raise TypeError("give either `n` or `draws`, not both: n=3 takes the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
@@ -438,7 +438,7 @@ class Sampler(HasSettings):
     def score(
         self, logits: Any, tokens: Any, **options: Unpack[FigureOptions]
     ) -> Samples[Any, Any]: ...
-    @hides_unknown
+    @helps
     def score(
         self,
         logits: Any,
@@ -451,7 +451,6 @@ class Sampler(HasSettings):
         logprobs: int | None = None,
         raw: bool = False,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Samples[Any, Any]:
         """Return for given tokens what `sample` returns for drawn ones. Does not take a step.
 
@@ -496,7 +495,6 @@ class Sampler(HasSettings):
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
-        steps = check_keywords(Sampler.score, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         top = None if logprobs is None else check_logprobs(logprobs)
@@ -511,7 +509,7 @@ class Sampler(HasSettings):
             contain=source.to_container,
         )  # fmt: skip
 
-    @hides_unknown
+    @helps
     def distribution(
         self,
         row: Any,
@@ -520,7 +518,6 @@ class Sampler(HasSettings):
         stream: int = 0,
         step: int | None = None,
         draw: int = 0,
-        **unknown: Any,
     ) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
 
@@ -551,8 +548,6 @@ class Sampler(HasSettings):
         Sampler.sample : draws, and costs less.
         Sampler.filter : logits instead of probabilities, for a batch.
         """
-        if unknown:
-            check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
         for name, number in (("stream", stream), ("step", step), ("draw", draw)):
@@ -573,7 +568,7 @@ class Sampler(HasSettings):
     def filter(self, logits: Tensor, **options: Unpack[Options]) -> Tensor: ...
     @overload
     def filter(self, logits: Any, *, out: Any = None, **options: Unpack[Options]) -> Any: ...
-    @hides_unknown
+    @helps
     def filter(
         self,
         logits: Any,
@@ -584,7 +579,6 @@ class Sampler(HasSettings):
         draws: Any = None,
         out: Any = None,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Any:
         """Return the tempered logits, removed tokens at -inf. Does not take a step.
 
@@ -625,7 +619,6 @@ class Sampler(HasSettings):
         >>> Sampler(temperature=0.5, top_k=2).filter(np.array([1.0, 3.0, 2.0, 0.0]))
         array([-inf,   6.,   4., -inf])
         """
-        steps = check_keywords(Sampler.filter, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         shape = source.array.shape

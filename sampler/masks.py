@@ -78,7 +78,7 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
             )
         return _words_of_bools(array.reshape(rows, vocab))
     if array.dtype.kind != "i" or array.dtype.itemsize != 4:
-        found = f"{array.dtype}" if hasattr(mask, "dtype") else f"a {kind_of(mask)}"
+        found = f"{array.dtype}" if hasattr(mask, "dtype") else kind_of(mask)
         if hasattr(mask, "dtype") and array.dtype.kind in "iu":
             found += ": for ids pass mask.tolist(), for words cast to int32, for flags to bool"
         raise TypeError(f"`mask` has to be {_WANTED}, but is {found}")
