@@ -359,8 +359,8 @@ WAYS_OUT = {
     f"s.sample({X}, 3)": "takes 2 positional arguments but 3 were given: write n=3",
     f"s.score({X}, 1, 3)": "were given: give mask, streams, steps, draws ... by name",
     f"s.distribution({X}, 3)": "were given: give mask, stream, step, draw by name",
-    f"softmax({X}, 0)": "takes 1 positional argument but 2 were given: give temperature, axis, out, "
-    "where by name",
+    f"softmax({X}, 0)": "takes 1 positional argument but 2 were given: give temperature, axis, "
+    "out, where by name",
     "generate_kwargs(s, 1)": "were given: write attention_mask=1",
     "score(model, ids, s, 2)": "3 positional arguments but 4 were given: write prompt_length=2",
     "filter_kwargs(s, 0.5)": "give filter_value, min_tokens_to_keep, logits_processor by name",
