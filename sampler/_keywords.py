@@ -142,7 +142,8 @@ def _explained(
 ) -> TypeError:
     """Return Python's error for a call that does not fit, with what to write."""
     name = function.__qualname__.removesuffix(".__init__")
-    parameters = inspect.signature(function).parameters.values()
+    signature = inspect.signature(function).parameters
+    parameters = signature.values()
     first = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     by_name = keywords_of(function)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
@@ -150,14 +151,16 @@ def _explained(
     extra = args[len(first) :]
     if extra and name == "Sampler" and isinstance(args[1], (int, float)):  # no chain of stages
         extra = args[1:]
-    missing = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    missing = [
+        k for k in by_name if k not in kwargs and signature[k].default is inspect.Parameter.empty
+    ]
     if extra and name in BY_NAME:
         given = [f"{k}={_short(v)}" for k, v in zip(BY_NAME[name], extra, strict=False)]
         hint = f"write {', '.join(given)}"
     elif extra:
         hint = f"give {', '.join(by_name[:4])}{' ...' * (len(by_name) > 4)} by name"
     elif missing:
-        hint = f"write {missing[0].name}=..."
+        hint = f"write {missing[0]}=..."
     else:
         return error
     return TypeError(f"{str(error).replace('.__init__()', '()')}: {hint}")
