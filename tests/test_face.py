@@ -393,7 +393,6 @@ WAYS_OUT = {
     "generate(model, ids, sampler=s, do_sample=True)": "draws: greedy is Sampler(temperature=0)",
     "generate(model, ids, sampler=s, top_k=3)": "as in Sampler(top_k=3)",
     "s(model(ids))": "WithPast: take the last position of its logits, .logits[:, -1]",
-    "generate(model, ids, inputs=ids, sampler=s)": "got multiple values for argument 'inputs'",
     "generate_kwargs(3)": "`sampler` has to be a Sampler, but is an int",
     "expand_inputs(ids, 3)": 'are a torch.Tensor: write {"input_ids": ids} for a tensor of ids',
     "sampler.generate_kwargs": "no attribute 'generate_kwargs': write sampler.hf.generate_kwargs",
@@ -422,18 +421,21 @@ def test_mistakes_lead_somewhere(call, model):
 
 def test_an_error_from_inside_a_call_stays_as_it_is():
     # Planted: every TypeError taken for one of a call that does not fit.
-    error = TypeError("mine")
+    error, cause = TypeError("mine"), KeyError()
 
     class Rows:
         def __array__(self, dtype=None, copy=None):
-            raise error
+            raise error from cause
 
     for call in (Sampler(seed=7).sample, sampler.softmax):
         with pytest.raises(TypeError, match=r"^mine$") as caught:
             call(Rows())
-        assert caught.value is error and caught.traceback[-1].name == "__array__"
-    with pytest.raises(TypeError, match=r"^score\(\) missing 1 required positional"):
+        assert caught.value is error and error.__cause__ is cause
+        assert caught.traceback[-1].name == "__array__"
+    with pytest.raises(TypeError, match=r"^score\(\) missing .* argument: 'sampler'$"):
         sampler.hf.score(None, None)
+    with pytest.raises(TypeError, match=r"^generate\(\) got multiple values .* 'inputs'$"):
+        sampler.hf.generate(None, None, inputs=None, sampler=None)
 
 
 def test_the_table_of_names_leads_to_what_there_is():
