@@ -19,7 +19,6 @@ U64_END = 2**64  # seeds, streams, steps and draws are in [0, 2**64)
 U64_TEXT = "an integer in [0, 2**64)"
 MOST_TOKENS = 2**27  # of a row
 MOST_FLOAT = sys.float_info.max
-_NO_NONE = ": in an array write the default, which is off"
 MOST_EXACT = 2**53  # the largest count that an array of floats holds; no row is longer
 
 
@@ -45,7 +44,7 @@ def check_real(
 ) -> float:
     """`value` as a float in [low, high]; TypeError or ValueError in one form, that ends `where`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+        raise _wrong_type(name, value, range_text, where)
     try:
         number = float(value)
     except OverflowError:
@@ -63,12 +62,17 @@ def check_integer(
     """`value` as an int in [low, high); TypeError or ValueError in one form, that ends `where`."""
     if type(value) is not int:  # quicker than to ask
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+            raise _wrong_type(name, value, range_text, where)
         value = int(value)
     number = value
     if number < low or (high is not None and number >= high):
         raise ValueError(f"`{name}` has to be {range_text}, but is {number}{where}")
     return number
+
+
+def _wrong_type(name: str, value: object, range_text: str, where: str) -> TypeError:
+    hint = ": in an array write the default, which is off" if where and value is None else ""
+    return TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}{hint}")
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,7 @@ class Range:
             )
         if has_bools(value) or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
-            places = (f" in row {row}{_NO_NONE * (one is None)}" for row, one in enumerate(entries))
-            checked = [self.check(name, *found) for found in zip(entries, places, strict=True)]
+            checked = [self.check(name, one, f" in row {row}") for row, one in enumerate(entries)]
             most = MOST_EXACT if self.kind is int else math.inf
             array = np.array([min(one, most) for one in checked])
         floats = self._check_floats(name, array)
