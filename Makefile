@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks accuracy conformance lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks accuracy conformance llama-chains lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
 	@echo 'make accuracy      measure the worst errors of softmax, ours and other libraries'
 	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
+	@echo 'make llama-chains  hold 100,000 random chains against llama.cpp: minutes, and to build it'
 	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in a clean environment'
@@ -201,6 +202,10 @@ accuracy: $(VENV)/.has-bench $(VENV)/.built
 conformance: $(VENV)/.has-bench $(VENV)/.has-testing $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
 	$(call say,'Checking samplers (a few minutes)')
 	@$(PY) benchmarks/conformance.py $(ARGS)
+
+llama-chains: $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
+	$(call say,'Comparing kept tokens with llama.cpp (a few minutes)')
+	@$(PY) benchmarks/llama_chains.py $(ARGS)
 
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)

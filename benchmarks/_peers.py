@@ -37,8 +37,8 @@ class Peer:
         return self.name.replace(",", "").replace(" ", "-")
 
     def can(self, setting: Setting) -> bool:
-        """Whether it does what the setting says."""
-        return True
+        """Whether it does what the setting says: most have only the first four."""
+        return not (setting.top_n_sigma or setting.xtc)
 
     def load(self, rows: Row) -> Any:
         """Put a row or a batch where the peer wants it."""
@@ -54,7 +54,12 @@ class Peer:
         return call if self.batches else lambda batch: [call(row) for row in batch]
 
 
-class Ours(Peer):
+class _AllSettings(Peer):
+    def can(self, setting: Setting) -> bool:
+        return True
+
+
+class Ours(_AllSettings):
     name = "sampler"
 
     def draw(self, setting: Setting) -> Draw:
@@ -137,7 +142,7 @@ class TorchTopK(_Torch):
         return lambda x: torch.topk(x, setting.top_k)
 
 
-class NumPy(Peer):
+class NumPy(_AllSettings):
     """What people write, written well: partition or sort no more than needed, bisect the sums."""
 
     name = "NumPy"
@@ -154,11 +159,18 @@ class NumPy(Peer):
                 ids = np.argpartition(row, -setting.top_k)[-setting.top_k :]
             elif depth is not None:
                 ids = np.flatnonzero(row >= row.max() + depth)
+            elif setting.top_n_sigma:
+                ids = np.flatnonzero(row >= row.max() - setting.top_n_sigma * row.std())
             x = row if ids is None else row[ids]
             if setting.top_p < 1.0:
                 order = np.argsort(x)[::-1]
                 x, ids = x[order], order if ids is None else ids[order]
-            sums = np.cumsum(np.exp((x - x.max()) / setting.temperature), dtype=np.float64)
+            weights = np.exp((x - x.max()) / setting.temperature)
+            if setting.xtc and rng.random() < setting.xtc[1]:
+                likely = np.flatnonzero(weights >= setting.xtc[0] * weights.sum())
+                if len(likely) > 1:
+                    weights[np.delete(likely, weights[likely].argmin())] = 0.0
+            sums = np.cumsum(weights, dtype=np.float64)
             if setting.top_p < 1.0:
                 sums = sums[: np.searchsorted(sums, setting.top_p * sums[-1]) + 1]
             i = np.searchsorted(sums, rng.random() * sums[-1], side="right")
@@ -167,7 +179,7 @@ class NumPy(Peer):
         return call
 
 
-class _Llama(Peer):
+class _Llama(_AllSettings):
     package = "llama_cpp"
     batches = False
 
@@ -189,16 +201,25 @@ class LlamaCpp(_Llama):
         flat = setting.temperature > 1.0
         if flat:
             llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(setting.temperature))
+        if setting.top_n_sigma:
+            llama.llama_sampler_chain_add(
+                chain, llama.llama_sampler_init_top_n_sigma(setting.top_n_sigma)
+            )
         if setting.top_k:
             llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_k(setting.top_k))
         if setting.top_p < 1.0:
             llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_top_p(setting.top_p, 1))
         if setting.min_p:
             llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_min_p(setting.min_p, 1))
+        if setting.xtc:
+            threshold, probability = setting.xtc
+            llama.llama_sampler_chain_add(
+                chain, llama.llama_sampler_init_xtc(probability, threshold, 1, 0)
+            )
         if not flat:
             llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_temp(setting.temperature))
         llama.llama_sampler_chain_add(chain, llama.llama_sampler_init_dist(0))
-        candidates = _Candidates()
+        candidates = Candidates()
         apply = llama.llama_sampler_apply
 
         def call(row: Row) -> int:
@@ -219,10 +240,10 @@ class LlamaFill(_Llama):
         return setting == TOP_K
 
     def draw(self, setting: Setting) -> Draw:
-        return _Candidates().fill
+        return Candidates().fill
 
 
-class _Candidates:
+class Candidates:
     """A `llama_token_data_array` that is filled again for every draw."""
 
     def __init__(self) -> None:
@@ -352,6 +373,8 @@ def check(peer: Peer, setting: Setting) -> None:
             top_k=5 if setting.top_k else 0,
             top_p=0.8 if setting.top_p < 1.0 else 1.0,
             min_p=0.3 if setting.min_p else 0.0,
+            top_n_sigma=1.0 if setting.top_n_sigma else 0.0,
+            xtc=(0.2, 0.5) if setting.xtc else None,
         )
         _check(peer, like)
 
@@ -382,7 +405,14 @@ def _law(setting: Setting, row: Row, *, temperature_last: bool) -> np.ndarray:
     if setting.top_p < 1.0:
         z = z[: np.searchsorted(np.cumsum(p), setting.top_p) + 1]
     z = z[np.exp(z - z[0]) >= setting.min_p]
+    if setting.top_n_sigma:
+        z = z[z >= z[0] - setting.top_n_sigma * x.std()]
     z = z / (setting.temperature if temperature_last else 1.0)
     law = np.zeros(len(row))
     law[order[: len(z)]] = np.exp(z) / np.exp(z).sum()
+    if setting.xtc:  # at temperature 1
+        threshold, probability = setting.xtc
+        without = law.copy()
+        without[order[: np.sum(law >= threshold) - 1]] = 0.0
+        law = probability * without / without.sum() + (1 - probability) * law
     return law

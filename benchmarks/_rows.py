@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +30,19 @@ class Setting:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    top_n_sigma: float = 0.0
+    xtc: tuple[float, float] | None = None  # threshold and probability
 
     def __str__(self) -> str:
         parts = [
             f"T {self.temperature:g}" if self.temperature != 1.0 else "",
+            f"top-n-sigma {self.top_n_sigma:g}" if self.top_n_sigma else "",
             f"top-k {self.top_k}" if self.top_k else "",
             f"top-p {self.top_p:g}" if self.top_p < 1.0 else "",
             f"min-p {self.min_p:g}" if self.min_p else "",
+            f"XTC {self.xtc[0]:g} / {self.xtc[1]:g}" if self.xtc else "",
         ]
-        return ", ".join(filter(None, parts))
+        return ", ".join(filter(None, parts)) or "T 1"
 
     @property
     def id(self) -> str:
@@ -45,7 +50,7 @@ class Setting:
         return str(self).replace(", ", "-").replace(" ", "")
 
     @property
-    def keywords(self) -> dict[str, float]:
+    def keywords(self) -> dict[str, Any]:
         """The settings as keywords of `Sampler`."""
         return asdict(self)
 
@@ -62,6 +67,19 @@ SETTINGS = (
     Setting(0.8),
     FLAT,
 )
+# What people run: the model cards' own advice, and two presets of storytellers.
+PRESETS = {
+    "Llama 3": Setting(0.6, top_p=0.9),
+    "Qwen 3": Setting(0.6, top_k=20, top_p=0.95),
+    "Gemma 3": Setting(top_k=64, top_p=0.95),
+    "gpt-oss": Setting(),
+    "DeepSeek-R1, SmolLM3": Setting(0.6, top_p=0.95),
+    "Mistral 7B": Setting(0.7),
+    "Mistral Small": Setting(0.15),
+    "Phi-4": Setting(0.8, top_k=50, top_p=0.95),
+    "stories, min-p": Setting(1.2, min_p=0.02),
+    "stories, XTC": Setting(top_n_sigma=1.0, xtc=(0.1, 0.5)),
+}
 
 
 @functools.cache
@@ -72,9 +90,14 @@ def rows(vocab: int) -> list[Row]:
     top-p and min-p have to find is what a model of that vocabulary would leave them.
     """
     rng = np.random.default_rng(0)
+    return [_resample(row, vocab, rng) for row in recorded()[list(_CHOSEN)]]
+
+
+@functools.cache
+def recorded() -> npt.NDArray[np.float32]:
+    """SmolLM2's logits as they were recorded."""
     with np.load(_RECORDED) as data:
-        recorded = data["logits"][list(_CHOSEN)].astype(np.float32)
-    return [_resample(row, vocab, rng) for row in recorded]
+        return data["logits"].astype(np.float32)
 
 
 def _resample(row: Row, vocab: int, rng: np.random.Generator) -> Row:

@@ -10,7 +10,7 @@ import pytest
 
 import _rows
 from _peers import OURS, PEERS, Peer, check
-from _rows import SETTINGS, TOP_P, VOCAB, VOCABS, Setting
+from _rows import PRESETS, SETTINGS, TOP_P, VOCAB, VOCABS, Setting
 from sampler import Sampler
 
 WARM = dict.fromkeys(
@@ -68,6 +68,31 @@ def bench_cold(
         peer=peer.name,
         setting=str(setting),
         vocab=vocab,
+    )
+
+
+@pytest.mark.parametrize(
+    "peer, name",
+    [
+        pytest.param(peer, name, id=f"{name.replace(' ', '')}-{peer.id}")
+        for name, setting in PRESETS.items()
+        for peer in PEERS
+        if peer.draws and peer.can(setting)
+    ],
+)
+def bench_preset(timed: Callable[..., None], benchmark: Any, peer: Peer, name: str) -> None:
+    setting = PRESETS[name]
+    check(peer, setting)
+    benchmark.group = f"V = {VOCAB:,}, {name}: {setting}"
+    rows = _rows.rows(VOCAB)
+    timed(
+        peer.draw(setting),
+        [peer.load(row) for row in rows],
+        rows,
+        calls=200 if peer is OURS else None,
+        peer=peer.name,
+        setting=name,
+        vocab=VOCAB,
     )
 
 

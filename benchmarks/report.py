@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from rich.console import Console
 
-from _rows import SETTINGS, TOP_P, VOCAB, VOCABS
+from _rows import PRESETS, SETTINGS, TOP_P, VOCAB, VOCABS
 from _tables import new_console, new_table
 
 OURS = "sampler"
@@ -112,6 +112,7 @@ def tables(info: dict[str, Any], records: list[Record], console: Console) -> Non
     settled_table(where(warm, peer=OURS), console)
     overview_to_read(where(warm, peer=OURS), where(cold, peer=OURS), console)
     overview_to_peers(where(warm, vocab=VOCAB), console)
+    presets_table(where(records, benchmark="bench_preset"), console)
 
 
 def peers_table(title: str, records: list[Record], console: Console) -> None:
@@ -318,6 +319,32 @@ def overview_to_peers(warm: list[Record], console: Console) -> None:
             cells.append(times(slower[0] if slower else None))
         if any(cells):
             table.add_row(setting, *cells)
+    console.print(table)
+
+
+def presets_table(records: list[Record], console: Console) -> None:
+    peers = [name for name in dict.fromkeys(r["peer"] for r in records) if name != OURS]
+    if not records:
+        return
+    table = new_table(
+        f"What people run, V = {VOCAB:,}, one warm row: us, and how many times as long as sampler",
+        "preset", "setting", right=[OURS, "/ np.max", *peers],
+    )  # fmt: skip
+    for name, setting in PRESETS.items():
+        here = where(records, setting=name)
+        (ours,) = where(here, peer=OURS) or [None]
+        cells = (
+            [number(median(ours["median_us"])), number(median(to_read(ours)))] if ours else ["", ""]
+        )
+        for peer in peers:
+            theirs = where(here, peer=peer)
+            cells.append(
+                f"{number(median(theirs[0]['median_us']))} {times(to_ours(theirs[0], here))}"
+                if theirs
+                else ""
+            )
+        if here:
+            table.add_row(name, str(setting), *cells)
     console.print(table)
 
 

@@ -272,8 +272,10 @@ class Several:
         return f"({', '.join(shown)})"
 
 
-def reals(low: float, high: float, ends: str = "[]", *, optional: bool = False) -> Range:
-    return Range(float, low, high, ends=ends, optional=optional)
+def reals(
+    low: float, high: float, ends: str = "[]", *, note: str = "", optional: bool = False
+) -> Range:
+    return Range(float, low, high, note, ends, optional)
 
 
 def finite(low: float, *, optional: bool = False) -> Range:

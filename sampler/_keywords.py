@@ -11,10 +11,10 @@ from sampler._names import (
     ALGORITHMS,
     IGNORED_FIELDS,
     OF_OTHERS,
+    PARTS,
     PROCESSORS,
     SAME,
     SAMPLER_ONLY,
-    UNSUPPORTED_STAGES,
 )
 from sampler.stages import STAGES
 
@@ -28,7 +28,6 @@ _OF_CALLS = {
     ),
     "out": "s.filter(logits, {}={})",
 }
-_OTHER_STEPS = (*UNSUPPORTED_STAGES, *OF_OTHERS)
 _IN_GENERATE = "model.generate(**inputs, **sampler.hf.generate_kwargs(s), {}={})"
 
 
@@ -40,7 +39,7 @@ def unknown_keyword(function: str, name: str, value: object, known: Collection[s
 
 def _hint(name: str, value: object, known: Collection[str]) -> str:
     plain = name.lower().replace("-", "_")
-    ours, shown = SAME.get(plain, name), _short(value)
+    ours, shown = SAME.get(plain, name), PARTS.get(plain, "{}").format(_short(value))
     if ours in known:
         return f"write {ours}={shown}"
     if near := get_close_matches(plain, known, n=1, cutoff=0.85):
@@ -62,9 +61,9 @@ def _hint(name: str, value: object, known: Collection[str]) -> str:
         )
     if name in IGNORED_FIELDS:
         return f"it goes to generate(): {_IN_GENERATE.format(name, shown)}"
-    if name not in _OTHER_STEPS and (near := get_close_matches(plain, known, cutoff=0.7)):
+    if name not in OF_OTHERS and (near := get_close_matches(plain, known, cutoff=0.7)):
         return f"did you mean {' or '.join(near)}?"
-    if name in _OTHER_STEPS:
+    if name in OF_OTHERS:
         return "no step of a Sampler does this: change the logits before the draw"
     if len(known) < 10:
         return f"it takes {', '.join(sorted(known))}"

@@ -13,7 +13,15 @@ SAME = {
     **dict.fromkeys(("p", "topp", "nucleus", "nucleus_p", "top_p_sampling"), "top_p"),
     **dict.fromkeys(("minp", "min_prob", "min_probability"), "min_p"),
     "min_keep": "min_tokens_to_keep",
-    "smoothing_factor": "smoothing",
+    **dict.fromkeys(("dynatemp_low", "dynatemp_high", "dynatemp_exponent"), "dynamic_temperature"),
+    "dynatemp_range": "dynamic_temperature",
+    **dict.fromkeys(("smoothing_factor", "smoothing_curve"), "smoothing"),
+    **dict.fromkeys(("typical", "typ_p"), "typical_p"),
+    **dict.fromkeys(("epsilon", "eps_cutoff"), "epsilon_cutoff"),
+    "eta": "eta_cutoff",
+    **dict.fromkeys(("tfs", "tfs_z"), "tail_free"),
+    **dict.fromkeys(("top_nsigma", "nsigma"), "top_n_sigma"),
+    **dict.fromkeys(("xtc_threshold", "xtc_probability", "xtc_special_tokens"), "xtc"),
     **dict.fromkeys(("banned_tokens", "suppressed_tokens", "bad_tokens"), "suppress_tokens"),
     **dict.fromkeys(("random_seed", "manual_seed", "random_state", "rng_seed"), "seed"),
     "generator": "rng",
@@ -23,12 +31,23 @@ SAME = {
     **dict.fromkeys(("allowed_token_ids", "allowed_tokens", "bitmask", "token_mask"), "mask"),
 }
 
+# Those that are one parameter of ours, and where it stands.
+PARTS = {
+    "smoothing_curve": "(factor, {})",
+    "dynatemp_low": "({}, high)",
+    "dynatemp_high": "(low, {})",
+    "dynatemp_exponent": "(low, high, {})",
+    "dynatemp_range": "(temperature - {0}, temperature + {0})",
+    "xtc_threshold": "({}, probability)",
+    "xtc_probability": "(threshold, {})",
+    "xtc_special_tokens": "(threshold, probability, {})",
+}
+
 # What `generate(do_sample=True)` takes for a field that is unset, where that is not off.
 HF_DEFAULTS = {"top_k": 50}
 
 # Field -> the values that ask for nothing, as None, False and empty ones do. First the stages of
-# a draw, which greedy decoding ignores: a greedy card that sets one of ours to anything else gets a
-# warning.
+# a draw, which greedy decoding ignores: a greedy card that sets another value gets a warning.
 HF_STAGES: dict[str, tuple[Any, ...]] = {
     "temperature": (0.0, 1.0),
     "top_k": (0, 50),
@@ -39,8 +58,6 @@ HF_STAGES: dict[str, tuple[Any, ...]] = {
     "eta_cutoff": (0.0,),
     "top_h": (),  # 1.0 too cuts to 100 tokens
 }
-SETTINGS = [name for name in HF_STAGES if name in STAGES]
-UNSUPPORTED_STAGES = [name for name in HF_STAGES if name not in STAGES]
 # These change the logits before any draw, greedy ones too: the first that we have, then the others.
 EDITS: dict[str, tuple[Any, ...]] = {"suppress_tokens": ()}
 PROCESSORS: dict[str, tuple[Any, ...]] = {
@@ -90,6 +107,7 @@ OF_OTHERS: dict[str, tuple[Any, ...]] = {
     "min_tokens_to_keep": (1,),
     "seed": (-1,),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens", "top_a"), (0,)),
+    "tail_free": (1,),
     **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
     **dict.fromkeys(("smoothing_factor", "adaptive_target"), (0,)),
     **dict.fromkeys(

@@ -13,14 +13,13 @@ from sampler._keywords import unknown_keyword
 from sampler._names import (
     EDITS,
     HF_DEFAULTS,
+    HF_STAGES,
     IGNORED_FIELDS,
     OF_OTHERS,
     OF_THE_DRAW,
     OFF,
     PROCESSORS,
     SAMPLER_ONLY,
-    SETTINGS,
-    UNSUPPORTED_STAGES,
 )
 
 __all__ = ["from_generation_config"]
@@ -63,7 +62,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     for name, value in changes.items():
         if name not in known:
             raise unknown_keyword("from_generation_config", name, value, known)
-    for name in SETTINGS:
+    for name in HF_STAGES:
         value = fields.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):  # only a change is per row
             if len(value):
@@ -75,16 +74,12 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
         raise TypeError(f"`do_sample` has to be a bool, but is {draws!r}")
     own = {name: fields.pop(name) for name in SAMPLER_ONLY if name in changes}
     asked = {name: value for name, value in fields.items() if _asks(name, value)}
-    refused = [
-        name
-        for name in asked
-        if name not in (*SETTINGS, *EDITS) and (draws or name not in UNSUPPORTED_STAGES)
-    ]
+    refused = [name for name in asked if name not in (*HF_STAGES, *EDITS)]
     if refused:
         taken = asked.keys() | changes.keys() | ({"do_sample"} if draws is not None else set())
         raise ValueError(_refusal({name: asked[name] for name in refused}, changes, taken))
     if draws:
-        settings = {name: fields.get(name) for name in SETTINGS}
+        settings = {name: fields.get(name) for name in HF_STAGES}
         settings["ties"] = "all"  # Hugging Face's rule
     else:
         if draws is None:
@@ -130,7 +125,7 @@ def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[st
     for name in order:
         more[name] = None
         meant, value = _meant(name), asked[name]
-        is_ours = meant in SETTINGS or meant in EDITS or (meant == "do_sample" and value is True)
+        is_ours = meant in HF_STAGES or meant in EDITS or (meant == "do_sample" and value is True)
         if meant not in taken and is_ours:
             more.setdefault(meant, value)
     applied = [name for name in order if name in PROCESSORS]
@@ -155,12 +150,11 @@ def _warn_of_greedy(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Non
     if asked:
         *others, last = _shown(asked)
         these = f"{', '.join(others)} {last if len(asked) > 3 else f'and {last}'} have"
-        stages = dict.fromkeys(name for name in asked if name in UNSUPPORTED_STAGES)
         rest = {name: value for name, value in changes.items() if name not in asked}
         warnings.warn(
             "`do_sample` is not True, so the sampler is greedy, as generate() is: "
             f"{these if others else f'{last} has'} no effect. "
-            f"To sample: {_call(changes, {'do_sample': True, **stages})}; "
+            f"To sample: {_call(changes, {'do_sample': True})}; "
             f"to stay greedy without this warning: {_call(rest, {'do_sample': False})}",
             stacklevel=4,
         )
@@ -168,7 +162,7 @@ def _warn_of_greedy(asked: Mapping[str, Any], changes: Mapping[str, Any]) -> Non
 
 def _check_not_of_parts(config: Any, fields: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     for name, value in fields.items():
-        if isinstance(value, Mapping) and value.keys() & {"do_sample", *SETTINGS}:
+        if isinstance(value, Mapping) and value.keys() & {"do_sample", *HF_STAGES}:
             part = f"[{name!r}]" if isinstance(config, Mapping) else f".{name}"
             raise ValueError(
                 "`config` has sampling settings for each part of the model. Choose one: "

@@ -436,7 +436,9 @@ class TopNSigma(Stage):
     arXiv:2411.07641.
     """
 
-    top_n_sigma: Reals | None = setting(default=0.0, range_=reals(0.0, math.inf))
+    top_n_sigma: Reals | None = setting(
+        default=0.0, range_=reals(0.0, math.inf, note=" (0 or None is off)")
+    )
 
     @property
     def off_rows(self) -> Any:

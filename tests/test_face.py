@@ -18,7 +18,15 @@ import torch
 import sampler
 from sampler import MinP, Sampler, Samples, SuppressTokens, Temperature, TopK, TopP
 from sampler._keywords import unknown_keyword
-from sampler._names import ALGORITHMS, IGNORED_FIELDS, OF_OTHERS, PROCESSORS, SAME, SAMPLER_ONLY
+from sampler._names import (
+    ALGORITHMS,
+    IGNORED_FIELDS,
+    OF_OTHERS,
+    PARTS,
+    PROCESSORS,
+    SAME,
+    SAMPLER_ONLY,
+)
 from sampler.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -289,8 +297,28 @@ WAYS_OUT = {
     "Sampler(random_seed=3)": "write seed=3",
     "Sampler(n_threads=4)": "write threads=4",
     "Sampler(smoothing_factor=0.3)": "write smoothing=0.3",
+    "Sampler(smoothing_curve=1.5)": "write smoothing=(factor, 1.5)",
+    "Sampler(typ_p=0.9)": "write typical_p=0.9",
+    "Sampler(typical=0.9)": "write typical_p=0.9",
+    "Sampler(epsilon=3e-4)": "write epsilon_cutoff=0.0003",
+    "Sampler(eta=3e-4)": "write eta_cutoff=0.0003",
+    "Sampler(tfs=0.9)": "write tail_free=0.9",
+    "Sampler(tfs_z=0.9)": "write tail_free=0.9",
+    "Sampler(top_nsigma=1)": "write top_n_sigma=1",
+    "Sampler(top_n_sigma=-1)": "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), "
+    "but is -1",
+    "Sampler(xtc_threshold=0.1)": "write xtc=(0.1, probability)",
+    "Sampler(xtc_probability=0.5)": "write xtc=(threshold, 0.5)",
+    "Sampler(xtc_special_tokens=[2])": "write xtc=(threshold, probability, [2])",
+    "Sampler(dynatemp_low=0.5)": "write dynamic_temperature=(0.5, high)",
+    "Sampler(dynatemp_high=1.5)": "write dynamic_temperature=(low, 1.5)",
+    "Sampler(dynatemp_exponent=2)": "write dynamic_temperature=(low, high, 2)",
+    "Sampler(dynatemp_range=0.5)": "write dynamic_temperature=(temperature - 0.5, "
+    "temperature + 0.5)",
+    "Sampler(dynamic_temperature=True)": "`dynamic_temperature` has to be (low, high, exponent), "
+    "but is True",
     "Sampler(temprature=0.8)": "did you mean temperature?",
-    "Sampler(top_q=0.8)": "did you mean top_p or top_k?",
+    "Sampler(top_q=0.8)": "did you mean top_p or top_k or top_h?",
     "Sampler(seeed=1)": "did you mean seed?",
     "Sampler(anything=1)": "help(sampler.Sampler) lists the settings",
     "Sampler(repetition_penalty=1.1)": "generate() applies it before the draw: model.generate("
@@ -302,7 +330,7 @@ WAYS_OUT = {
     "Sampler(num_return_sequences=2)": "write sampler.hf.generate(model, **inputs, sampler=s, "
     "num_return_sequences=2)",
     "Sampler(do_sample=True)": "a Sampler always draws; greedy is temperature=0",
-    "Sampler(typical_p=0.9)": "no step of a Sampler does this: change the logits before the draw",
+    "Sampler(mirostat=2)": "no step of a Sampler does this: change the logits before the draw",
     "Sampler(frequency_penalty=1)": "no step of a Sampler does this: change the logits before",
     "Sampler(logprobs=5)": "it goes with the logits, as in s.sample(logits, logprobs=5)",
     "Sampler(allowed_token_ids=[1])": "it goes with the logits, as in s(logits, mask=[1])",
@@ -315,6 +343,8 @@ WAYS_OUT = {
     "Sampler(seed=7).replace(temp=1)": "write temperature=1",
     "Sampler.from_generation_config({}, temp=1)": "write temperature=1",
     f"s({X}, temperature=0.5)": "it is a setting of a Sampler, as in Sampler(temperature=0.5)",
+    f"s({X}, xtc_threshold=0.1)": "it is a setting of a Sampler, as in "
+    "Sampler(xtc=(0.1, probability))",
     f"s({X}, n=5)": "it goes with the logits, as in s.sample(logits, n=5)",
     f"s({X}, masks=5)": "did you mean mask?",
     f"s({X}, foo=5)": "it takes dtype, mask",
@@ -364,6 +394,7 @@ def test_the_table_of_names_leads_to_what_there_is():
     }  # fmt: skip
     assert not SAME.keys() & ours and not SAME.keys() & calls
     assert set(SAME.values()) <= ours | calls
+    assert all(STAGES[SAME[name]].has_several for name in PARTS)
     known = list(inspect.signature(Sampler).parameters)
     for name in {*SAME, *PROCESSORS, *ALGORITHMS, *IGNORED_FIELDS, *OF_OTHERS} - ours:
         message = str(unknown_keyword("Sampler", name, 1, known))

@@ -9,16 +9,30 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
     LogitsProcessor,
     LogitsProcessorList,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
+    TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from law import check_chain, prefix_mass, rank
-from sampler import MinP, Sampler, Temperature, TopK, TopP
+from sampler import (
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    Sampler,
+    Temperature,
+    TopH,
+    TopK,
+    TopP,
+    TypicalP,
+)
 from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, filter_kwargs
 from sampler.stages import STAGES
 from tiny import VOCAB, Records, prompts
@@ -34,11 +48,22 @@ def chain(settings):
     return [stage(settings[name]) for name, stage in STAGES.items() if name in settings]
 
 
+THEIRS = {
+    TopK: TopKLogitsWarper,
+    TopP: TopPLogitsWarper,
+    MinP: MinPLogitsWarper,
+    TypicalP: TypicalLogitsWarper,
+    EpsilonCutoff: EpsilonLogitsWarper,
+    EtaCutoff: EtaLogitsWarper,
+}
+
+
 def warper(stage, floor, filter_value):
     if isinstance(stage, Temperature):
         return TemperatureLogitsWarper(stage.value)
-    theirs = {TopK: TopKLogitsWarper, TopP: TopPLogitsWarper, MinP: MinPLogitsWarper}
-    return theirs[type(stage)](stage.value, filter_value, floor)
+    if isinstance(stage, TopH):
+        return TopHLogitsWarper(stage.value, filter_value)  # which has no floor
+    return THEIRS[type(stage)](stage.value, filter_value, floor)
 
 
 def kept(scores, filter_value=-inf):
@@ -56,7 +81,8 @@ def check_rows(rows, floor=1, filter_value=-inf, **settings):
     names = [name for name in STAGES if name in settings]
     ours, theirs = rows, rows
     for i, stage in enumerate(stages):
-        had, seen = kept(ours, filter_value), theirs
+        # Rows that are not compared any more may be NaN, which their entropy refuses.
+        had, seen = kept(ours, filter_value), theirs.masked_fill(~torch.tensor(same)[:, None], 0)
         so_far = {name: settings[name] for name in names[: i + 1]}
         ours = FilterLogitsProcessor(
             **so_far, min_tokens_to_keep=floor, filter_value=filter_value
@@ -75,7 +101,9 @@ def check_rows(rows, floor=1, filter_value=-inf, **settings):
             if not np.array_equal(a[row], b[row]):
                 temperature = settings.get("temperature", 1.0)
                 if not (isinstance(stage, TopK) and stage.value < floor):  # a test of its own
-                    check_edge(rows[row], seen[row], stage, temperature, had[row], a[row], b[row])
+                    check_edge(
+                        rows[row], seen[row], stage, temperature, floor, had[row], a[row], b[row]
+                    )
                 same[row] = False
     for row, mask in zip(rows.numpy(), kept(ours, filter_value), strict=True):
         law = check_chain(row, stages, floor, "all")
@@ -83,7 +111,7 @@ def check_rows(rows, floor=1, filter_value=-inf, **settings):
     return same
 
 
-def check_edge(row, seen, stage, temperature, had, ours, theirs):
+def check_edge(row, seen, stage, temperature, floor, had, ours, theirs):
     """Assert that float32 explains why Hugging Face keeps `theirs`, where we keep `ours`.
 
     `seen` is what their warper was given, `had` what both had kept before the stage.
@@ -91,11 +119,14 @@ def check_edge(row, seen, stage, temperature, had, ours, theirs):
     They round x / temperature to float32, which moves a score by 2**-24 of itself, and a mass by at
     most 2**-23 of the largest score. Their softmax adds to that. In units of 2**-23 its largest
     error seen was 5 for distinct scores; for few distinct ones, whose float32 sum is rounded the
-    same way again and again, vocab / 140 with eight lanes and vocab / 299 with sixteen.
+    same way again and again, vocab / 140 with eight lanes and vocab / 299 with sixteen. An entropy
+    is a mean of logs, so the same error moves it by the error times the entropy at most.
     """
-    # top_k and top_p look at scores, min_p at float32 probabilities, which are equal more often.
-    decided_by = (seen.softmax(dim=-1) if isinstance(stage, MinP) else seen).numpy()
-    assert decided_by[theirs].min() >= decided_by[had & ~theirs].max(initial=-inf)
+    # These look at scores, the others at float32 probabilities, which are equal more often.
+    by_score = isinstance(stage, (TopK, TopP, TopH))
+    decided_by = (seen if by_score else seen.softmax(dim=-1)).numpy()
+    if not isinstance(stage, TypicalP):
+        assert decided_by[theirs].min() >= decided_by[had & ~theirs].max(initial=-inf)
     few, many = sorted((ours.sum(), theirs.sum()))
     edge = set(decided_by[ours ^ theirs])
     if isinstance(stage, TopK):
@@ -107,19 +138,82 @@ def check_edge(row, seen, stage, temperature, had, ours, theirs):
         return  # equal in float32: which of them stay is arbitrary
     if edge == {0} and isinstance(stage, MinP):
         return  # so improbable that the floor may be filled with -inf instead
-    assert few < many
     x = row.double().numpy()
-    order = rank(x)
-    depth = (x[order[had[order]]] - x.max()) / temperature
+    order = rank(np.where(had, x, -inf))
+    depth = ((x[order] - x[order[0]]) / temperature).astype(np.longdouble)
     error = 2**-23 * (16 + len(x) / 100 + (abs(float(seen.max())) if temperature != 1 else 0))
-    if isinstance(stage, TopP):
-        # The shorter kept set, and every other up to the longer one, has a mass of almost top_p.
-        assert np.abs(prefix_mass(depth)[few - 1 : many - 1] - stage.value).max() <= error
-    else:
-        assert isinstance(stage, MinP)
-        threshold = math.log(stage.value)
-        error += 2**-23 * abs(threshold)
-        assert np.abs(depth[few:many] - threshold).max() <= error
+    if isinstance(stage, (EpsilonCutoff, EtaCutoff)):
+        # Their floor keeps everything equal to the last of it.
+        last = seen[torch.from_numpy(had)].sort(descending=True).values[: max(floor, 1)][-1]
+        ours, theirs = (kept[order] for kept in (ours, theirs & ~(~ours & (seen >= last).numpy())))
+    elif isinstance(stage, (TypicalP, TopH)):
+        ours, theirs = ours[order], theirs[order]
+    if isinstance(stage, (EtaCutoff, TopH)):  # their entropy subtracts the log of the mass
+        error += 2**-23 * abs(float(seen.max()))
+    check = {
+        TopP: check_top_p,
+        MinP: check_min_p,
+        TypicalP: check_typical_p,
+        EpsilonCutoff: check_cutoff,
+        EtaCutoff: check_cutoff,
+        TopH: check_top_h,
+    }
+    check[type(stage)](depth, stage, floor, ours, theirs, error)
+
+
+def check_top_p(depth, stage, floor, ours, theirs, error):
+    # The shorter kept set, and every other up to the longer one, has a mass of almost top_p.
+    few, many = sorted((ours.sum(), theirs.sum()))
+    assert few < many
+    assert np.abs(prefix_mass(depth)[few - 1 : many - 1] - stage.value).max() <= error
+
+
+def check_min_p(depth, stage, floor, ours, theirs, error):
+    few, many = sorted((ours.sum(), theirs.sum()))
+    assert few < many
+    threshold = math.log(stage.value)
+    assert np.abs(depth[few:many] - threshold).max() <= error + 2**-23 * abs(threshold)
+
+
+def logs_and_entropy(depth):
+    weights = np.exp(depth)
+    logs = depth - np.log(weights.sum())
+    return logs, -float(np.where(weights > 0, logs, 0) @ weights / weights.sum())
+
+
+def check_cutoff(depth, stage, floor, ours, theirs, error):
+    logs, entropy = logs_and_entropy(depth)
+    threshold = math.log(stage.value)
+    if isinstance(stage, EtaCutoff):
+        threshold = min(threshold, threshold / 2 - entropy)
+        error *= 2 + entropy
+    error += 2**-23 * abs(threshold)
+    assert np.abs(logs[ours ^ theirs] - threshold).max(initial=0) <= error
+
+
+def check_typical_p(depth, stage, floor, ours, theirs, error):
+    """Their set has to be the nearest tokens, and its mass to cross typical_p at the last ones."""
+    logs, entropy = logs_and_entropy(depth)
+    distance = np.abs(-logs - entropy)
+    last = distance[theirs].max()
+    slack = 2 * (error * (2 + entropy) + 2**-22 * (last + entropy))
+    nearer = distance < last - slack
+    assert theirs[nearer].all()
+    mass = np.exp(logs)
+    assert mass[theirs].sum() >= stage.value - error or theirs.all()
+    if theirs.sum() > floor:
+        assert mass[nearer].sum() < stage.value + error
+
+
+def check_top_h(depth, stage, floor, ours, theirs, error):
+    if theirs.sum() <= ours.sum() == min(floor, len(depth)):
+        return  # theirs has no floor
+    logs, entropy = logs_and_entropy(depth[:100])
+    part = np.cumsum(np.where(np.exp(logs) > 0, -logs * np.exp(logs), 0))
+    few, many = sorted((ours.sum(), theirs.sum()))
+    assert few < many
+    error *= 2 * (2 + entropy)
+    assert np.abs(part[few:many] - stage.value * entropy).max() <= error
 
 
 SETTINGS = [
@@ -127,6 +221,10 @@ SETTINGS = [
     *({"top_k": value} for value in (1, 2, 50, 10**6)),
     *({"top_p": value} for value in (0.0, 1e-9, 0.1, 0.5, 0.9, 0.999, 1 - 2**-30)),
     *({"min_p": value} for value in (1e-6, 0.05, 0.5, 1.0)),
+    *({"typical_p": value} for value in (1e-9, 0.1, 0.5, 0.9, 0.999, 1 - 2**-30)),
+    *({"epsilon_cutoff": value} for value in (1e-30, 3e-4, 0.02, 0.5, 0.99)),
+    *({"eta_cutoff": value} for value in (1e-30, 3e-4, 0.02, 0.5, 0.99)),
+    *({"top_h": value} for value in (1e-6, 0.1, 0.4, 0.9, 1.0)),
     {"temperature": 0.8, "top_k": 50, "top_p": 0.95},
     {"temperature": 1.5, "top_k": 5, "top_p": 0.5, "min_p": 0.1},
     {"temperature": 5.0, "top_p": 0.99, "min_p": 0.5},
@@ -134,7 +232,13 @@ SETTINGS = [
     {"top_k": 40, "min_p": 0.05},
     {"temperature": 1e30, "top_k": 30, "top_p": 0.5, "min_p": 1.0},
     {"temperature": 1e-30, "top_k": 7, "top_p": 0.9, "min_p": 0.1},
-]
+    {"temperature": 0.7, "typical_p": 0.9},
+    {"temperature": 1.5, "top_k": 500, "typical_p": 0.8, "epsilon_cutoff": 0.01},
+    {"top_p": 0.95, "eta_cutoff": 0.02},
+    {"temperature": 2.0, "top_h": 0.6, "top_p": 0.9},
+    {"temperature": 1.2, "top_h": 0.9, "top_k": 60, "top_p": 0.99, "min_p": 0.001,
+     "typical_p": 0.9, "epsilon_cutoff": 0.003, "eta_cutoff": 0.02},
+]  # fmt: skip
 
 
 def batch(vocab, seed=0):
@@ -155,7 +259,8 @@ def test_hugging_faces_warpers(setting, vocab):
     rows = batch(vocab, seed=vocab)
     same = check_rows(rows, **setting)
     # Elsewhere a reason in float32 has to be enough: at 1e30 theirs are all equally likely.
-    assert same[0] or setting["temperature"] == 1e30
+    nearly_off = setting.get("top_h") == 1 or setting.get("typical_p", 0) > 0.999
+    assert same[0] or setting.get("temperature") == 1e30 or nearly_off
 
 
 @pytest.mark.parametrize("vocab", [49152, 131072, 262144])
@@ -166,6 +271,10 @@ def test_hugging_faces_warpers(setting, vocab):
         {"min_p": 0.05},
         {"temperature": 0.7, "top_k": 1000, "top_p": 0.9, "min_p": 0.01},
         {"temperature": 3.0, "top_p": 0.5},
+        {"temperature": 1.3, "typical_p": 0.9},
+        {"epsilon_cutoff": 3e-4},
+        {"temperature": 1.5, "eta_cutoff": 1e-3},
+        {"temperature": 1.5, "top_h": 0.7},
     ],
     ids=str,
 )
@@ -185,7 +294,9 @@ def test_real_rows(setting, real_logits):
     "setting",
     [
         {"top_k": 1}, {"top_p": 0.1}, {"min_p": 0.9}, {"temperature": 0.5, "top_p": 0.7},
-        {"temperature": 1.5, "top_k": 3, "top_p": 0.2, "min_p": 0.9},
+        {"temperature": 1.5, "top_k": 3, "top_p": 0.2, "min_p": 0.9}, {"typical_p": 0.1},
+        {"epsilon_cutoff": 0.9}, {"eta_cutoff": 0.9}, {"top_h": 0.1},
+        {"temperature": 1.5, "typical_p": 0.5, "epsilon_cutoff": 0.2, "eta_cutoff": 0.3},
     ],
     ids=str,
 )  # fmt: skip
@@ -218,6 +329,10 @@ SETTING = st.fixed_dictionaries(
         "top_k": st.integers(1, 50),
         "top_p": st.floats(0, 1, exclude_max=True),
         "min_p": st.floats(1e-30, 1),
+        "typical_p": st.floats(0, 1, exclude_min=True, exclude_max=True),
+        "epsilon_cutoff": st.floats(1e-30, 1, exclude_max=True),
+        "eta_cutoff": st.floats(1e-30, 1, exclude_max=True),
+        "top_h": st.floats(0, 1, exclude_min=True),
     },
 ).filter(bool)
 
@@ -241,7 +356,7 @@ def test_extremes_stay_finite(setting):
         law = check_chain(row.numpy(), chain(setting), ties="all")
         assert np.flatnonzero(scores > -inf).tolist() == sorted(law.ids)
         assert torch.isfinite(scores[torch.from_numpy(law.ids)]).all()
-        assert scores[row.argmax()] == scores.max()
+        assert scores[law.ids[row[law.ids].argmax()]] == scores.max()
 
 
 def test_a_floor_above_top_k_is_not_widened_by_ties():
@@ -272,7 +387,8 @@ def test_greedy_has_no_warper():
 
 # -------------------------------------------------------------------------------- out of place
 
-FULL = {"temperature": 0.7, "top_k": 20, "top_p": 0.9, "min_p": 0.01}
+FULL = {"temperature": 0.7, "top_h": 0.9, "top_k": 20, "top_p": 0.9, "min_p": 0.01,
+        "typical_p": 0.95, "epsilon_cutoff": 1e-3, "eta_cutoff": 2e-3}  # fmt: skip
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.7}, {"top_k": 300}, FULL], ids=str)
@@ -392,6 +508,10 @@ def test_bad_arguments(make):
         ("top_p", nan, ValueError, r"a float in \[0, 1\]"),
         ("min_p", 1.7, ValueError, r"a float in \[0, 1\]"),
         ("min_p", ["0.1"], TypeError, r"a float in \[0, 1\]"),
+        ("typical_p", 0, ValueError, r"a float in \(0, 1\]"),
+        ("top_h", 0.0, ValueError, r"a float in \(0, 1\]"),
+        ("epsilon_cutoff", 1.0, ValueError, r"a float in \[0, 1\)"),
+        ("eta_cutoff", nan, ValueError, r"a float in \[0, 1\)"),
         ("min_tokens_to_keep", 0, ValueError, "an integer >= 1"),
         ("min_tokens_to_keep", 1.0, TypeError, "an integer >= 1"),
         ("filter_value", nan, ValueError, "a float"),
@@ -451,6 +571,7 @@ def draw(model, seed=7, **kwargs):
     [
         {}, {"temperature": 0.7}, {"temperature": 3.0}, {"top_k": 5}, {"top_p": 0.6},
         {"min_p": 0.2}, {"temperature": 2.0, "top_k": 30, "top_p": 0.9, "min_p": 0.02},
+        {"typical_p": 0.7, "epsilon_cutoff": 0.01, "eta_cutoff": 0.02}, {"top_h": 0.6},
     ],
     ids=str,
 )  # fmt: skip
@@ -467,7 +588,7 @@ def draw(model, seed=7, **kwargs):
 )
 def test_the_text_is_hugging_faces_own(model, setting, more):
     # Under beams Hugging Face keeps two tokens at least: one may end the text.
-    floor = 2 if "num_beams" in more else 1
+    floor = 2 if "num_beams" in more and "top_h" not in setting else 1  # theirs has none
     ours = filter_kwargs(**setting, min_tokens_to_keep=floor)
     texts, state = draw(model, **ours, **more)
     assert (texts, state) == draw(model, do_sample=True, **{"top_k": 0, **setting}, **more)

@@ -43,8 +43,6 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     if job.raw and not scales_apart(&s):
         find_whole_masses(&s, s.row.edits == NULL)
     apply_stages(&s)
-    if job.given:
-        fill_row(&s)  # the tokens may be any
     if job.raw and scales_apart(&s):
         mark_kept(&s)
     s.reports = True
@@ -243,20 +241,21 @@ cdef inline bint filter_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 (<float *> out)[i] = -INFINITY
         return False
     apply_stages(&s)
-    if s.rebased:
-        fill_row(&s)
-        filter_rebased(&s, job, out)
-        return True
     divisor = 1.0 if s.greedy else s.temperature
     # Where x / T would pass the dtype's range, shift the row below zero first: the law is the same,
     # and the largest logits, the ones that matter, stay exact.
     shifted = not fabs(s.max) / divisor <= job.limit
-    s.row.kernels.filter(&s.row, &s.tempering, s.cut, divisor, shifted, job.limit, out)
+    if s.rebased:
+        fill_row(&s)
+        filter_rebased(&s, job, divisor, shifted, out)
+    else:
+        s.row.kernels.filter(&s.row, &s.tempering, s.cut, divisor, shifted, job.limit, out)
     return True
 
 
-cdef inline void filter_rebased(RowState *s, const Job *job, char *out) noexcept nogil:
-    """The tempered logits of what is kept, the largest at 0, -inf elsewhere."""
+cdef inline void filter_rebased(RowState *s, const Job *job, double divisor, bint shifted,
+                                char *out) noexcept nogil:
+    """What the kernel `filter` does, of a row of doubles whatever `out` holds."""
     cdef double x[BLOCK]
     cdef double z
     cdef int64_t b, i, at, count
@@ -265,7 +264,7 @@ cdef inline void filter_rebased(RowState *s, const Job *job, char *out) noexcept
         for i in range(count):
             z = -INFINITY
             if x[i] > -INFINITY:
-                z = 0.0 if s.greedy else max(tempered(&s.tempering, x[i]), -job.limit)
+                z = max(tempered(&s.tempering, x[i]) if shifted else x[i] / divisor, -job.limit)
             at = block_start(&s.row, b) + i
             if job.kind == FLOAT64:
                 (<double *> out)[at] = z
