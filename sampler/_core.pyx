@@ -82,11 +82,12 @@ from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
 from sampler.core.job cimport (
-    WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, row_of, stop
+    WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, rebased_room,
+    row_of, stop
 )
 from sampler.core.kernels cimport (
     BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, WORD, Edits as CEdits, Row, edit_row,
+    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
     mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
@@ -211,7 +212,7 @@ cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_si
         for ready in range(helpers + 1):
             job.scratch[ready] = acquire(job.vocab, cumulative_size,
                                          max(items_size, min(job.sorts, job.vocab)),
-                                         job.rebases * (job.vocab + WORD))
+                                         rebased_room(job))
             job.scratch[ready].bad_row = INT64_MAX
         ready = helpers + 1
         if helpers == 0:
@@ -868,7 +869,7 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
             and cumulative.shape[0] == job.vocab):
         raise ValueError("one row, and arrays as long as it")
     set_uniforms(&job, keys, streams, steps, draws, False)
-    scratch = acquire(job.vocab, 0, min(job.sorts, job.vocab), job.rebases * (job.vocab + WORD))
+    scratch = acquire(job.vocab, 0, min(job.sorts, job.vocab), rebased_room(&job))
     try:
         with nogil:
             valid = begin_row(&s, &job, 0, scratch)

@@ -249,9 +249,11 @@ def xtc(state: State, stage: XTC, floor: int, coin: float) -> State:
         return state
     likely[np.flatnonzero(likely)[-1]] = False
     if expected and probability < 1:
-        w = _weights(state.z)
-        factor = (1 - probability) / (1 + probability * w[likely].sum() / w[~likely].sum())
-        return rebase(state, (state.z + likely * np.log(factor)).astype(np.float64))
+        # ln of (1 - q) / (1 + q m / (1 - m)); with logs, since 1 - m may underflow.
+        gone, rest = (state.z[one][0] + np.log(_weights(state.z[one] - state.z[one][0]).sum())
+                      for one in (likely, ~likely))  # fmt: skip
+        factor = np.log1p(-probability) - np.logaddexp(0, np.log(probability) + gone - rest)
+        return rebase(state, (state.z + likely * factor).astype(np.float64))
     return state if (~likely).sum() < floor else keep_only(state, ~likely)
 
 
@@ -388,8 +390,11 @@ def log_mass(
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties, coins=coins)
     if state.greedy:
         return 0.0
-    whole = kept(row, [s for s in stages if s.kind != "cut" or (type(s) is XTC and s.expected)])
+    scales = [s for s in stages if s.kind != "cut" or (isinstance(s, XTC) and s.expected)]
+    whole = kept(row, scales, min_tokens_to_keep=min_tokens_to_keep)
     z = whole.z[np.isin(whole.ids, state.ids)]
+    if not z.size:  # without the cuts the row is greedy, and has none of them
+        return -math.inf
     return log_of_mass(z - z[0]) - log_of_mass(whole.z) + float(z[0])
 
 

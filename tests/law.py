@@ -59,28 +59,22 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         d = s.distribution(row)
         if stage.kind == "edit":
             TABLE[type(stage)].edit(x, stage.value)
-        likely = None
         if stage.is_off or temperature == 0:
             pass
         elif isinstance(stage, Smoothing):
             x = smoothed(x, stage.factor, stage.curve, temperature)
             temperature = 1.0
         elif isinstance(stage, XTC):
-            likely = likely_tokens(x, stage, temperature)
-            removes = stage.probability == 1 or coin(i, stages) < stage.probability
-            if stage.expected and stage.probability < 1:
-                x = weighed_down(x, likely, stage.probability, temperature)
-                temperature = 1.0 if likely.any() else temperature
-                likely[:] = False
-            elif not removes or (x > -np.inf).sum() - likely.sum() < min_tokens_to_keep:
-                likely[:] = False
+            floor, u = min_tokens_to_keep, coin(i, stages)
+            branches = [xtc(x, stage, temperature, floor, u, slack) for slack in (0, -BAND, BAND)]
+            branches = [one for one in branches if np.array_equal(rank(one[0]), d.ids)]
+            assert branches, f"{stage} is not the law's"
+            x, temperature = branches[0]
+            continue
         order = rank(x)
         keep = np.isin(order, d.ids)
         assert np.array_equal(d.ids, order[keep]), f"{stage} is not the law's"
-        if likely is None:
-            check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties)
-        else:
-            assert np.array_equal(keep, ~likely[order])
+        check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties)
         if isinstance(stage, DynamicTemperature) and not stage.is_off:
             stage = Temperature(dynamic(x[order], stage, temperature))
         x[order[~keep]] = -np.inf
@@ -244,13 +238,11 @@ def judge_tail_free(x, z, keep, temperature, floor, ties):
         return  # on which side of the rule, nobody can say
     share = np.cumsum(bends) / total if total > 1e-6 else np.arange(1, n - 1) / (n - 2)
     slack = BAND + 1e-15 / max(total, 1e-6)
-    if kept < n:
-        assert share[kept if kept > 1 else min(1, n - 3)] > z - slack or kept == n - 2
-        assert kept == max(floor, 1) or share[kept - 1] <= z + slack
-        if kept == 1 and n > 3:
-            assert share[1] > z - slack
-    else:
-        assert floor >= n or share[-1] <= z + slack
+    least, most = (
+        n if before == n - 2 else max(int(before), 1, floor)
+        for before in np.searchsorted(share, [z - slack, z + slack], side="right")
+    )
+    assert least <= kept <= most
 
 
 def judge_typical_p(x, m, keep, temperature, floor, ties):
@@ -268,30 +260,34 @@ def judge_typical_p(x, m, keep, temperature, floor, ties):
         assert share[nearer].sum() < m + BAND
 
 
-def likely_tokens(x, stage, temperature):
-    """Which tokens XTC may remove. The caller's rows have none within the band."""
+def xtc(x, stage, temperature, floor, u, slack):
+    """The row and its temperature after XTC with the coin u, its threshold off by `slack`."""
+    threshold, q, protected, expected = stage.values
+    if not expected and not u < q:
+        return x, temperature
     order = rank(x)
     z = tempered(x[order], temperature)
-    with np.errstate(divide="ignore"):
-        log = np.log(np.float64(stage.threshold)) + np.log(np.exp(z).sum())
-    if np.isinf(temperature):
-        found = np.full(len(order), log <= 0)
-    else:
-        found = x[order] >= float(x[order[0]] + temperature * log)
-    found &= ~np.isin(order, stage.protected)
-    places = np.flatnonzero(found)
-    likely = np.zeros(len(x), bool)
-    likely[order[places[:-1]]] = True
-    return likely
-
-
-def weighed_down(x, likely, q, temperature):
-    if not likely.any():
-        return x
-    z = tempered(np.append(x.max(), x), temperature)[1:]
     w = np.exp(z)
-    factor = (1 - q) / (1 + q * w[likely].sum() / w[~likely].sum())
-    return np.where(x > -np.inf, (z + likely * np.log(factor)).astype(np.float64), -np.inf)
+    with np.errstate(divide="ignore"):
+        log = np.log(np.float64(threshold)) + np.log(w.sum())
+    log += slack * (1 + np.log(w.sum()))
+    if np.isinf(temperature):
+        likely = np.full(len(order), log <= 0)
+    else:
+        likely = x[order] >= float(x[order[0]] + temperature * log)
+    likely &= ~np.isin(order, protected)
+    if likely.sum() < 2:
+        return x, temperature
+    likely[np.flatnonzero(likely)[-1]] = False
+    after = np.full(len(x), -np.inf)
+    if expected and q < 1:
+        factor = (1 - q) / (1 + q * w[likely].sum() / w[~likely].sum())
+        after[order] = z + likely * np.log(factor)
+        return after, 1.0
+    if (~likely).sum() < floor:
+        return x, temperature
+    after[order[~likely]] = x[order[~likely]]
+    return after, temperature
 
 
 def coin(place, stages):

@@ -24,6 +24,7 @@ from test_law import KINDS, SETTINGS, make_row
 from test_odds import draw
 
 FAST, FINE, EXACT = _core.TIERS.values()
+NO_IDS = np.empty(0, np.int64)
 
 
 def ulps(value, exact):
@@ -40,7 +41,7 @@ def test_the_stages_of_the_core_are_those_of_python():
 @pytest.mark.parametrize("stage", [-1, len(_core.STAGES), 2**40])
 def test_an_unknown_stage_is_refused(stage):
     with pytest.raises(ValueError, match=f"^unknown stage {stage} of 1 parameters$"):
-        _core.Chain([(_core.STAGES["top_k"], 3), (stage, 0.5)])
+        _core.Chain([(_core.STAGES["top_k"], 0, NO_IDS, 3), (stage, 0, NO_IDS, 0.5)])
 
 
 def test_divisions_do_not_check_for_zero():

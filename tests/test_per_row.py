@@ -421,12 +421,12 @@ def test_an_empty_array_is_for_a_batch_without_rows():
 
 
 def test_the_core_refuses_what_is_not_for_its_rows():
-    number = _core.STAGES["top_p"]
+    number, no_ids = _core.STAGES["top_p"], np.empty(0, np.int64)
     with pytest.raises(ValueError, match=r"^one value per row$"):
-        _core.Chain([(number, np.ones(3))], per_row=("top_p", 2))
+        _core.Chain([(number, 0, no_ids, np.ones(3))], per_row=("top_p", 2))
     with pytest.raises(ValueError, match=r"^one value per row$"):
-        _core.Chain([(number, np.ones(3))])
-    chain = _core.Chain([(number, np.ones(3))], per_row=("top_p", 3))
+        _core.Chain([(number, 0, no_ids, np.ones(3))])
+    chain = _core.Chain([(number, 0, no_ids, np.ones(3))], per_row=("top_p", 3))
     rows = _core.Rows(np.zeros((2, 5), np.float32), _core.KINDS["float32"], False)
     with pytest.raises(ValueError, match=r"^one chain per row$"):
         _core.draw_tokens(chain, rows, _core.KeyedUniforms(0, 0), np.zeros((2, 1), np.int64), False)

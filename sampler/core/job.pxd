@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from sampler.core.kernels cimport (
-    MOST_WORKERS, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
+    MOST_WORKERS, WORD, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
 )
 from sampler.core.row cimport Chain, Key, RowState, Scratch, scan_row
 
@@ -73,6 +73,11 @@ cdef struct Job:
     Scratch *scratch[MOST_WORKERS + 1]
 
 
+cdef inline int64_t rebased_room(const Job *job) noexcept nogil:
+    """How many numbers the stages want room for: a row, and padded arrays after it."""
+    return job.vocab + (job.rebases - 1) * (job.vocab + 2 * WORD) if job.rebases > 0 else 0
+
+
 cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:
     cdef Row row = raw_row_of(job, index)
     if job.edits != NULL:
@@ -111,6 +116,7 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
     if not scan_row(s, scratch, chain_of(job, row), row_of(job, row)):
         return False
     s.key = key_of(job, row)
+    s.ranks_any = job.given
     return True
 
 

@@ -43,8 +43,6 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     if job.raw and not scales_apart(&s):
         find_whole_masses(&s, s.row.edits == NULL)
     apply_stages(&s)
-    if job.given:
-        fill_row(&s)  # the tokens may be any
     if job.raw and scales_apart(&s):
         mark_kept(&s)
     s.reports = True

@@ -149,6 +149,7 @@ cdef struct RowState:
     Key key
     bint rebased           # whether the row is not the one that came in
     bint hollow            # whether the candidates are the row: what was removed is still in memory
+    bint ranks_any         # whether the ranks of other tokens than the kept ones will be asked for
     double max
     double temperature
     Tempering tempering
@@ -250,7 +251,7 @@ cdef inline void remove_from_top(RowState *s, const Hole *hole) noexcept nogil:
     the row itself where something wants it."""
     cdef double x[BLOCK]
     cdef int64_t b, i, start, count, n = 0
-    if are_candidates(s, s.cut):
+    if are_candidates(s, s.cut) and not s.ranks_any:
         s.max = -INFINITY
         for i in range(s.candidates.n):
             if not is_removed(hole, s.candidates.values[i], s.candidates.ids[i]):

@@ -177,8 +177,8 @@ cdef inline int nearest_tokens(RowState *s, Candidates all, Candidates *part, co
 cdef inline double *distances_of(RowState *s) noexcept nogil:
     """Room for as many numbers as the row has, and as many again, after the row that a stage may
     have written."""
-    return s.scratch.rebased + room_of(s)
+    return s.scratch.rebased + s.row.n
 
 
 cdef inline int64_t room_of(const RowState *s) noexcept nogil:
-    return s.row.n + WORD
+    return s.row.n + 2 * WORD
