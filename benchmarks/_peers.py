@@ -369,7 +369,7 @@ def check(peer: Peer, setting: Setting) -> None:
     """See that a peer does what settings of this kind ask, by drawing from a row of twelve."""
     if peer.draws:
         like = Setting(
-            2.0 if setting.temperature > 1.0 else 0.8,
+            1.0 if setting.xtc else 2.0 if setting.temperature > 1.0 else 0.8,
             top_k=5 if setting.top_k else 0,
             top_p=0.8 if setting.top_p < 1.0 else 1.0,
             min_p=0.3 if setting.min_p else 0.0,
@@ -405,12 +405,12 @@ def _law(setting: Setting, row: Row, *, temperature_last: bool) -> np.ndarray:
     if setting.top_p < 1.0:
         z = z[: np.searchsorted(np.cumsum(p), setting.top_p) + 1]
     z = z[np.exp(z - z[0]) >= setting.min_p]
-    if setting.top_n_sigma:
+    if setting.top_n_sigma:  # at temperature 1, as XTC below
         z = z[z >= z[0] - setting.top_n_sigma * x.std()]
     z = z / (setting.temperature if temperature_last else 1.0)
     law = np.zeros(len(row))
     law[order[: len(z)]] = np.exp(z) / np.exp(z).sum()
-    if setting.xtc:  # at temperature 1
+    if setting.xtc:
         threshold, probability = setting.xtc
         without = law.copy()
         without[order[: np.sum(law >= threshold) - 1]] = 0.0

@@ -367,6 +367,25 @@ def test_a_floor_above_top_k_is_not_widened_by_ties():
     assert kept(ours).tolist() == [[True, True, False, False]]
 
 
+@pytest.mark.parametrize(
+    ("setting", "row", "ours", "theirs"),
+    [
+        ({"epsilon_cutoff": 0.9}, [3.0, 1.0, 1.0, 1.0], {0, 1}, {0, 1, 2, 3}),
+        ({"eta_cutoff": 0.9}, [3.0, 1.0, 1.0, 1.0], {0, 1}, {0, 1, 2, 3}),
+        ({"top_h": 0.1}, [9.0, 2.0, 1.0, 0.0], {0, 1}, {0}),
+        ({"typical_p": 0.3}, [2.0, 0.0, 0.0, 0.0], {0, 1, 2, 3}, None),  # 0 is nearest
+    ],
+    ids=str,
+)
+def test_a_floor_of_two_is_exact(setting, row, ours, theirs):
+    rows = torch.tensor([row])
+    found = FilterLogitsProcessor(**setting, min_tokens_to_keep=2)(None, rows)
+    assert set(np.flatnonzero(kept(found)[0])) == ours
+    (stage,) = chain(setting)
+    found = set(np.flatnonzero(kept(warper(stage, 2, -inf)(None, rows))[0]))
+    assert found == theirs or (theirs is None and 0 in found and len(found) == 2)
+
+
 def test_every_setting_is_shown():
     for name, stage in STAGES.items():
         assert f"\n    {name} : {stage.range.noun}, " in FilterLogitsProcessor.__doc__

@@ -36,8 +36,8 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 class FilterLogitsProcessor(LogitsProcessor):
     """Temper the scores and remove tokens, as Hugging Face's warpers do, for its own draw.
 
-    In place of `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper` and
-    `MinPLogitsWarper` in this order: the same kept tokens, without sorting the vocabulary.
+    In place of all its warpers, in its order (temperature, top-h, top-k, top-p, min-p, typical,
+    epsilon, eta): the same kept tokens, without sorting the vocabulary.
 
     Parameters
     ----------
@@ -68,8 +68,11 @@ class FilterLogitsProcessor(LogitsProcessor):
     tied at the edge of `top_p` the lower ids stay. Scores on another device are copied to the host
     and back.
 
-    One difference: a `min_tokens_to_keep` above `top_k` is never widened by ties. And under beam
-    search Hugging Face raises its own floor to 1 + the number of end tokens; give it here.
+    Three differences, in what `min_tokens_to_keep` does: it is never widened by ties, as that of
+    Hugging Face's `epsilon_cutoff`, `eta_cutoff` and, above `top_k`, of `top_k` is; it holds for
+    `top_h`, which has none there; and `typical_p` keeps all tokens at the distance of the last of
+    them, where Hugging Face keeps any. Under beam search Hugging Face raises its own floor to 1 +
+    the number of end tokens; give it here.
     """
 
     supports_continuous_batching = True
