@@ -506,9 +506,9 @@ def test_a_removed_token_keeps_its_rank_in_the_row_as_it_came_in():
 ROW = np.zeros(4)
 BAD = [
     # call, error, what it says
-    (lambda: TopNSigma(-1), ValueError, "`top_n_sigma` has to be a float in [0, inf], but is -1"),
-    (lambda: TopNSigma(nan), ValueError, "`top_n_sigma` has to be a float in [0, inf], but is nan"),
-    (lambda: TopNSigma("1"), TypeError, "`top_n_sigma` has to be a float in [0, inf], but is '1'"),
+    (lambda: TopNSigma(-1), ValueError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is -1"),
+    (lambda: TopNSigma(nan), ValueError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is nan"),
+    (lambda: TopNSigma("1"), TypeError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is '1'"),
     (lambda: TopH(0), ValueError, "`top_h` has to be a float in (0, 1], but is 0"),
     (lambda: TopH(1.1), ValueError, "`top_h` has to be a float in (0, 1], but is 1.1"),
     (lambda: TopH(nan), ValueError, "`top_h` has to be a float in (0, 1], but is nan"),
@@ -554,7 +554,7 @@ BAD = [
      "`dynamic_temperature` has to be (low, high, exponent), but is 0.5"),
     # arrays
     (lambda: TopNSigma([1, -1]), ValueError,
-     "`top_n_sigma` has to be a float in [0, inf], but is -1 in row 1"),
+     "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is -1 in row 1"),
     (lambda: TopH([0.5, 0]), ValueError, None),
     (lambda: TypicalP([0.5, 0.5, 0]), ValueError,
      "`typical_p` has to be a float in (0, 1], but is 0.0 in row 2"),
