@@ -94,7 +94,7 @@ def load(
         remedy = f"\nDelete {where} to have it converted again." if name is None else ""
         raise click.ClickException(f"cannot load {name or DEFAULT_NAME}: {error}{remedy}") from None
     seconds = time.perf_counter() - start
-    console.print(f"[dim]Loaded {name or DEFAULT_NAME} in {seconds:.1f} s[/]", highlight=False)
+    console.print(f"[dim]Loaded {where} in {seconds:.1f} s[/]", highlight=False, soft_wrap=True)
     return model, tokenizer
 
 

@@ -23,6 +23,7 @@ except ImportError as error:
         )
     ) from error
 
+from sampler import _names as _names
 from sampler import stages as _stages
 from sampler._build import build_info
 from sampler._cross_entropy import cross_entropy, cross_entropy_grad
@@ -76,7 +77,8 @@ _MODULES = ("hf", "reference", "temperature", "testing", "torch")
 def __getattr__(name: str) -> object:
     if name in _MODULES:
         return import_module(f"sampler.{name}")
-    raise AttributeError(f"module 'sampler' has no attribute '{name}'")
+    hint = f": write sampler.hf.{name}" if name in _names.IN_HF else ""
+    raise AttributeError(f"module 'sampler' has no attribute '{name}'{hint}")
 
 
 def __dir__() -> list[str]:

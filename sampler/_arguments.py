@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
 from sampler._inputs import kind_of
-from sampler._keywords import check_known, keywords_of
+from sampler._keywords import check_known
 from sampler._names import IGNORED_FIELDS, SAME
 from sampler.stages import STAGES, Stage
 
@@ -53,7 +52,7 @@ def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     if not isinstance(stages, Iterable) or isinstance(stages, (str, Mapping)):
         shown = repr(stages)
         if len(shown) > 60 or "\n" in shown:
-            shown = f"a {kind_of(stages)}"
+            shown = kind_of(stages)
         raise TypeError(
             f"`stages` has to be a sequence of stages, but is {shown}{_other_stages(stages)}"
         )
@@ -98,22 +97,6 @@ def arguments_of_call(
 arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
 
 
-def check_keywords(function: Any, unknown: Mapping[str, Any], steps: Any) -> Any:
-    """Return the steps, which had the name `step`; raise if another keyword is unknown."""
-    if not unknown:
-        return steps
-    name = function.__qualname__
-    if "step" in unknown and steps is None:
-        warnings.warn(
-            f"`step` is now called `steps`: write {function.__name__}(..., steps=...)",
-            DeprecationWarning,
-            stacklevel=3,
-        )
-        steps, unknown = unknown["step"], {k: v for k, v in unknown.items() if k != "step"}
-    check_known(name, unknown, keywords_of(function))
-    return steps
-
-
 def check_keys(batch: int, streams: Any, steps: Any, draws: Any) -> dict[str, Any]:
     """Return where the uniforms of each row are, as an `Engine` takes them."""
     return {
@@ -138,6 +121,12 @@ def check_seed(seed: Any, rng: Any) -> int:
         return int(rng.integers(0, U64_END, dtype=np.uint64))
     if seed is None:
         return secrets.randbits(64)
+    for way, has in (
+        ("rng=rng", "bit_generator"),
+        ("seed=generator.initial_seed()", "initial_seed"),
+    ):
+        if hasattr(seed, has):  # NumPy's or torch's
+            raise TypeError(f"`seed` has to be {U64_TEXT}, but is a generator: write {way}")
     return check_integer("seed", seed, 0, U64_END, U64_TEXT)
 
 

@@ -44,13 +44,15 @@ def check_real(
 ) -> float:
     """`value` as a float in [low, high]; TypeError or ValueError in one form, that ends `where`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+        raise _wrong_type(name, value, range_text, where)
     try:
         number = float(value)
     except OverflowError:
         number = math.nan
     if not low <= number <= high:
-        raise ValueError(f"`{name}` has to be {range_text}, but is {value}{where}")
+        percent = 2 <= number <= 100 and low <= number / 100 <= high <= 1
+        hint = f" ({number / 100:g}?)" if percent else ""
+        raise ValueError(f"`{name}` has to be {range_text}, but is {value}{hint}{where}")
     return number
 
 
@@ -60,12 +62,17 @@ def check_integer(
     """`value` as an int in [low, high); TypeError or ValueError in one form, that ends `where`."""
     if type(value) is not int:  # quicker than to ask
         if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}")
+            raise _wrong_type(name, value, range_text, where)
         value = int(value)
     number = value
     if number < low or (high is not None and number >= high):
         raise ValueError(f"`{name}` has to be {range_text}, but is {number}{where}")
     return number
+
+
+def _wrong_type(name: str, value: object, range_text: str, where: str) -> TypeError:
+    hint = ": in an array write the default, which is off" if where and value is None else ""
+    return TypeError(f"`{name}` has to be {range_text}, but is {value!r}{where}{hint}")
 
 
 @dataclass(frozen=True)
@@ -299,11 +306,11 @@ def check_axes(axis: object, ndim: int) -> tuple[int, ...]:
     return tuple(axes) if ndim else ()
 
 
-def check_choice(name: str, value: Any, choices: tuple[_Choice, ...]) -> _Choice:
+def check_choice(name: str, value: Any, choices: tuple[_Choice, ...], hint: str = "") -> _Choice:
     if not isinstance(value, str) or value not in choices:
         wanted = " or ".join(map(repr, choices))
         raise (ValueError if isinstance(value, str) else TypeError)(
-            f"`{name}` has to be {wanted}, but is {value!r}"
+            f"`{name}` has to be {wanted}, but is {value!r}{': ' * bool(hint)}{hint}"
         )
     return choices[choices.index(value)]  # a subclass of str has a repr of its own
 
@@ -368,7 +375,8 @@ def rows_text(count: int) -> str:
 def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Ids in [0, vocab), of the shape of the batch or with one axis more."""
     *batch, vocab = shape
-    wanted = f"integers in [0, {vocab}), of shape {(*batch,)} or {(*batch, 'n')}"
+    shapes = f"({batch[0]},) or ({batch[0]}, n)" if batch else "() or (n,)"
+    wanted = f"integers in [0, {vocab}), of shape {shapes}"
     array = check_ids(name, tokens, vocab, wanted)
     if array.ndim not in (len(batch), len(batch) + 1) or array.shape[: len(batch)] != (*batch,):
         raise ValueError(f"`{name}` have to be {wanted}, but have shape {array.shape}")
@@ -376,12 +384,21 @@ def check_tokens(name: str, tokens: Any, shape: tuple[int, ...]) -> npt.NDArray[
 
 
 def check_ids(
-    name: str, ids: Any, vocab: int, wanted: str, *, may_be_padded: bool = False, where: str = ""
+    name: str,
+    ids: Any,
+    vocab: int,
+    wanted: str,
+    *,
+    may_be_padded: bool = False,
+    where: str = "",
+    holds: bool = False,
 ) -> npt.NDArray[np.int64]:
     """Integers in [0, vocab), of any shape; `wanted` is what the message says they have to be.
 
-    `may_be_padded` says that the caller's function has an `ignore_index`; `where` ends a message.
+    `may_be_padded` says that the caller's function has an `ignore_index`; `where` ends a message,
+    and `holds` says that `wanted` is what they have to hold.
     """
+    must, are = ("has to hold", "holds") if holds else ("have to be", "are")
     array = as_array(name, ids)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)  # NumPy makes floats of an empty list
@@ -389,12 +406,12 @@ def check_ids(
         # Show the dtype, not the values, of a long array. A ragged list has become an empty one.
         is_long = array.size > 1 and not has_bools(ids)
         found = array.dtype if is_long else reprlib.repr(ids)
-        raise TypeError(f"`{name}` have to be {wanted}, but are {found}{where}")
+        raise TypeError(f"`{name}` {must} {wanted}, but {are} {found}{where}")
     outside = (array < 0) | (array >= vocab)
     if outside.any():
         place = tuple(np.argwhere(outside)[0].tolist())
         found = describe_outside(int(array[place]), place, may_be_padded)
-        raise ValueError(f"`{name}` have to be {wanted}, but one is {found}{where}")
+        raise ValueError(f"`{name}` {must} {wanted}, but one is {found}{where}")
     return array.astype(np.int64)
 
 

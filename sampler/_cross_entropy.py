@@ -19,11 +19,13 @@ from sampler._checks import (
     check_integer,
     reals,
 )
+from sampler._keywords import helps
 from sampler.softmax import check_positive, log_softmax, read_classes, softmax, to_container
 
 __all__ = ["cross_entropy", "cross_entropy_grad"]
 
 
+@helps
 def cross_entropy(
     logits: Any,
     targets: Any,
@@ -93,6 +95,7 @@ def cross_entropy(
     return to_container(reduced(losses, reduction, np.sum(counts)), source)
 
 
+@helps
 def cross_entropy_grad(
     logits: Any,
     targets: Any,

@@ -210,7 +210,7 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
         return _from_list(value, name, numbers)
     device = getattr(value, "__dlpack_device__", None)
     if device is not None and device()[0] != _CPU:
-        raise TypeError(f"`{name}` have to be on the CPU, but are a {kind_of(value)} elsewhere")
+        raise TypeError(f"`{name}` have to be on the CPU, but are {kind_of(value)} elsewhere")
     if hasattr(value, "__array__"):
         return np.asarray(value).view(np.ndarray)
     if device is not None:
@@ -221,7 +221,8 @@ def _from_other(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
         pass
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _from_list(value, name, numbers)
-    raise TypeError(f"`{name}` have to be an array of floats, but are a {kind_of(value)}")
+    hint = ": take the last position of its logits, .logits[:, -1]" * hasattr(value, "logits")
+    raise TypeError(f"`{name}` have to be an array of floats, but are {kind_of(value)}{hint}")
 
 
 def _from_list(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
@@ -235,9 +236,10 @@ def _from_list(value: Any, name: str, numbers: bool) -> npt.NDArray[Any]:
 
 
 def kind_of(value: Any) -> str:
-    """Name the type of a value, for an error message."""
+    """Name the type of a value, for an error message: "a str", "an int", "a torch.Tensor"."""
     kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def check_rows(logits: Logits, name: str = "logits", axes: Sequence[int] = (1, 2)) -> None:
@@ -272,7 +274,7 @@ def check_out(
         )
     target = read(out, dtype, name="out")
     if not isinstance(out, np.ndarray) and target.to_tensor is None:
-        raise TypeError(f"`out` has to be an array or a tensor, but is a {kind_of(out)}")
+        raise TypeError(f"`out` has to be an array or a tensor, but is {kind_of(out)}")
     array = target.array
     if array.shape != shape or array.dtype != wanted:
         raise ValueError(

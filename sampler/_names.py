@@ -29,7 +29,31 @@ SAME = {
     **dict.fromkeys(("num_samples", "n_samples", "size", "num_draws"), "n"),
     **dict.fromkeys(("top_logprobs", "n_probs", "return_logprobs", "num_logprobs"), "logprobs"),
     **dict.fromkeys(("allowed_token_ids", "allowed_tokens", "bitmask", "token_mask"), "mask"),
+    **dict.fromkeys(("dim", "dims", "axes"), "axis"),
+    "keepdim": "keepdims",
 }
+# What others call the arguments of `generate()`: Hugging Face's name.
+SAME_IN_GENERATE = {
+    **dict.fromkeys(("max_tokens", "n_predict", "num_predict", "max_len"), "max_new_tokens"),
+    **dict.fromkeys(("stop", "stop_words", "stop_sequences"), "stop_strings"),
+    **dict.fromkeys(("beams", "n_beams", "beam_size", "beam_width"), "num_beams"),
+    "greedy": "do_sample",
+}
+
+# What many give by position, per function, and has to be given by name.
+BY_NAME = {
+    "Sampler": ("temperature", "top_k", "top_p", "min_p"),
+    "Sampler.sample": ("n",),
+    "generate_kwargs": ("attention_mask",),
+    "generate": ("sampler",),
+    "score": ("prompt_length",),
+}
+
+# What is in sampler.hf, and looked for in sampler.
+IN_HF = (
+    *("FilterLogitsProcessor", "GenerateOutput", "SamplingLogitsProcessor", "expand_inputs"),
+    *("filter_kwargs", "generate", "generate_kwargs", "score"),
+)
 
 # Those that are one parameter of ours, and where it stands.
 PARTS = {

@@ -111,7 +111,9 @@ def _cut_graph(name: str, ndim: int) -> TypeError:
     frame: FrameType | None = sys._getframe(1)
     function = ""
     while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "sampler":
-        function, frame = frame.f_code.co_qualname, frame.f_back
+        if "<locals>" not in frame.f_code.co_qualname:  # as of what `helps`
+            function = frame.f_code.co_qualname
+        frame = frame.f_back
     use = ""
     if function in WITH_GRADIENTS and name in (*_LOGITS, "targets", "temperature"):
         first = "divide the logits by it and " if name == "temperature" else ""

@@ -28,7 +28,6 @@ from sampler._arguments import (
     arguments_of_call,
     check_chain,
     check_keys,
-    check_keywords,
     check_seed,
     check_threads,
     no_attribute,
@@ -45,7 +44,7 @@ from sampler._checks import (
     integers,
 )
 from sampler._engine import Engine, make_chain
-from sampler._keywords import check_known, hides_unknown, keywords_of
+from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
@@ -71,7 +70,7 @@ class Sampler(HasSettings):
         A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
     ties : {"id", "all"}
         What `top_k` does where other logits equal the k-th. "id" keeps exactly k tokens: of equal
-        logits those with the lowest ids, as every other step does. "all" keeps all of the equal
+        logits those with the lowest ids, as every other stage does. "all" keeps all of the equal
         ones, as Hugging Face does.
     seed : int, in [0, 2**64), optional
         Names the sequence of draws. None takes one from the operating system, shown as `seed`.
@@ -110,7 +109,7 @@ class Sampler(HasSettings):
     atomically, so a sampler may be shared between threads. Samplers are equal, with equal hashes,
     if their settings and seeds are, wherever their steps stand.
 
-    Each setting is an attribute, such as `temperature`: that of the one step of its kind, and its
+    Each setting is an attribute, such as `temperature`: that of the one stage of its kind, and its
     off value where an explicit chain has none. With two of a kind it is an AttributeError.
 
     The setting of a stage, and `min_tokens_to_keep`, may be an array of shape (batch,), with one
@@ -152,6 +151,7 @@ class Sampler(HasSettings):
         "_ties",
     )
 
+    @helps
     def __init__(
         self,
         stages: Iterable[Stage] | None = None,
@@ -181,7 +181,9 @@ class Sampler(HasSettings):
             "on_invalid", on_invalid, ("raise", "flag")
         )
         self._threads = check_threads(threads)
-        self._device: Literal["auto", "host"] = check_choice("device", device, ("auto", "host"))
+        self._device: Literal["auto", "host"] = check_choice(
+            "device", device, ("auto", "host"), "leave it out, tensors of any device work"
+        )
         self._engine = Engine(
             make_chain(self._stages, ties=ties, min_tokens_to_keep=self._min_tokens_to_keep),
             self._stages,
@@ -302,8 +304,8 @@ class Sampler(HasSettings):
         mask : array_like, optional
             Which tokens may be drawn, per row: int32 words of shape (batch, ceil(vocab / 32)), bit
             j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
-            lists of the ids that are allowed. Tokens beyond the words are not allowed. Never
-            written to.
+            lists of the ids that are allowed (an array of ids as ``ids.tolist()``). Tokens beyond
+            the words are not allowed. Never written to.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 
@@ -348,7 +350,7 @@ class Sampler(HasSettings):
     def sample(
         self, logits: Any, *, n: int | None = None, **options: Unpack[FigureOptions]
     ) -> Samples[Any, Any]: ...
-    @hides_unknown
+    @helps
     def sample(
         self,
         logits: Any,
@@ -361,7 +363,6 @@ class Sampler(HasSettings):
         logprobs: int | None = None,
         raw: bool = False,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Samples[Any, Any]:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
 
@@ -411,7 +412,6 @@ class Sampler(HasSettings):
         >>> r.top_ids, r.raw_top_ids
         (array([ 1,  2, -1]), array([1, 2, 0]))
         """
-        steps = check_keywords(Sampler.sample, unknown, steps)
         if n is not None and draws is not None:
             raise TypeError("give either `n` or `draws`, not both: n=3 takes the draws 0, 1 and 2")
         source = _inputs.read(logits, dtype, draws=True)
@@ -438,7 +438,7 @@ class Sampler(HasSettings):
     def score(
         self, logits: Any, tokens: Any, **options: Unpack[FigureOptions]
     ) -> Samples[Any, Any]: ...
-    @hides_unknown
+    @helps
     def score(
         self,
         logits: Any,
@@ -451,7 +451,6 @@ class Sampler(HasSettings):
         logprobs: int | None = None,
         raw: bool = False,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Samples[Any, Any]:
         """Return for given tokens what `sample` returns for drawn ones. Does not take a step.
 
@@ -496,7 +495,6 @@ class Sampler(HasSettings):
         >>> r.logprobs.round(3), r.raw_logprobs.round(3), r.ranks
         (array([-0.313,   -inf]), array([-0.44, -2.44]), array([1, 3]))
         """
-        steps = check_keywords(Sampler.score, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         top = None if logprobs is None else check_logprobs(logprobs)
@@ -511,7 +509,7 @@ class Sampler(HasSettings):
             contain=source.to_container, **keys,
         )  # fmt: skip
 
-    @hides_unknown
+    @helps
     def distribution(
         self,
         row: Any,
@@ -520,7 +518,6 @@ class Sampler(HasSettings):
         stream: int = 0,
         step: int | None = None,
         draw: int = 0,
-        **unknown: Any,
     ) -> Distribution:
         """Return what the stages make of one row: kept tokens and probabilities.
 
@@ -551,8 +548,6 @@ class Sampler(HasSettings):
         Sampler.sample : draws, and costs less.
         Sampler.filter : logits instead of probabilities, for a batch.
         """
-        if unknown:
-            check_known("Sampler.distribution", unknown, keywords_of(Sampler.distribution))
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
         keys: dict[str, Any] = {}
@@ -575,7 +570,7 @@ class Sampler(HasSettings):
     def filter(self, logits: Tensor, **options: Unpack[Options]) -> Tensor: ...
     @overload
     def filter(self, logits: Any, *, out: Any = None, **options: Unpack[Options]) -> Any: ...
-    @hides_unknown
+    @helps
     def filter(
         self,
         logits: Any,
@@ -586,7 +581,6 @@ class Sampler(HasSettings):
         draws: Any = None,
         out: Any = None,
         dtype: Bfloat16 = None,
-        **unknown: Any,
     ) -> Any:
         """Return the tempered logits, removed tokens at -inf. Does not take a step.
 
@@ -627,7 +621,6 @@ class Sampler(HasSettings):
         >>> Sampler(temperature=0.5, top_k=2).filter(np.array([1.0, 3.0, 2.0, 0.0]))
         array([-inf,   6.,   4., -inf])
         """
-        steps = check_keywords(Sampler.filter, unknown, steps)
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         shape = source.array.shape

@@ -98,7 +98,11 @@ def _fields_of(config: Any) -> dict[str, Any]:
     kind = kind_of(config)
     if isinstance(config, (str, PathLike)):
         kind += ": read a file with json.load, a model's by GenerationConfig.from_pretrained"
-    raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is a {kind}")
+    elif hasattr(config, "generation_config") or hasattr(
+        config, "to_dict"
+    ):  # a model, or its config
+        kind += ": write model.generation_config"
+    raise TypeError(f"`config` has to be a GenerationConfig or a mapping, but is {kind}")
 
 
 def _asks(name: str, value: Any) -> bool:

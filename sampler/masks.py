@@ -2,8 +2,9 @@
 
 The words have the layout that xgrammar, llguidance and outlines share: int32 of shape
 (batch, ceil(vocab / 32)), where token j of a row is bit j & 31 of word j >> 5, and 1 is allowed. A
-mask may be narrower: the tokens beyond it are not allowed. It may be wider if the words beyond the
-row's are 0. The spare bits of the row's last word mean nothing.
+mask may be narrower, by up to half, where the model's vocabulary is padded: the tokens beyond it
+are not allowed. Narrower still, it is more likely an array of ids, and refused. It may be wider if
+the words beyond the row's are 0. The spare bits of the row's last word mean nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ __all__ = [
 _Words = npt.NDArray[np.int32]
 _BITS = 32
 _INT32 = np.dtype(np.int32)
+_COLLECTIONS = (set, frozenset, range)
+_WANTED = "int32 words, bools, or lists of allowed ids"
 
 
 def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
@@ -33,9 +36,9 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     Parameters
     ----------
     mask : array_like
-        int32 words as above, one row of them per row of logits. Bools of exactly `shape`. Or lists
-        of the ids that are allowed: one for a lone row, one per row for a batch. NumPy arrays, CPU
-        tensors, lists. Never written to.
+        int32 words as above, one row of them per row of logits. Bools of exactly `shape`. NumPy
+        arrays, tensors, lists of bools. Or the ids that are allowed, each once: a list, set or
+        range for a lone row, one per row for a batch. Never written to.
     shape : tuple of int
 
     Returns
@@ -48,7 +51,8 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
     TypeError
         If `mask` is none of these, such as an array of floats.
     ValueError
-        If it is for other rows, an id is outside the vocabulary, or a bit beyond is set.
+        If it is for other rows, an id is outside the vocabulary or named twice, words cover less
+        than half of a row, or a bit beyond is set.
     """
     *batch, vocab = shape
     rows = batch[0] if batch else 1
@@ -60,10 +64,11 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
         and mask.strides[-1] == mask.itemsize
     ):
         return mask if batch else mask[None]  # the usual, quickly
-    if isinstance(mask, (list, tuple)):
-        lists = [as_array("mask", row) for row in (mask if batch else [mask])]
+    if isinstance(mask, (list, tuple)) or (not batch and isinstance(mask, _COLLECTIONS)):
+        given = [_as_list(row) for row in (mask if batch else [mask])]
+        lists = [as_array("mask", row) for row in given]
         if not any(one.dtype == np.bool_ for one in lists):
-            return _words_of_ids(mask if batch else [mask], lists, shape)
+            return _words_of_ids(given, lists, shape)
     array = as_array("mask", mask)
     if array.dtype == np.bool_:
         if array.shape != shape:
@@ -73,25 +78,33 @@ def read_mask(mask: Any, shape: tuple[int, ...]) -> _Words:
             )
         return _words_of_bools(array.reshape(rows, vocab))
     if array.dtype.kind != "i" or array.dtype.itemsize != 4:
-        found = f"{array.dtype}" if hasattr(mask, "dtype") else f"a {kind_of(mask)}"
-        raise TypeError(
-            f"`mask` has to be int32 words, bools, or lists of allowed ids, but is {found}"
-        )
+        found = f"{array.dtype}" if hasattr(mask, "dtype") else kind_of(mask)
+        if hasattr(mask, "dtype") and array.dtype.kind in "iu":
+            found += ": for ids pass mask.tolist(), for words cast to int32, for flags to bool"
+        raise TypeError(f"`mask` has to be {_WANTED}, but is {found}")
     if array.ndim not in (len(batch) + 1, 2) or (array.ndim == 2 and array.shape[0] != rows):
         raise ValueError(
             f"a `mask` of words has to have shape {(*batch, width)} for logits of shape {shape}, "
             f"but has shape {array.shape}"
         )
     words = array.reshape(rows, array.shape[-1])
+    if 2 * words.shape[1] < width:
+        raise ValueError(
+            f"a `mask` of words has to have about {width} of them per row, 1 bit for each of the "
+            f"{vocab} tokens, but has {words.shape[1]}: for ids, pass lists (mask.tolist())"
+        )
     beyond = words[:, width:]
     if beyond.any():
         raise ValueError(
-            f"`mask` has to be 0 after the {width} words that {vocab} tokens take, but row "
-            f"{int(np.argwhere(beyond)[0, 0])} has bits set there"
+            f"a `mask` of words has to be 0 after the word of token {vocab - 1}, the last, but row "
+            f"{int(np.argwhere(beyond)[0, 0])} has bits set there: for ids, pass lists "
+            "(mask.tolist())"
         )
-    if words.shape[1] == 0:
-        return np.zeros((rows, 1), np.int32)
     return np.ascontiguousarray(words, np.int32)
+
+
+def _as_list(row: Any) -> Any:
+    return list(row) if isinstance(row, _COLLECTIONS) else row
 
 
 def _words_of_bools(allowed: npt.NDArray[np.bool_]) -> _Words:
@@ -108,13 +121,19 @@ def _words_of_ids(
     *batch, vocab = shape
     rows = batch[0] if batch else 1
     check_batch("mask", len(lists), rows)
-    wanted = f"int32 words, bools, or lists of allowed ids, integers in [0, {vocab})"
+    wanted = f"ids in [0, {vocab})"
     ids = []
     for row, (raw, one) in enumerate(zip(given, lists, strict=True)):
         if one.ndim != 1 or one.dtype.kind == "O":
-            raise TypeError(f"`mask` has to be {wanted}, but a row is {reprlib.repr(raw)}")
+            raise TypeError(f"`mask` has to be {_WANTED}, but a row is {reprlib.repr(raw)}")
         where = f" in row {row}" if batch else ""
-        ids.append(check_ids("mask", raw, vocab, wanted, where=where))
+        ids.append(check_ids("mask", raw, vocab, wanted, where=where, holds=True))
+        named, counts = np.unique(ids[-1], return_counts=True)
+        if len(named) < len(one):
+            raise ValueError(
+                f"`mask` has to hold each id once, but holds {named[counts > 1][0]} more than "
+                f"once{where}: flags have to be bools"
+            )
     width = -(-vocab // _BITS)
     words = np.zeros(rows * width, np.uint32)
     if ids:

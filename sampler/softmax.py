@@ -18,6 +18,7 @@ from sampler._checks import (
     check_broadcast,
     check_reals,
 )
+from sampler._keywords import helps
 from sampler.stages import Temperature
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
 AnyAxis = int | tuple[int, ...] | None  # one, some, or all
 
 
+@helps
 def softmax(
     x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
@@ -96,6 +98,7 @@ def softmax(
     return _apply(x, temperature, axis, out, where, "softmax")
 
 
+@helps
 def log_softmax(
     x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1, out: Any = None, where: Any = None
 ) -> Any:
@@ -124,6 +127,7 @@ def log_softmax(
     return _apply(x, temperature, axis, out, where, "log_softmax")
 
 
+@helps
 def logsumexp(
     x: Any,
     *,
@@ -268,6 +272,7 @@ def _check_where(where: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 # -------------------------------------------------------------------------------------- sigmoid
 
 
+@helps
 def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
     """Return 1 / (1 + exp(-x / temperature)), the softmax of two entries whose difference is x.
 
@@ -322,6 +327,7 @@ def sigmoid(x: Any, *, temperature: float | None = 1.0) -> Any:
 # ---------------------------------------------------------------------------------- derivatives
 
 
+@helps
 def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
     """Return the derivatives of a softmax with respect to its input: (diag(p) - p p') / T.
 
@@ -371,6 +377,7 @@ def softmax_jacobian(p: Any, *, temperature: float | None = 1.0) -> Any:
         return to_container(result / t, source)
 
 
+@helps
 def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return J v, J being the `softmax_jacobian` of each slice: p * (v - sum(p * v)) / T.
 
@@ -415,6 +422,7 @@ def softmax_jvp(p: Any, v: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -
     return _jacobian_times(p, v, "v", temperature, axis)
 
 
+@helps
 def softmax_vjp(p: Any, g: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return g J, J being the `softmax_jacobian` of each slice: p * (g - sum(p * g)) / T.
 
@@ -450,6 +458,7 @@ def _jacobian_times(p: Any, vector: Any, name: str, temperature: Any, axis: Any)
     return to_container(result / (np.expand_dims(t, axes) if t.ndim else t), source)
 
 
+@helps
 def softmax_dtemperature(x: Any, *, temperature: Any = 1.0, axis: AnyAxis = -1) -> Any:
     """Return the derivative of `softmax` with respect to its temperature.
 

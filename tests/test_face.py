@@ -21,10 +21,12 @@ from sampler._keywords import unknown_keyword
 from sampler._names import (
     ALGORITHMS,
     IGNORED_FIELDS,
+    IN_HF,
     OF_OTHERS,
     PARTS,
     PROCESSORS,
     SAME,
+    SAME_IN_GENERATE,
     SAMPLER_ONLY,
 )
 from sampler.stages import STAGES
@@ -330,8 +332,8 @@ WAYS_OUT = {
     "Sampler(num_return_sequences=2)": "write sampler.hf.generate(model, **inputs, sampler=s, "
     "num_return_sequences=2)",
     "Sampler(do_sample=True)": "a Sampler always draws; greedy is temperature=0",
-    "Sampler(mirostat=2)": "no step of a Sampler does this: change the logits before the draw",
-    "Sampler(frequency_penalty=1)": "no step of a Sampler does this: change the logits before",
+    "Sampler(mirostat=2)": "no stage of a Sampler does this: change the logits before the draw",
+    "Sampler(frequency_penalty=1)": "no stage of a Sampler does this: change the logits before",
     "Sampler(logprobs=5)": "it goes with the logits, as in s.sample(logits, logprobs=5)",
     "Sampler(allowed_token_ids=[1])": "it goes with the logits, as in s(logits, mask=[1])",
     "Sampler(0.8)": "`stages` has to be a sequence of stages, but is 0.8: write Sampler("
@@ -345,7 +347,11 @@ WAYS_OUT = {
     f"s({X}, temperature=0.5)": "it is a setting of a Sampler, as in Sampler(temperature=0.5)",
     f"s({X}, xtc_threshold=0.1)": "it is a setting of a Sampler, as in "
     "Sampler(xtc=(0.1, probability))",
-    f"s({X}, n=5)": "it goes with the logits, as in s.sample(logits, n=5)",
+    f"s({X}, n=5)": "write s.sample(logits, n=5)",
+    f"s({X}, logprobs=True)": "write s.sample(logits, logprobs=0)",
+    f"s({X}, step=3)": "write s.sample(logits, steps=3)",
+    f"s({X}, stream=3)": "write s.sample(logits, streams=[...])",
+    f"s({X}, streams=[3])": "write s.sample(logits, streams=[3])",
     f"s({X}, masks=5)": "did you mean mask?",
     f"s({X}, foo=5)": "it takes dtype, mask",
     f"s([[1]], {X})": "a Sampler takes logits alone, but got 2 arguments. It is not a logits "
@@ -353,17 +359,66 @@ WAYS_OUT = {
     f"s.sample({X}, num_samples=5)": "write n=5",
     f"s.sample({X}, top_logprobs=5)": "write logprobs=5",
     f"s.sample({X}, stream=5)": "did you mean streams?",
-    f"s.score({X}, 0, n=5)": "it goes with the logits, as in s.sample(logits, n=5)",
-    f"s.filter({X}, logprobs=5)": "it goes with the logits, as in s.sample(logits, logprobs=5)",
+    f"s.score({X}, 0, n=5)": "write s.sample(logits, n=5)",
+    f"s.filter({X}, logprobs=5)": "write s.sample(logits, logprobs=5)",
     f"s.distribution({X}, steps=5)": "did you mean step?",
     "model.generate(ids, s)": "in model.generate(), write **sampler.hf.generate_kwargs(s)",
     "model.generate(ids, logits_processor=[s], max_new_tokens=1)": "a Sampler takes logits alone",
     "generate_kwargs(s, max_new_tokens=5)": "it goes to generate(): model.generate(**inputs, "
     "**sampler.hf.generate_kwargs(s), max_new_tokens=5)",
-    "generate_kwargs(s, top_k=5)": "it is a setting of a Sampler, as in Sampler(top_k=5)",
+    "generate_kwargs(s, top_k=5)": "write generate_kwargs(Sampler(top_k=5))",
+    "generate_kwargs(temperature=0.8)": "write generate_kwargs(Sampler(temperature=0.8))",
+    "generate_kwargs(s, mask=ids)": "write attention_mask=... for a prompt's padding; to allow "
+    "only some tokens, give a processor as logits_processor=[mine]",
     "generate_kwargs(s, logits_processor=[s])": "but holds a sampler.api.Sampler",
     "filter_kwargs(temp=0.8)": "write temperature=0.8",
+    "filter_kwargs(temperature=0.8, seed=7)": "Hugging Face draws there, so write "
+    "torch.manual_seed(7)",
     "FilterLogitsProcessor(temp=0.8)": "write temperature=0.8",
+    # By position.
+    "Sampler(0.8, 50, 0.95)": "Sampler() takes from 1 to 2 positional arguments but 4 were given: "
+    "write temperature=0.8, top_k=50, top_p=0.95",
+    "Sampler([], 7)": "were given: write temperature=7",
+    f"s.sample({X}, 3)": "takes 2 positional arguments but 3 were given: write n=3",
+    f"s.score({X}, 1, 3)": "were given: give mask, streams, steps, draws ... by name",
+    f"s.distribution({X}, 3)": "were given: give mask, stream, step, draw by name",
+    f"softmax({X}, 0)": "takes 1 positional argument but 2 were given: give temperature, axis, "
+    "out, where by name",
+    "generate_kwargs(s, 1)": "were given: write attention_mask=1",
+    "score(model, ids, s, 2)": "3 positional arguments but 4 were given: write prompt_length=2",
+    "filter_kwargs(s, 0.5)": "give filter_value, min_tokens_to_keep, logits_processor by name",
+    "generate(model, ids, s)": "were given: write sampler=Sampler(seed=7)",
+    "generate(model, s, input_ids=ids)": "keyword-only argument: 'sampler': write sampler=...",
+    # What other libraries have.
+    f"s.sample({X}, return_logprobs=True)": "write logprobs=0",
+    "Sampler(generator=torch.Generator())": "write seed=generator.initial_seed()",
+    "Sampler(generator=np.random.default_rng(0))": "write rng=...",
+    "Sampler(seed=torch.Generator())": "is a generator: write seed=generator.initial_seed()",
+    "Sampler(seed=np.random.default_rng(0))": "is a generator: write rng=rng",
+    "Sampler(stop='x')": "it goes to generate(): model.generate(**inputs, "
+    "**sampler.hf.generate_kwargs(s), stop_strings='x')",
+    "Sampler(max_tokens=3)": "it goes to generate(): model.generate(**inputs, "
+    "**sampler.hf.generate_kwargs(s), max_new_tokens=3)",
+    "Sampler(beams=2)": "so use it without a Sampler: model.generate(**inputs, num_beams=2)",
+    "Sampler(greedy=True)": "a Sampler always draws; greedy is temperature=0",
+    "Sampler(top_p=95)": "has to be a float in [0, 1], but is 95 (0.95?)",
+    "Sampler(device='cuda')": "but is 'cuda': leave it out, tensors of any device work",
+    "Sampler.from_generation_config(model)": "LlamaForCausalLM: write model.generation_config",
+    "Sampler.from_generation_config(model.config)": "LlamaConfig: write model.generation_config",
+    f"softmax({X}, dim=0)": "write axis=0",
+    f"softmax({X}, temp=0.5)": "write temperature=0.5",
+    f"softmax({X}, dtype=1)": "the result is float64 for float64, else float32: convert what goes "
+    "in or comes out",
+    f"sampler.logsumexp({X}, keepdim=True)": "write keepdims=True",
+    # In sampler.hf.
+    "generate(model, ids, sampler=s, seed=3)": "as in Sampler(seed=3)",
+    "generate(model, ids, sampler=s, max_tokens=3)": "write max_new_tokens=3",
+    "generate(model, ids, sampler=s, do_sample=True)": "draws: greedy is Sampler(temperature=0)",
+    "generate(model, ids, sampler=s, top_k=3)": "as in Sampler(top_k=3)",
+    "s(model(ids))": "WithPast: take the last position of its logits, .logits[:, -1]",
+    "generate_kwargs(3)": "`sampler` has to be a Sampler, but is an int",
+    "expand_inputs(ids, 3)": 'are a torch.Tensor: write {"input_ids": ids} for a tensor of ids',
+    "sampler.generate_kwargs": "no attribute 'generate_kwargs': write sampler.hf.generate_kwargs",
 }
 
 
@@ -374,6 +429,7 @@ def test_mistakes_lead_somewhere(call, model):
     names = {
         "Sampler": Sampler, "TopK": TopK, "s": Sampler(seed=7), "model": model,
         "ids": torch.tensor([[1, 2]]), "GenerationConfig": GenerationConfig,
+        "sampler": sampler, "softmax": sampler.softmax, "torch": torch, "np": np,
         **{name: getattr(sampler.hf, name) for name in sampler.hf.__all__},
     }  # fmt: skip
     with pytest.raises((TypeError, ValueError, AttributeError)) as caught:
@@ -386,17 +442,39 @@ def test_mistakes_lead_somewhere(call, model):
     assert len(message) < 250 and "\n" not in message
 
 
+def test_an_error_from_inside_a_call_stays_as_it_is():
+    # Planted: every TypeError taken for one of a call that does not fit.
+    error, cause = TypeError("mine"), KeyError()
+
+    class Rows:
+        def __array__(self, dtype=None, copy=None):
+            raise error from cause
+
+    for call in (Sampler(seed=7).sample, sampler.softmax):
+        with pytest.raises(TypeError, match=r"^mine$") as caught:
+            call(Rows())
+        assert caught.value is error and error.__cause__ is cause
+        assert caught.traceback[-1].name == "__array__"
+    with pytest.raises(TypeError, match=r"^score\(\) missing .* argument: 'sampler'$"):
+        sampler.hf.score(None, None)
+    with pytest.raises(TypeError, match=r"^generate\(\) got multiple values .* 'inputs'$"):
+        sampler.hf.generate(None, None, inputs=None, sampler=None)
+
+
 def test_the_table_of_names_leads_to_what_there_is():
     ours = {*STAGES, *SAMPLER_ONLY}
-    calls = {
-        name for method in (Sampler.sample, Sampler.filter)
-        for name in inspect.signature(method).parameters
-    }  # fmt: skip
-    assert not SAME.keys() & ours and not SAME.keys() & calls
-    assert set(SAME.values()) <= ours | calls
+    calls, family = (
+        {name for one in functions for name in inspect.signature(one).parameters}
+        for functions in ((Sampler.sample, Sampler.filter), (sampler.logsumexp,))
+    )
+    assert not SAME.keys() & (ours | calls | family)
+    assert set(SAME.values()) <= ours | calls | family
     assert all(STAGES[SAME[name]].has_several for name in PARTS)
     known = list(inspect.signature(Sampler).parameters)
-    for name in {*SAME, *PROCESSORS, *ALGORITHMS, *IGNORED_FIELDS, *OF_OTHERS} - ours:
+    assert set(SAME_IN_GENERATE.values()) <= {*IGNORED_FIELDS, *ALGORITHMS, "do_sample"}
+    assert set(IN_HF) == set(sampler.hf.__all__)
+    names = {*SAME, *SAME_IN_GENERATE, *PROCESSORS, *ALGORITHMS, *IGNORED_FIELDS, *OF_OTHERS} - ours
+    for name in names - {name for name in SAME if SAME[name] in family - ours - calls}:
         message = str(unknown_keyword("Sampler", name, 1, known))
         assert not message.endswith("lists the settings"), message
 

@@ -981,7 +981,7 @@ def test_an_error_reaches_who_reads_a_stream(model, tokenizer):
 
 
 def test_no_streamer(model):
-    with pytest.raises(TypeError, match=r"^`streamer` has to be a streamer, but is a object$"):
+    with pytest.raises(TypeError, match=r"^`streamer` has to be a streamer, but is an object$"):
         ours(model, prompts(1), streamer=object())
 
 
@@ -1348,7 +1348,7 @@ def test_a_processor_before_the_filters(model):
 def test_a_processor_that_is_never_called_warns(model, make):
     # As continuous batching, which ignores the processors of the caller.
     lost = "the sampler drew nothing" if make is generate_kwargs else "nothing was filtered"
-    words = rf"never called the processor made here, so {lost}: generate_batch and"
+    words = rf"never called the processor made here, so {lost}: ignore this after an error;"
     kwargs = make(HOT)
     processor = kwargs["logits_processor"][-1]
     if make is generate_kwargs:

@@ -4,6 +4,7 @@
 """
 
 import pickle
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -90,8 +91,8 @@ def random_mask(rng, allowed):
     if form == "ids":
         return [np.flatnonzero(row).tolist() for row in allowed], allowed
     words = words_of(allowed)
-    if form == "narrow" and words.shape[1] > 1:
-        width = int(rng.integers(1, words.shape[1]))
+    if form == "narrow" and words.shape[1] > 1:  # by half at most
+        width = int(rng.integers((words.shape[1] + 1) // 2, words.shape[1]))
         allowed = allowed & (np.arange(vocab) < 32 * width)
         words = words[:, :width]
     elif form == "wide":
@@ -248,7 +249,7 @@ X = np.array([1.0, 3.0, 2.0, 0.0])
 
 @pytest.mark.parametrize("mask", [
     np.array([0b0101], np.int32), np.array([[0b0101]], np.int32), torch.tensor([0b0101]).int(),
-    np.array([0b0101], ">i4"), np.array([0b0101, 0, 0], np.int32), [0, 2], (2, 0, 0),
+    np.array([0b0101], ">i4"), np.array([0b0101, 0, 0], np.int32), [0, 2], (2, 0), {0, 2},
     [np.int64(0), np.int64(2)], np.array([True, False, True, False]), [True, False, True, False],
     torch.tensor([True, False, True, False]),
 ])  # fmt: skip
@@ -268,7 +269,9 @@ def test_forms_of_a_batch():
         assert read_mask(mask, (2, 3)).tolist() == words.tolist()
     assert read_mask([[], [1]], (2, 3)).tolist() == [[0], [2]]
     assert read_mask([], (3,)).tolist() == [[0]]
-    assert read_mask(np.zeros((2, 0), np.int32), (2, 3)).tolist() == [[0], [0]]
+    for lone in ({2, 0}, frozenset({0, 2}), range(0, 3, 2)):
+        assert read_mask(lone, (3,)).tolist() == [[0b101]]
+        assert read_mask([lone, {1}], (2, 3)).tolist() == words.tolist()
     assert Sampler(seed=1)(np.zeros((0, 3)), mask=np.zeros((0, 1), np.int32)).tolist() == []
 
 
@@ -283,18 +286,22 @@ def test_packing(seed, vocab, batch):
 
 @pytest.mark.parametrize(("mask", "error", "message"), [
     (np.ones(4), TypeError, "has to be int32 words, bools, or lists of allowed ids, but is float"),
-    (np.ones(4, np.int64), TypeError, "or lists of allowed ids, but is int64$"),
-    ([0.5, 1.0], TypeError, "allowed ids, integers in \\[0, 4\\), but are float64$"),
+    *((mask, TypeError, f"{dtype}: for ids pass mask.tolist.* words cast to int32, for flags to")
+      for dtype in ("int64", "uint8", "uint32")
+      for mask in [np.ones(4, dtype), torch.ones(4, dtype=getattr(torch, dtype))]),
+    ([0.5, 1.0], TypeError, "`mask` has to hold ids in \\[0, 4\\), but holds float64$"),
+    ({0.5}, TypeError, "`mask` has to hold ids in \\[0, 4\\), but holds \\[0.5\\]$"),
     ("0101", TypeError, "lists of allowed ids, but is a str$"),
-    ({0, 2}, TypeError, "lists of allowed ids, but is a set$"),
     ([[0, 2]], TypeError, "but a row is \\[\\[0, 2\\]\\]$"),
-    ([True, 3], TypeError, "integers in \\[0, 4\\), but are \\[True, 3\\]$"),
-    ([0, 4], ValueError, "integers in \\[0, 4\\), but one is 4, at index 1$"),
-    ([-1], ValueError, "integers in \\[0, 4\\), but one is -1, at index 0$"),
+    ([True, 3], TypeError, "has to hold ids in \\[0, 4\\), but holds \\[True, 3\\]$"),
+    ([0, 4], ValueError, "`mask` has to hold ids in \\[0, 4\\), but one is 4, at index 1$"),
+    ([-1], ValueError, "`mask` has to hold ids in \\[0, 4\\), but one is -1, at index 0$"),
+    ([0, 0, 0, 1], ValueError, "each id once, but holds 0 more than once: flags have to be bools$"),
+    ((1, 1, 0, 0), ValueError, "each id once, but holds 0 more than once: flags have to be bools$"),
     (np.ones((2, 1), np.int32), ValueError, "shape \\(1,\\) for .* \\(4,\\).* shape \\(2, 1\\)"),
     (np.ones((1, 4), bool), ValueError, "shape of the logits, \\(4,\\), but has shape \\(1, 4\\)$"),
     (np.ones(5, bool), ValueError, "shape of the logits, \\(4,\\), but has shape \\(5,\\)$"),
-    (np.array([1, 0, 2], np.int32), ValueError, "0 after the 1 words .* row 0 has bits set there$"),
+    (np.array([1, 0, 2], np.int32), ValueError, "after the word of token 3, .* row 0 has bits set"),
 ])  # fmt: skip
 def test_bad_masks(mask, error, message):
     s = Sampler(seed=3)
@@ -316,6 +323,28 @@ def test_a_mask_of_another_batch(mask):
 def test_a_bad_id_of_a_batch_names_its_row():
     with pytest.raises(ValueError, match=r"but one is 4, at index 1 in row 1$"):
         Sampler(seed=3)(np.zeros((2, 4)), mask=[[0], [0, 4]])
+
+
+@pytest.mark.parametrize("make", [np.int32, lambda ids: torch.tensor(ids, dtype=torch.int32)])
+def test_ids_in_an_int32_array_are_not_words(make):
+    # Found: they were drawn as bits, from tokens that nobody had named.
+    for rows, mask in ((np.zeros(1000), [5, 900]), (np.zeros((2, 1000)), [[5, 900], [5, 900]])):
+        with pytest.raises(
+            ValueError, match=r"about 32 of .* has 2: for ids, pass lists \(mask\.to"
+        ):
+            Sampler(seed=3)(rows, mask=make(mask))
+        assert np.isin(Sampler(seed=3)(rows, mask=make(mask).tolist()), [5, 900]).all()
+    for width, refused in ((0, True), (15, True), (16, False)):  # a padded vocabulary has less
+        ones = np.ones((1, width), np.int32)
+        with pytest.raises(ValueError, match="but has") if refused else nullcontext():
+            assert read_mask(ones, (1, 1000)).tolist() == ones.tolist()
+
+
+def test_an_id_that_is_named_twice_in_a_batch_names_its_row():
+    with pytest.raises(ValueError, match=r"but holds 2 more than once in row 1: flags have to be"):
+        Sampler(seed=3)(np.zeros((2, 4)), mask=[[0], [2, 1, 2]])
+    with pytest.raises(TypeError, match=r"but is a set$"):  # whose rows have no order
+        Sampler(seed=3)(np.zeros((2, 4)), mask={(0,), (1,)})
 
 
 def test_raw_figures_with_bans_alone():
@@ -462,7 +491,7 @@ def test_every_tier_weighs_what_the_mask_allows() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_logits_with_another_value(dtype):
-    # No step gives finite values yet; what the core does with them is that of a copied row.
+    # No stage gives finite values yet; what the core does with them is that of a copied row.
     rng = np.random.default_rng(9)
     for size in (1, 64, 511, 513, 3000):
         for chain in ([], [TopK(9)], [Temperature(0.7), TopP(0.9)]):
@@ -520,7 +549,7 @@ def test_words_of_a_wider_mask():
     assert Sampler(seed=0)(rows, mask=words[1::2, :2]).tolist() == [1, 3]
     for beyond in range(2, 9):
         words[3, beyond] = 1
-        with pytest.raises(ValueError, match=r"`mask` has to be 0 after the 2 words .* row 1 has"):
+        with pytest.raises(ValueError, match=r"0 after the word of token 63, .* row 1 has"):
             Sampler(seed=0)(rows, mask=words[1::2])
         words[3, beyond] = 0
 

@@ -323,15 +323,16 @@ def test_round_trip():
 
 # -------------------------------------------------------------------------------------- bad input
 
+OFF = ": in an array write the default, which is off"
 P, K = "a float in [0, 1]", "an integer >= 0 (0 or None is off)"
 BAD = [
     ("top_p", [0.9, 0.5, 0.1, 1.7], ValueError, f"{P}, but is 1.7 in row 3"),
     ("top_p", np.array([0.9, -1, 7]), ValueError, f"{P}, but is -1.0 in row 1"),
     ("min_p", torch.tensor([0.5, nan]), ValueError, f"{P}, but is nan in row 1"),
-    ("min_p", [0, 2], ValueError, f"{P}, but is 2 in row 1"),
+    ("min_p", [0, 2], ValueError, f"{P}, but is 2 (0.02?) in row 1"),
     ("temperature", [1, -1, 1], ValueError, "a float in [0, inf], but is -1 in row 1"),
     ("temperature", [nan], ValueError, "a float in [0, inf], but is nan in row 0"),
-    ("temperature", [0.5, None], TypeError, "a float in [0, inf], but is None in row 1"),
+    ("temperature", [0.5, None], TypeError, f"a float in [0, inf], but is None in row 1{OFF}"),
     ("temperature", [0.5, True], TypeError, "a float in [0, inf], but is True in row 1"),
     ("temperature", (1.0, "2"), TypeError, "a float in [0, inf], but is '2' in row 1"),
     ("temperature", np.array([True]), TypeError, "a float in [0, inf], but is True in row 0"),
@@ -342,7 +343,7 @@ BAD = [
     ("top_k", np.array([5.0, 2.5]), TypeError, f"{K}, but is 2.5 in row 1"),
     ("top_k", np.array([inf]), TypeError, f"{K}, but is inf in row 0"),
     ("top_k", torch.tensor([nan]), TypeError, f"{K}, but is nan in row 0"),
-    ("top_k", [3, None], TypeError, f"{K}, but is None in row 1"),
+    ("top_k", [3, None], TypeError, f"{K}, but is None in row 1{OFF}"),
     ("min_tokens_to_keep", [1, 0], ValueError, "an integer >= 1, but is 0 in row 1"),
     ("top_p", np.ones((2, 1)), ValueError, f"{P}, or one per row, but has shape (2, 1)"),
     ("top_p", [[0.5]], ValueError, f"{P}, or one per row, but has shape (1, 1)"),

@@ -504,11 +504,12 @@ def test_a_removed_token_keeps_its_rank_in_the_row_as_it_came_in():
 # ------------------------------------------------------------------------------------- bad input
 
 ROW = np.zeros(4)
+SIGMA = "`top_n_sigma` has to be a float in [0, inf] (0 or None is off)"
 BAD = [
     # call, error, what it says
-    (lambda: TopNSigma(-1), ValueError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is -1"),
-    (lambda: TopNSigma(nan), ValueError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is nan"),
-    (lambda: TopNSigma("1"), TypeError, "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is '1'"),
+    (lambda: TopNSigma(-1), ValueError, f"{SIGMA}, but is -1"),
+    (lambda: TopNSigma(nan), ValueError, f"{SIGMA}, but is nan"),
+    (lambda: TopNSigma("1"), TypeError, f"{SIGMA}, but is '1'"),
     (lambda: TopH(0), ValueError, "`top_h` has to be a float in (0, 1], but is 0"),
     (lambda: TopH(1.1), ValueError, "`top_h` has to be a float in (0, 1], but is 1.1"),
     (lambda: TopH(nan), ValueError, "`top_h` has to be a float in (0, 1], but is nan"),
@@ -533,7 +534,8 @@ BAD = [
     (lambda: PLess(nan), TypeError, None),
     (lambda: PLess([True, 2]), TypeError, None),
     (lambda: XTC(1.5, 0.5), ValueError, "`xtc.threshold` has to be a float in [0, 1], but is 1.5"),
-    (lambda: XTC(0.1, 2), ValueError, "`xtc.probability` has to be a float in [0, 1], but is 2"),
+    (lambda: XTC(0.1, 2), ValueError,
+     "`xtc.probability` has to be a float in [0, 1], but is 2 (0.02?)"),
     (lambda: XTC(nan, 0.5), ValueError, None),
     (lambda: XTC(0.1, nan), ValueError, None),
     (lambda: XTC(0.1, 0.5, 3), TypeError, None),
@@ -564,7 +566,7 @@ BAD = [
     (lambda: TopA(np.array([0.5, 7.0])), ValueError, None),
     (lambda: TailFree([1, 0.5, 2]), ValueError, None),
     (lambda: XTC([0.1, 0.2], [0.5, 2]), ValueError,
-     "`xtc.probability` has to be a float in [0, 1], but is 2.0 in row 1"),
+     "`xtc.probability` has to be a float in [0, 1], but is 2.0 (0.02?) in row 1"),
     (lambda: TypicalP([[0.5]]), ValueError, None),
     (lambda: Sampler(typical_p=[0.5, 0.6])(ROW), ValueError,
      "`typical_p` has to be a number for a lone row, but is for 2 rows"),

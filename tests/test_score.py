@@ -351,7 +351,7 @@ BAD_FOR_TWO_ROWS = [
     ],
 )
 def test_bad_tokens(logits, tokens, error, words):
-    wanted = r"integers in \[0, 4\), of shape \(2?,?\) or \((2, )?'n',?\)"
+    wanted = r"integers in \[0, 4\), of shape \(2?,?\) or \((2, )?n,?\)"
     form = rf"^`tokens` have to be {wanted}, but .*{words}"
     with pytest.raises(error, match=form):
         Sampler(seed=7).score(logits, tokens)

@@ -15,13 +15,13 @@ from sampler.api import Sampler
 
 def check_sampler(sampler: Any) -> None:
     if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` has to be a Sampler, but is a {_inputs.kind_of(sampler)}")
+        raise TypeError(f"`sampler` has to be a Sampler, but is {_inputs.kind_of(sampler)}")
 
 
 def check_model(model: Any, *wanted: str) -> None:
     if not all(hasattr(model, name) for name in wanted):
         raise TypeError(
-            "`model` has to be a transformers model that generates text, but is a "
+            "`model` has to be a transformers model that generates text, but is "
             f"{_inputs.kind_of(model)}"
         )
 

@@ -59,11 +59,14 @@ def expand_inputs(inputs: Mapping[str, Any], num_return_sequences: int) -> dict[
     """
     n = check_integer("num_return_sequences", num_return_sequences, 1, None, "an integer >= 1")
     if not isinstance(inputs, Mapping):
-        raise TypeError(f"`inputs` have to be a mapping, but are a {_inputs.kind_of(inputs)}")
+        raise TypeError(
+            f"`inputs` have to be a mapping, but are {_inputs.kind_of(inputs)}: write "
+            '{"input_ids": ids} for a tensor of ids'
+        )
     for name, value in inputs.items():
         if isinstance(value, (np.ndarray, list)):
             raise TypeError(
-                f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: call "
+                f"`inputs` have to hold tensors, but {name} is {_inputs.kind_of(value)}: call "
                 "the tokenizer with return_tensors='pt'"
             )
     if n > 1:
@@ -81,7 +84,7 @@ def _repeated(name: str, value: Any, n: int) -> Any:
         return type(value)(**{part: _repeated(name, x, n) for part, x in value.items()})
     if n > 1 and (isinstance(value, tuple) or hasattr(value, "get_seq_length")):
         raise TypeError(
-            f"`inputs` have to hold tensors, but {name} is a {_inputs.kind_of(value)}: use "
+            f"`inputs` have to hold tensors, but {name} is {_inputs.kind_of(value)}: use "
             f"sampler.hf.generate(model, **inputs, sampler=s, num_return_sequences={n})"
         )
     return value

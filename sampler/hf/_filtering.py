@@ -15,7 +15,7 @@ from transformers import (
 
 from sampler import _inputs
 from sampler._checks import Integers, check_real
-from sampler._keywords import check_known, keywords_of
+from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
@@ -157,6 +157,7 @@ class FilterLogitsProcessor(LogitsProcessor):
 
 
 @lists_settings
+@helps
 def filter_kwargs(
     sampler: Sampler | None = None,
     *,

@@ -16,6 +16,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
 from sampler._checks import check_flag, check_integer
+from sampler._keywords import helps, hint_for, unknown_keyword
+from sampler._names import SAME_IN_GENERATE, SAMPLER_ONLY
 from sampler._tensors import container_of
 from sampler.api import Sampler
 from sampler.hf._arguments import check_model, check_sampler
@@ -70,6 +72,7 @@ if CACHE_FIELD != "cache":
     GenerateOutput.cache = property(lambda self: self.past_key_values)  # type: ignore[assignment]
 
 
+@helps
 def generate(
     model: Any,
     inputs: torch.Tensor | None = None,
@@ -150,7 +153,7 @@ def generate(
         output = sampler.hf.generate(model, **inputs, sampler=s, max_new_tokens=50)
     """
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
-        raise TypeError(f"`streamer` has to be a streamer, but is a {_inputs.kind_of(streamer)}")
+        raise TypeError(f"`streamer` has to be a streamer, but is {_inputs.kind_of(streamer)}")
     try:
         check_sampler(sampler)
         check_model(model, "config", "generate")
@@ -174,7 +177,7 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
     """Let the model's generate prepare everything and call the loop."""
     if inputs is not None and not (isinstance(inputs, torch.Tensor) and inputs.ndim > 1):
         found = f"has shape {tuple(inputs.shape)}" if isinstance(inputs, torch.Tensor) else (
-            f"is a {_inputs.kind_of(inputs)}"
+            f"is {_inputs.kind_of(inputs)}"
         )  # fmt: skip
         raise TypeError(
             f"`inputs` has to be a tensor with a row for each text, but {found}: what a tokenizer "
@@ -353,9 +356,15 @@ def _check_loop(kwargs: Mapping[str, Any]) -> None:
         )
     if "generation_config" in kwargs:  # perhaps that of a model.generate() that is calling
         return
-    for name in OUR_DRAW:
-        if name in kwargs and name != "num_return_sequences":
-            instead = "for beams, see filter_kwargs" if "beams" in name else "set it on the Sampler"
+    for name, value in kwargs.items():
+        if name in SAMPLER_ONLY or name in SAME_IN_GENERATE:
+            raise unknown_keyword("generate", name, value, ())
+        if name in OUR_DRAW:
+            instead = {
+                "do_sample": "greedy is Sampler(temperature=0)",
+                "num_beams": "for beams, see filter_kwargs",
+                "renormalize_logits": "log-probabilities are always normalised",
+            }.get(name) or hint_for(name, value, ())
             raise TypeError(f"`{name}` has to be left out, because the sampler draws: {instead}")
 
 

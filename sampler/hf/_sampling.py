@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable
-from typing import Any, Never
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_logprobs, check_numbers
-from sampler._keywords import check_known, hides_unknown, keywords_of
+from sampler._keywords import helps
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._masks import RowLengths
@@ -208,7 +208,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         self._use.called = True
         if not isinstance(scores, torch.Tensor):
             kind = _inputs.kind_of(scores)
-            raise TypeError(f"`scores` have to be a torch tensor, but are a {kind}")
+            raise TypeError(f"`scores` have to be a torch tensor, but are {kind}")
         tokens = self._draw(input_ids, scores).tokens
         # Not -inf for all others: prompt lookup asks the processors which tokens are forbidden, and
         # takes -inf, or the lowest finite score, for that. -inf stays -inf.
@@ -228,7 +228,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
             return Samples(tokens[:, None])
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
-            raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are a {kind}")
+            raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are {kind}")
         caller = Caller()
         if caller.processors is not None and batch == 2 * len(input_ids) > 0:
             raise ValueError(
@@ -285,7 +285,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         return {**vars(self), "_running": {}}  # no generation goes on in another process
 
 
-@hides_unknown
+@helps
 def generate_kwargs(
     sampler: Sampler,
     *,
@@ -295,7 +295,6 @@ def generate_kwargs(
     raw: bool = False,
     eos_token_id: Any = None,
     logits_processor: Iterable[Any] = (),
-    **unknown: Never,
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
 
@@ -353,8 +352,6 @@ def generate_kwargs(
     >>> kwargs["do_sample"], kwargs["logits_processor"][-1].seed
     (False, 7)
     """
-    if unknown:
-        check_known("generate_kwargs", unknown, keywords_of(generate_kwargs))
     processor = SamplingLogitsProcessor(
         sampler,
         streams=streams,
@@ -379,13 +376,13 @@ def check_processors(processors: Any) -> list[Any]:
     wanted = "an iterable of logits processors"
     if not isinstance(processors, Iterable):
         kind = _inputs.kind_of(processors)
-        raise TypeError(f"`logits_processor` has to be {wanted}, but is a {kind}: put it in a list")
+        raise TypeError(f"`logits_processor` has to be {wanted}, but is {kind}: put it in a list")
     before = list(processors)
     for processor in before:
         if not callable(processor) or isinstance(processor, (Sampler, SamplingLogitsProcessor)):
             kind = _inputs.kind_of(processor)
             raise TypeError(
-                f"`logits_processor` has to hold processors that run before the draw, but holds a "
+                "`logits_processor` has to hold processors that run before the draw, but holds "
                 f"{kind}"
             )
     return before

@@ -13,6 +13,7 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
+from sampler._keywords import helps
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import (
@@ -27,6 +28,7 @@ from sampler.hf._transformers import has_own_positions
 
 
 @torch.no_grad()
+@helps
 def score(
     model: Any,
     sequences: torch.Tensor,
@@ -198,7 +200,7 @@ def _unwrapped(model: Any) -> Any:
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT
     if "input_ids" not in signature(model.forward).parameters:
         raise TypeError(
-            f"a {_inputs.kind_of(model)} hides the arguments of its model's forward: pass the "
+            f"{_inputs.kind_of(model)} hides the arguments of its model's forward: pass the "
             "model inside it"
         )
     return model

@@ -8,10 +8,7 @@ import weakref
 from typing import Any
 
 _UNCALLED = "generate() never called the processor made here"
-_IGNORED = (
-    "generate_batch and cache_implementation='paged' ignore the caller's processors. After a "
-    "call that failed, ignore this warning"
-)
+_REASONS = "ignore this after an error; continuous batching calls no processors"
 
 
 class Use:
@@ -28,9 +25,9 @@ class Use:
         """Warn, at the line that asked for it, if the processor goes without having been called."""
         self.handed_out = True
         self._error = id(getattr(sys, "last_value", None))
-        frame = sys._getframe(2)
+        frame = sys._getframe(3)  # of the call of a function that `helps`
         place = frame.f_code.co_filename, frame.f_lineno
-        weakref.finalize(processor, self._warn, f"{_UNCALLED}, {consequence}: {_IGNORED}", *place)
+        weakref.finalize(processor, self._warn, f"{_UNCALLED}, {consequence}: {_REASONS}", *place)
 
     def _warn(self, message: str, filename: str, line: int) -> None:
         # After an error, that is what there is to read.

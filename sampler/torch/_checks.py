@@ -16,7 +16,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_input(value: Any, name: str = "input") -> None:
     if not isinstance(value, torch.Tensor):
-        raise TypeError(f"`{name}` has to be a tensor, but is a {_inputs.kind_of(value)}")
+        raise TypeError(f"`{name}` has to be a tensor, but is {_inputs.kind_of(value)}")
     if value.dtype not in FLOATS:
         raise TypeError(
             f"`{name}` has to be float16, bfloat16, float32 or float64, but is {value.dtype}"

@@ -155,7 +155,7 @@ def _check_target(x: torch.Tensor, target: Any, dim: int) -> None:
     wanted = "int64 class indices or floats"
     if not isinstance(target, torch.Tensor):
         raise TypeError(
-            f"`target` has to be a tensor of {wanted}, but is a {_inputs.kind_of(target)}"
+            f"`target` has to be a tensor of {wanted}, but is {_inputs.kind_of(target)}"
         )
     if target.dtype is not torch.int64 and target.dtype not in FLOATS:
         raise TypeError(f"`target` has to be {wanted}, but is {target.dtype}")
