@@ -43,6 +43,9 @@ class FigureOptions(Options, total=False):
     raw: bool
 
 
+_TEMPERATURES = ("temperature", "dynamic_temperature")
+
+
 def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in named:
         if not stage.is_off:
@@ -66,6 +69,16 @@ def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
                 f"{stage!r} edits the logits, so in `stages` it has to come before {before!r}"
             )
     return chain
+
+
+def check_together(named: Iterable[Stage]) -> None:
+    """Refuse keywords of which each says how the logits are tempered."""
+    both = [stage.setting for stage in named if not stage.is_off and stage.setting in _TEMPERATURES]
+    if len(both) > 1:
+        raise TypeError(
+            f"give either `{both[0]}` or `{both[1]}`, not both: in a chain, where their order says "
+            "what is meant, they multiply"
+        )
 
 
 def _other_stages(stages: Any) -> str:

@@ -758,8 +758,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
                   const uint64_t[::1] draws=None, bint given=False):
-    """`draw_tokens`, and what `Samples` has of each token; with `given` or without `keys`, of the tokens
-    given.
+    """`draw_tokens`, and what `Samples` has of each token; with `given` or without `keys`, of the
+    tokens given.
 
     tokens holds the tokens, their ranks and the kept counts, shape (3, batch, n); logprobs those
     under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To

@@ -146,6 +146,7 @@ class Engine:
         "_flag_invalid",
         "_is_plain",
         "_keys",
+        "_largest_ids",
         "_prepared",
         "_threads",
         "per_row",
@@ -155,7 +156,7 @@ class Engine:
     def __init__(
         self,
         chain: _core.Chain,
-        edits: Iterable[Stage],
+        stages: Iterable[Stage],
         *,
         seed: int,
         step: int,
@@ -164,10 +165,17 @@ class Engine:
         threads: int | str,
     ) -> None:
         self._chain = chain
-        self._edits = [one for one in edits if isinstance(one, Edit) and not one.is_off]
+        self._edits = [one for one in stages if isinstance(one, Edit) and not one.is_off]
         self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
+        self._largest_ids = [
+            (stage.label(name), max(value))
+            for stage in stages
+            if not (stage.is_off or isinstance(stage, Edit))
+            for name, value in zip(stage.parameters, stage.values, strict=True)
+            if isinstance(value, tuple) and value
+        ]
         self.per_row = chain.per_row
-        self._is_plain = chain.per_row is None and not self._edits
+        self._is_plain = chain.per_row is None and not (self._edits or self._largest_ids)
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -369,6 +377,11 @@ class Engine:
                 )
             check_batch(name, length, source.batch)
         rows = source.rows()
+        for name, largest in self._largest_ids:
+            if largest >= rows.vocab:
+                raise ValueError(
+                    f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
+                )
         if mask is not None or self._edits:
             prepared = self._prepared
             if prepared is None or prepared[0] != rows.vocab:

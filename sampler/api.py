@@ -30,6 +30,7 @@ from sampler._arguments import (
     check_keys,
     check_seed,
     check_threads,
+    check_together,
     no_attribute,
 )
 from sampler._checks import (
@@ -169,6 +170,8 @@ class Sampler(HasSettings):
         if not settings.keys() <= STAGES.keys():
             check_known("Sampler", settings, keywords_of(Sampler))
         named = [one.of(settings.get(name)) for name, one in STAGES.items()]
+        if stages is None:
+            check_together(named)
         self._named = stages is None
         self._stages = tuple(named) if stages is None else check_chain(stages, named)
         if min_tokens_to_keep is None:

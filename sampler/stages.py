@@ -362,7 +362,10 @@ class DynamicTemperature(Stage):
         Stage.__post_init__(self)
         low, high, _ = self.values
         if high is not None and np.any(low > high):
-            raise ValueError(f"`dynamic_temperature.low` has to be at most `high`, but is {self!r}")
+            where = f" in row {np.argmax(low > high)}" if np.ndim(low > high) else ""
+            raise ValueError(
+                f"`dynamic_temperature.low` has to be at most `high`, but is not in {self!r}{where}"
+            )
 
 
 @stage

@@ -47,7 +47,7 @@ def test_every_setting_at_every_place(stage, place):
     table = rows(7)
     every = list(itertools.product(BEFORE, repeat=place))
     # Of so many, each stage meets others: all of them in two places or fewer.
-    step = max(1, len(every) // 100)
+    step = max(1, len(every) // 40)
     for number, before in enumerate(every[SETTINGS.index(stage) % step :: step]):
         after = AFTER[number % len(AFTER)]
         for stages in ([*before, stage], [*before, stage, after]):
@@ -63,7 +63,7 @@ def test_every_setting_at_every_place(stage, place):
 @pytest.mark.parametrize("stage", SETTINGS, ids=repr)
 def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
     for number, row in enumerate(rows(size)):
-        for ties in TIES:
+        for ties in TIES if size < 1000 else TIES[number % 2 :][:1]:
             before = [BEFORE[(number + i) % len(BEFORE)] for i in range(place)]
             for floor in (1, 70):
                 stages = edits_first([*before, stage, AFTER[number % len(AFTER)]])

@@ -16,7 +16,8 @@ from sampler.core.kernels cimport (
 from sampler.core.row cimport (
     ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EPSILON_CUTOFF, ETA_CUTOFF, EXACT,
     LOG_MASS_CANDIDATES, P_LESS, TOP_A, UNKNOWN, Bounded, RowState, are_candidates,
-    candidates_from, count_kept, count_settled, depth_of_candidates, depth_of_row, fine_total, has_bounds,
+    candidates_from, count_kept, count_settled, depth_of_candidates, depth_of_row, fine_total,
+    has_bounds,
     mass_of_candidates, parts_of, read_kept, refine
 )
 
@@ -201,8 +202,8 @@ cdef inline double exact_squares(RowState *s) noexcept nogil:
 
 
 cdef inline double deviation_of(RowState *s) noexcept nogil:
-    """The population deviation of the kept logits. The sums of d = (max - x) 2^-e in [0, 1], 2^e the
-    range, and of (d - mean)^2 are exact on the two grids, so their order does not matter."""
+    """The population deviation of the kept logits. The sums of d = (max - x) 2^-e in [0, 1], 2^e
+    the range, and of (d - mean)^2 are exact on the two grids, so their order does not matter."""
     cdef double x[BLOCK]
     cdef const int64_t *ids
     cdef int64_t part, i, count, n = count_kept(s)

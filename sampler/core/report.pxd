@@ -133,6 +133,10 @@ cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch,
     if not greedy:
         begin_row(&s, job, row, scratch)
         apply_scales(&s)
+    if not greedy and s.greedy:
+        if not scratch.marks[s.cut.last // WORD] >> (s.cut.last % WORD) & 1:
+            log_mass = -INFINITY
+    elif not greedy:
         fill_row(&s)
         for b in range(blocks_in(&s.row)):
             for i in range(read_marked(&s, b, z)):
@@ -144,8 +148,9 @@ cdef inline void report_log_mass(Job *job, int64_t row, Scratch *scratch,
             isa.weigh(&plain, z, whole_words(count), weights)
             add_up_part(&mass, weights, count)
         log_mass = on_grid(log_canonical(mass_value(mass))) - log_of_mass(&s) + largest
+        log_mass = max(log_mass, -DBL_MAX)
     for i in range(row * job.n, (row + 1) * job.n):
-        job.log_mass[i] = max(log_mass, -DBL_MAX)
+        job.log_mass[i] = log_mass
 
 
 cdef inline int64_t read_marked(RowState *s, int64_t b, double *z) noexcept nogil:

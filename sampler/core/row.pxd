@@ -247,8 +247,8 @@ cdef inline bint is_removed(const Hole *hole, double x, int64_t id) noexcept nog
 
 
 cdef inline void remove_from_top(RowState *s, const Hole *hole) noexcept nogil:
-    """Make what a hole leaves of what is kept the row. Of candidates only the list: `fill_row` writes
-    the row itself where something wants it."""
+    """Make what a hole leaves of what is kept the row. Of candidates only the list: `fill_row`
+    writes the row itself where something wants it."""
     cdef double x[BLOCK]
     cdef int64_t b, i, start, count, n = 0
     if are_candidates(s, s.cut) and not s.ranks_any:

@@ -218,17 +218,9 @@ cdef inline Cut top_n_sigma(RowState *s, double n) noexcept nogil:
     return Cut(max(s.max - n * deviation, -DBL_MAX), INT64_MAX)
 
 
-cdef inline int64_t sort_kept(RowState *s, int64_t most, double *mass) noexcept nogil:
-    """The first of what is kept in rank into the scratch's items, and their mass; returns how
-    many."""
-    cdef Item *items = s.scratch.items
-    cdef int64_t found = top_items(s, most, items), n = 0
-    cdef Mass sum = NO_MASS
-    while n < found and keeps(s.cut, items[n].value, items[n].id):
-        add_weight(&sum, weight_of(s, &items[n]))
-        n += 1
-    mass[0] = mass_value(sum)
-    return n
+cdef inline int64_t sort_kept(RowState *s, int64_t most) noexcept nogil:
+    """The first of what is kept in rank into the scratch's items; returns how many."""
+    return top_items(s, min(most, count_kept(s)), s.scratch.items)
 
 
 cdef inline double weight_of(const RowState *s, const Item *item) noexcept nogil:
@@ -243,18 +235,27 @@ cdef inline void add_weight(Mass *sum, double weight) noexcept nogil:
 cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
     """The cut that keeps, of the first 100, the longest prefix whose part of their entropy is at
     most h of it."""
+    cdef double z[TOP_H_TOKENS]
     cdef double part[TOP_H_TOKENS]
-    cdef double mass, log_mass, q
+    cdef double log_mass, rest = 0.0, largest = 0.0
     cdef Mass entropy = NO_MASS, reached = NO_MASS
-    cdef int64_t i, n = sort_kept(s, TOP_H_TOKENS, &mass)
+    cdef int64_t i, n = sort_kept(s, TOP_H_TOKENS)
     cdef const Item *items = s.scratch.items
-    log_mass = log_canonical(mass)
+    for i in range(n - 1, -1, -1):
+        z[i] = tempered(&s.tempering, items[i].value)
+        part[i] = exp_canonical(z[i])
+        rest += part[i] if i > 0 else 0.0
+    # ln(1 + rest), where 1 + rest would lose it.
+    log_mass = rest * (1.0 - 0.5 * rest) if rest < 1e-8 else log_canonical(1.0 + rest)
+    for i in range(n):  # q times the mass, which does not matter
+        part[i] = part[i] * (log_mass - z[i]) if part[i] > 0.0 else 0.0
+        largest = max(largest, part[i])
+    if largest == 0.0 and h < 1.0:
+        n = 1  # of no entropy the first has all
+    for i in range(n):  # in parts of the largest, so that the grids hold them
+        add_weight(&entropy, part[i] / largest if largest > 0.0 else 0.0)
     for i in range(n):
-        q = weight_of(s, &items[i]) / mass
-        part[i] = q * (log_mass - tempered(&s.tempering, items[i].value)) if q > 0.0 else 0.0
-        add_weight(&entropy, part[i])
-    for i in range(n):
-        add_weight(&reached, part[i])
+        add_weight(&reached, part[i] / largest if largest > 0.0 else 0.0)
         if mass_value(reached) > h * mass_value(entropy):
             break
     else:
@@ -266,10 +267,14 @@ cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
 cdef inline Cut tail_free(RowState *s, double z) noexcept nogil:
     """The cut that keeps as many tokens as there are bends before their running share exceeds z."""
     cdef double mass, whole = 0.0
-    cdef int64_t last, n = sort_kept(s, s.row.n, &mass)
+    cdef int64_t i, last, n = sort_kept(s, s.row.n)
     cdef const Item *items = s.scratch.items
+    cdef Mass sum = NO_MASS
     if n <= 2:
         return KEEP_ALL
+    for i in range(n):
+        add_weight(&sum, weight_of(s, &items[i]))
+    mass = mass_value(sum)
     bends_until(s, items, n, mass, INFINITY, &whole)
     last = bends_until(s, items, n, mass, z * whole if whole > 1e-6 else -z, &whole)
     if last == n - 2:
@@ -337,29 +342,41 @@ cdef inline double coin(const RowState *s, uint64_t lane) noexcept nogil:
 
 
 cdef inline void weigh_down(RowState *s, const Hole *hole, double q) noexcept nogil:
-    """Multiply the weights of what would be removed, of mass m, by (1 - q) / (1 + q m / (1 - m))."""
+    """Multiply the weights of what would go, of mass m, by (1 - q) / (1 + q m / (1 - m)). In logs:
+    either mass may be so small beside the other that it underflows."""
     cdef double x[BLOCK]
-    cdef double weights[BLOCK]
-    cdef Mass gone = NO_MASS, rest = NO_MASS
+    cdef double z[BLOCK]
+    cdef double largest[2]
+    cdef Mass masses[2]
     cdef double log
     cdef int64_t b, i, start, count
+    cdef int goes, look
     fill_row(s)
-    for b in range(blocks_in(&s.row)):
-        count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, weights)
-        for i in range(count):
-            if is_removed(hole, x[i], block_start(&s.row, b) + i):
-                add_weight(&gone, weights[i])
-            else:
-                add_weight(&rest, weights[i])
-    log = log_canonical((1.0 - q) / (1.0 + q * (mass_value(gone) / mass_value(rest))))
+    largest[0] = largest[1] = -INFINITY
+    masses[0] = masses[1] = NO_MASS
+    for look in range(2):
+        for b in range(blocks_in(&s.row)):
+            count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+            isa.temper(&s.tempering, x, whole_words(count), z)
+            for i in range(count):
+                if x[i] > -INFINITY:
+                    goes = is_removed(hole, x[i], block_start(&s.row, b) + i)
+                    if look == 0:
+                        largest[goes] = max(largest[goes], z[i])
+                    else:
+                        add_weight(&masses[goes], exp_canonical(z[i] - largest[goes]))
+    log = (log_canonical(q) + largest[1] + log_canonical(mass_value(masses[1]))
+           - largest[0] - log_canonical(mass_value(masses[0])))  # of q m / (1 - m)
+    log = (log_canonical(1.0 - q) - max(log, 0.0)
+           - log_canonical(1.0 + exp_canonical(-fabs(log))))
     for b in range(blocks_in(&s.row)):
         count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
         start = block_start(&s.row, b)
-        isa.temper(&s.tempering, x, whole_words(count), weights)
+        isa.temper(&s.tempering, x, whole_words(count), z)
         for i in range(count):
             if is_removed(hole, x[i], start + i):
-                weights[i] = bounded(weights[i] + log)
-        memcpy(s.scratch.rebased + start, weights, count * sizeof(double))
+                z[i] = bounded(z[i] + log)
+        memcpy(s.scratch.rebased + start, z, count * sizeof(double))
     rebase(s, 1.0)
 
 

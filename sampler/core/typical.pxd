@@ -1,8 +1,8 @@
 """Typical-p: what is nearest to the entropy.
 
-The distance of a token, abs(-ln p - H), is abs(z - c) with c = -D / M the mean of z: so what is kept
-is an interval of logits around c. It is looked for among the first tokens of the row, with c and M
-from the fine tier, then exact; and where these do not hold it, among all.
+The distance of a token, abs(-ln p - H), is abs(z - c) with c = -D / M the mean of z: so what is
+kept is an interval of logits around c. It is looked for among the first tokens of the row, with c
+and M from the fine tier, then exact; and where these do not hold it, among all.
 """
 
 from libc.math cimport INFINITY, fabs
@@ -34,7 +34,8 @@ cdef enum:
 
 
 cdef inline void typical_p(RowState *s, double p) noexcept nogil:
-    """Keep the tokens of least distance whose mass is a share p, and what is as near as the last."""
+    """Keep the tokens of least distance whose mass is a share p, and what is as near as the
+    last."""
     cdef bint reports = s.reports
     cdef double interval[2]
     cdef Hole hole
