@@ -47,6 +47,8 @@ struct Kernels {
     int64_t (*count)(const Row *, Cut);
     void (*counts)(const Row *, const double *, int64_t *);
     void (*fast_masses)(const Row *, const Tempering *, Cut, double *, double *);
+    void (*fast_moments)(const Row *, const Tempering *, Cut, double *, double *, double *);
+    void (*spread)(const Row *, Cut, double, double *);
     void (*fine_masses)(const Row *, const Tempering *, Cut, double *);
     double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut, double *);
     void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
@@ -72,17 +74,18 @@ typedef struct {
     void (*align)(const Row *, uint64_t *);
 } Isa;
 
-#define KERNELS(type, fast)                                                                        \
+#define KERNELS(type, fast, moments)                                                               \
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
-            count_##type, counts_##type, fast, fine_masses_##type,                                 \
+            count_##type, counts_##type, fast, moments, spread_##type, fine_masses_##type,         \
             fine_masses_and_depth_##type, fine_masses_above_##type, exact_mass_##type,             \
             fine_masses_of_two_##type, read_##type, filter_##type, softmax_##type                  \
     }
 
 #define ISA_OF(name)                                                                               \
     {                                                                                              \
-        #name, KERNELS(float_##name, fast_masses_float_##name), KERNELS(double_##name, NULL),      \
+        #name, KERNELS(float_##name, fast_masses_float_##name, fast_moments_float_##name),         \
+            KERNELS(double_##name, NULL, NULL),                                                    \
             weigh_##name, temper_##name, sum_##name, depth_##name, split_##name, align_##name                     \
     }
 

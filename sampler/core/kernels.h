@@ -395,6 +395,52 @@ INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_ove
     return add_lanes(mass);
 }
 
+/* Adds to sums[0] and sums[1] the sums of w |z| and of w^2 of those of x[0..n) that are >= floor;
+ * returns the sum of their weights. Bounds: `fast_depth_error` and `fast_squares_error`. */
+INLINE double FN(fast_moments_of)(const float *x, int64_t n, float max, float log2e_over_t,
+                                  float floor, double *sums)
+{
+    float masses[WORD] = {0}, depths[WORD] = {0}, squares[WORD] = {0};
+    double lanes[3][LANES];
+    for (int64_t i = 0; i < n; i += WORD)
+        for (int l = 0; l < WORD; l++) {
+            const float weight = FN(fast_weight)(x[i + l], max, log2e_over_t);
+            const float below = (max - x[i + l]) * log2e_over_t;
+            const float w = x[i + l] >= floor ? weight : 0.0f;
+            masses[l] += w;
+            depths[l] += w * (x[i + l] >= floor ? below : 0.0f);
+            squares[l] += w * w;
+        }
+    EACH_LANE (l) {
+        lanes[0][l] = lanes[1][l] = lanes[2][l] = 0.0;
+        for (int j = l; j < WORD; j += LANES) {
+            lanes[0][l] += (double)masses[j];
+            lanes[1][l] += (double)depths[j];
+            lanes[2][l] += (double)squares[j];
+        }
+    }
+    sums[0] += add_lanes(lanes[1]) * 0x1.62e42fefa39efp-1; /* ln 2 */
+    sums[1] += add_lanes(lanes[2]);
+    return add_lanes(lanes[0]);
+}
+
+/* fast_masses; and sums[0], sums[1] = the sums of w |z| and of w^2 of what the cut keeps. */
+static void FN(fast_moments)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
+                             double *errors, double *sums)
+{
+    const double slope = 1.4426950408889634 / tempering->temperature;
+    const float max = (float)tempering->max, log2e_over_t = (float)slope;
+    const float deep = least_float(tempering->max - FAST_DEPTH / slope, 0);
+    sums[0] = sums[1] = 0.0;
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        float buffer[BLOCK], floor;
+        const float *x;
+        const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
+        masses[b] = FN(fast_moments_of)(x, whole_words(count), max, log2e_over_t, floor, sums);
+        errors[b] = fast_error(masses[b]);
+    }
+}
+
 /* masses[b] = the mass of what the cut keeps of block b, and errors[b] a bound on its distance from
  * the exact one. log2(e) / T in [1e-30, 1e30], max finite. */
 static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
@@ -418,6 +464,29 @@ static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut,
     }
 }
 #endif
+
+/* Of what the cut keeps: sums[0] = how many, sums[1] = the sum of d = max - x, sums[2] that of
+ * d^2. */
+static void FN(spread)(const Row *row, Cut cut, double max, double *sums)
+{
+    sums[0] = sums[1] = sums[2] = 0.0;
+    for (int64_t b = 0; b < blocks_in(row); b++) {
+        REAL buffer[BLOCK], lowest;
+        const REAL *x;
+        const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &lowest);
+        double some[LANES] = {0}, first[LANES] = {0}, second[LANES] = {0};
+        for (int64_t i = 0; i < whole_groups(count); i += LANES)
+            EACH_LANE (l) {
+                const double d = x[i + l] >= lowest ? max - (double)x[i + l] : 0.0;
+                some[l] += x[i + l] >= lowest ? 1.0 : 0.0;
+                first[l] += d;
+                second[l] = MULADD_DOUBLE(d, d, second[l]);
+            }
+        sums[0] += add_lanes(some);
+        sums[1] += add_lanes(first);
+        sums[2] += add_lanes(second);
+    }
+}
 
 /* 2**((x - max) log2e_over_t), in double; for x so low that this is not a normal double,
  * anything. */

@@ -48,6 +48,8 @@ cdef extern from "rows.h" nogil:
         SOFTMAX
         LOG_SOFTMAX
         LOGSUMEXP
+    const double FAST_FLOOR_ERROR
+    const double FAST_MOMENT_ERROR
     const double FINE_WEIGHT_ERROR
     const double FINE_FLOOR_ERROR
     const double FINE_DEPTH_FLOOR_ERROR
@@ -110,6 +112,9 @@ cdef extern from "dispatch.h" nogil:
         void (*counts)(const Row *, const double *, int64_t *) noexcept nogil
         void (*fast_masses)(const Row *, const Tempering *, Cut, double *,
                             double *) noexcept nogil
+        void (*fast_moments)(const Row *, const Tempering *, Cut, double *, double *,
+                             double *) noexcept nogil
+        void (*spread)(const Row *, Cut, double, double *) noexcept nogil
         void (*fine_masses)(const Row *, const Tempering *, Cut, double *) noexcept nogil
         double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut,
                                         double *) noexcept nogil

@@ -5,7 +5,7 @@ the sum of w^2. A figure of a fast or fine tier comes with a bound, and decides 
 lies within the bound decides the same.
 """
 
-from libc.float cimport DBL_MAX
+from libc.float cimport DBL_EPSILON, DBL_MAX
 from libc.math cimport INFINITY, NAN, frexp, ldexp, sqrt
 from libc.stdint cimport INT64_MAX, int64_t
 
@@ -14,7 +14,7 @@ from sampler.core.kernels cimport (
     log_canonical, make_tempering, mass_add, mass_value, nearest, whole_words
 )
 from sampler.core.row cimport (
-    ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EPSILON_CUTOFF, ETA_CUTOFF, EXACT,
+    ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EPSILON_CUTOFF, ETA_CUTOFF, EXACT, FINE,
     LOG_MASS_CANDIDATES, P_LESS, TOP_A, UNKNOWN, Bounded, RowState, are_candidates,
     candidates_from, count_kept, count_settled, depth_of_candidates, depth_of_row, fine_total,
     has_bounds,
@@ -128,28 +128,28 @@ cdef inline Cut cut_above(const RowState *s, double z) noexcept nogil:
 cdef inline Cut cut_by_probability(RowState *s, int stage, double value) noexcept nogil:
     """The cut of a threshold on p that depends on sums over what is kept: from the first tier whose
     bounds leave no kept token in doubt."""
-    cdef Bounded squares = Bounded(0.0, 0.0)
     cdef double low, high
     cdef bint rises = stage == EPSILON_CUTOFF or stage == ETA_CUTOFF  # with the mass
-    cdef bint reports = s.reports
     cdef Cut cut
     if not are_candidates(s, s.cut):
-        s.reports |= stage == ETA_CUTOFF  # so that the depth is found as well
+        s.asks_moments = stage == ETA_CUTOFF or stage == P_LESS
         if s.tier == UNKNOWN:
             refine(s)
-        s.reports = reports
         while s.tier != EXACT:
-            if stage == P_LESS:
-                squares = fine_squares(s)
+            if stage == P_LESS and s.tier == FINE:
+                s.squares = fine_squares(s)
             low = log_threshold(stage, value, s.total - s.error if rises else s.total + s.error,
-                                s.depth.sum + s.depth.error, squares.sum - squares.error)
+                                s.depth.sum + s.depth.error,
+                                max(s.squares.sum - s.squares.error, 0.0))
             high = log_threshold(stage, value, s.total + s.error if rises else s.total - s.error,
-                                 s.depth.sum - s.depth.error, squares.sum + squares.error)
+                                 s.depth.sum - s.depth.error, s.squares.sum + s.squares.error)
             cut = cut_above(s, low - THRESHOLD_SLACK)
-            if squares.error < INFINITY and no_kept_between(
-                    s, cut.value, cut_above(s, high + THRESHOLD_SLACK).value):
-                return cut
+            if no_kept_between(s, cut.value, cut_above(s, high + THRESHOLD_SLACK).value):
+                break
             refine(s)
+        s.asks_moments = False
+        if s.tier != EXACT:
+            return cut
     return cut_above(s, log_threshold(
         stage, value, mass_value(mass_of_candidates(s)) if are_candidates(s, s.cut) else s.total,
         exact_depth(s) if stage == ETA_CUTOFF else 0.0,
@@ -199,6 +199,21 @@ cdef inline double exact_squares(RowState *s) noexcept nogil:
             weights[i] *= weights[i]
         add_up_part(&squares, weights, count)
     return mass_value(squares)
+
+
+cdef inline Bounded deviation_about(RowState *s) noexcept nogil:
+    """The population deviation of the kept logits, from sums that are not exact, with a bound."""
+    cdef double sums[3]
+    cdef double lost, mean, square, variance, error
+    s.row.kernels.spread(&s.row, s.cut, s.max, sums)
+    lost = (blocks_in(&s.row) + BLOCK) * DBL_EPSILON
+    mean = sums[1] / sums[0]
+    square = sums[2] / sums[0]
+    variance = square - mean * mean
+    error = 4.0 * lost * (square + mean * mean)
+    if not error < variance < INFINITY:
+        return Bounded(0.0, INFINITY)
+    return Bounded(sqrt(variance), sqrt(variance + error) - sqrt(variance - error))
 
 
 cdef inline double deviation_of(RowState *s) noexcept nogil:

@@ -12,7 +12,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
-    BLOCK, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
+    BLOCK, FAST_FLOOR_ERROR, FAST_MOMENT_ERROR, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR, FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL,
     KEEP_NOTHING, LANES, NO_MASS, WORD, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
     blocks_in, isa, keeps, make_row, make_tempering, mass_add, mass_value, whole_words
 )
@@ -162,8 +162,10 @@ cdef struct RowState:
     double total
     double error
     Bounded depth          # the sum of w |z| of what the cut keeps
+    Bounded squares        # and that of w^2
     bint broad             # so many tokens share the mass that the fast one proves little
     bint reports           # the log of the mass and the entropy will be asked for
+    bint asks_moments      # the depth or the squares will be, and bounds may do
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 
@@ -189,6 +191,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.covered = KEEP_NOTHING
     s.broad = False
     s.reports = False
+    s.asks_moments = False
     s.raw = s.whole = Bounded(0.0, INFINITY)
     if not -INFINITY < s.max < INFINITY:
         return False
@@ -337,7 +340,7 @@ cdef inline void set_temperature(RowState *s, double temperature) noexcept nogil
 cdef inline void forget_sums(RowState *s) noexcept nogil:
     """Those over what the cut keeps, before that or its weights change."""
     s.tier = UNKNOWN
-    s.depth = Bounded(0.0, INFINITY)
+    s.depth = s.squares = Bounded(0.0, INFINITY)
 
 
 cdef inline Cut shorter(Cut a, Cut b) noexcept nogil:
@@ -458,6 +461,7 @@ cdef inline void refine(RowState *s) noexcept nogil:
     """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
     cdef Scratch *scratch = s.scratch
     cdef const Kernels *kernels = s.row.kernels
+    cdef double sums[2]
     if s.tier != UNKNOWN:
         s.tier += 1
     elif not has_bounds(s, &s.tempering):
@@ -470,10 +474,14 @@ cdef inline void refine(RowState *s) noexcept nogil:
         s.total = mass_value(kernels.exact_mass(&s.row, &s.tempering, s.cut, scratch.blocks))
         s.error = 0.0
         return
-    if s.tier == FAST:
+    if s.tier == FAST and s.asks_moments:
+        kernels.fast_moments(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors, sums)
+        s.depth = fast_moment(s, sums[0])
+        s.squares = fast_moment(s, sums[1])
+    elif s.tier == FAST:
         kernels.fast_masses(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors)
     else:
-        if s.reports:
+        if s.reports or s.asks_moments:
             s.depth.sum = kernels.fine_masses_and_depth(&s.row, &s.tempering, s.cut,
                                                         scratch.masses)
             s.depth.error = fine_depth_error(s, s.depth.sum)
@@ -487,6 +495,11 @@ cdef inline bint has_bounds(const RowState *s, const Tempering *tempering) noexc
     """Whether the fast and the fine mass are used at all."""
     return (s.row.n >= FAST_FROM and not tempering.uniform and tempering.scale == 1.0
             and 1e-30 <= tempering.temperature <= 1e30)
+
+
+cdef inline Bounded fast_moment(const RowState *s, double sum) noexcept nogil:
+    """A fast sum of w |z| or of w^2, with its bound: what is left out is 45 bits deep or more."""
+    return Bounded(sum, FAST_MOMENT_ERROR * sum + 64.0 * FAST_FLOOR_ERROR * s.row.n)
 
 
 cdef inline void set_fine_errors(RowState *s) noexcept nogil:

@@ -402,6 +402,8 @@ typedef struct {
 #define FAST_WEIGHT_ERROR 8e-7  /* relative: polynomial, its roundings, float32 part of the sum */
 #define FAST_DEPTH_ERROR 1.9e-7 /* relative to |z|: three roundings of y */
 #define FAST_FLOOR_ERROR 0x1p-44
+/* What the fast sums of w |z| and of w^2 lose, relative: |z| is 31.2 at most. */
+#define FAST_MOMENT_ERROR 2e-5
 #define FINE_DEPTH 70.0 /* the fine mass: double */
 #define FINE_WEIGHT_ERROR 1.3e-12
 #define FINE_FLOOR_ERROR 0x1p-69

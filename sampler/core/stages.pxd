@@ -19,7 +19,7 @@ from sampler.core.moments cimport cut_above, cut_by_probability, deviation_of, e
 from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
     DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
-    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Chain, Hole, Item,
+    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Bounded, Chain, Hole, Item,
     RowState, Step, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
     mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top, set_temperature,
     shorten, temper_row, trim
@@ -406,7 +406,7 @@ cdef inline void complete_chain(Chain *chain) noexcept nogil:
         elif stage == DYNAMIC_TEMPERATURE:
             chain.temperature = NAN
         elif stage == TYPICAL_P:
-            chain.rebases = 3  # a row, distances and weights
+            chain.rebases = 5  # a row, distances, weights, and some of those
         elif stage == SMOOTHING or stage == XTC:
             chain.rebases = max(chain.rebases, 1)
         elif stage == TOP_H:
