@@ -43,9 +43,6 @@ class FigureOptions(Options, total=False):
     raw: bool
 
 
-_TEMPERATURES = ("temperature", "dynamic_temperature")
-
-
 def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
     for stage in named:
         if not stage.is_off:
@@ -72,13 +69,11 @@ def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
 
 
 def check_together(named: Iterable[Stage]) -> None:
-    """Refuse keywords of which each says how the logits are tempered."""
-    both = [stage.setting for stage in named if not stage.is_off and stage.setting in _TEMPERATURES]
-    if len(both) > 1:
-        raise TypeError(
-            f"give either `{both[0]}` or `{both[1]}`, not both: in a chain, where their order says "
-            "what is meant, they multiply"
-        )
+    """Refuse keywords of which one is meant in place of the other."""
+    on = {stage.setting: stage for stage in named if not stage.is_off}
+    for setting, stage in on.items():
+        if stage.replaces in on:
+            raise TypeError(f"give either `{stage.replaces}` or `{setting}`, not both")
 
 
 def _other_stages(stages: Any) -> str:

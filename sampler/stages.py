@@ -108,6 +108,7 @@ class Stage:
     __slots__ = ()
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
     has_coin: ClassVar[bool] = False  # whether a uniform of its own decides what it does
+    replaces: ClassVar[str] = ""  # the keyword that is not for use together with this one
     setting: ClassVar[str]
     off: ClassVar[Any]
     range: ClassVar[Any]  # a Range, a Flag, Ids, or Several
@@ -354,6 +355,7 @@ class DynamicTemperature(Stage):
 
     kind = "scale"
     switch = "high"
+    replaces = "temperature"
     low: Reals | None = setting(default=0.0, range_=finite(0.0))
     high: Reals | None = setting(default=None, range_=finite(0.0, optional=True))
     exponent: Reals | None = setting(default=1.0, range_=finite(0.0))
@@ -362,10 +364,8 @@ class DynamicTemperature(Stage):
         Stage.__post_init__(self)
         low, high, _ = self.values
         if high is not None and np.any(low > high):
-            where = f" in row {np.argmax(low > high)}" if np.ndim(low > high) else ""
-            raise ValueError(
-                f"`dynamic_temperature.low` has to be at most `high`, but is not in {self!r}{where}"
-            )
+            where = f"not in row {np.argmax(low > high)}" if np.ndim(low > high) else f"{low}"
+            raise ValueError(f"`dynamic_temperature.low` has to be at most `high`, but is {where}")
 
 
 @stage

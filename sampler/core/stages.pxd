@@ -343,7 +343,7 @@ cdef inline double coin(const RowState *s, uint64_t lane) noexcept nogil:
 
 cdef inline void weigh_down(RowState *s, const Hole *hole, double q) noexcept nogil:
     """Multiply the weights of what would go, of mass m, by (1 - q) / (1 + q m / (1 - m)). In logs:
-    either mass may be so small beside the other that it underflows."""
+    either mass may be so much smaller than the other that it underflows."""
     cdef double x[BLOCK]
     cdef double z[BLOCK]
     cdef double largest[2]
