@@ -91,12 +91,13 @@ from sampler.core.kernels cimport (
     exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
     mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
 )
+from sampler.core.moments cimport deviation_about, deviation_of, exact_depth, exact_squares
 from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
 from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
     ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
     LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Chain as CChain, Item, RowState, Scratch, Step, depth_of_row, fine_error, refine, rounding,
+    Bounded, Chain as CChain, Item, RowState, Scratch, Step, depth_of_row, fine_error, forget_sums, refine, rounding,
     scan_row, set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
@@ -1000,6 +1001,31 @@ def depths(Rows rows, double temperature):
     exact = mass_value(depth_of_row(&s))
     release(scratch)
     return (s.depth.sum, s.depth.error), exact
+
+
+def moments(Rows rows, double temperature):
+    """What the fast passes find of the one row of float32 or narrower, and what is exact:
+    {name: ((sum, error), exact)} of the sums of w |z| and of w^2, and of the deviation."""
+    cdef RowState s
+    cdef CChain chain
+    cdef Bounded deviation
+    cdef Scratch *scratch
+    memset(&chain, 0, sizeof(CChain))
+    chain.tier = FAST
+    scratch = begin(rows, &chain, &s)
+    set_temperature(&s, temperature)
+    found = {}
+    s.asks_depth = True
+    refine(&s)
+    found["depth"] = (s.depth.sum, s.depth.error), exact_depth(&s)
+    forget_sums(&s)
+    s.asks_depth, s.asks_squares = False, True
+    refine(&s)
+    found["squares"] = (s.squares.sum, s.squares.error), exact_squares(&s)
+    deviation = deviation_about(&s)
+    found["deviation"] = (deviation.sum, deviation.error), deviation_of(&s)
+    release(scratch)
+    return found
 
 
 def whole_masses(Rows rows, double temperature):

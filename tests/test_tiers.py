@@ -8,10 +8,26 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from law import check_chain, prefix_mass, rank
-from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs
+from law import check_chain, prefix_mass, rank, sums
+from sampler import (
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    PLess,
+    Sampler,
+    Temperature,
+    TopA,
+    TopK,
+    TopNSigma,
+    TopP,
+    _core,
+    _inputs,
+)
 from sampler._engine import make_chain
+from test_law import make_row
 from test_odds import draw
 
 TIERS = tuple(_core.TIERS.values())
@@ -315,3 +331,55 @@ def test_rows_near_the_largest_double_are_settled_alike(temperature, top):
     rows = np.broadcast_to(row, (len(few), len(row)))
     for tier in TIERS:
         assert np.array_equal(draw(stages, rows, u, tier)[:, 0], few)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+@pytest.mark.parametrize("stage", [
+    EpsilonCutoff(1e-3), EtaCutoff(1e-2), TopA(0.01), PLess(True), TopNSigma(1.5),
+], ids=repr)  # fmt: skip
+def test_a_token_at_the_threshold_is_settled_alike(stage, temperature, isas):
+    rng = np.random.default_rng(11)
+    stages = [Temperature(temperature), stage]
+    for isa in isas:
+        _core.choose_isa(isa)
+        for token in rng.integers(0, 6000, 12):
+            row = rng.normal(0.0, 2.0, 6000).astype(np.float32)
+            for _ in range(4):  # what it weighs moves the threshold
+                x = np.sort(row)[::-1].astype(float)
+                row[token] = x[0] + lowest(stage, x, temperature)
+            counts = set()
+            for ulps in range(-4, 5):
+                moved = row.copy()
+                moved[token] += ulps * np.spacing(row[token])
+                counts.add(len(agreed(moved, stages)))
+            assert len(counts) > 1  # in some the token is kept, in some not
+
+
+def lowest(stage, x, temperature):
+    """How far below the largest of the logits x, which are sorted, the threshold of a stage is."""
+    log_mass, mean, log_squares = sums(x, temperature)
+    if isinstance(stage, TopNSigma):
+        return -stage.value * float(x.std())
+    log = float(np.log(stage.value))
+    logs = {
+        EpsilonCutoff: log + log_mass, EtaCutoff: min(log + log_mass, log / 2 + mean),
+        TopA: log - log_mass, PLess: log_squares - log_mass,
+    }  # fmt: skip
+    return temperature * float(logs[type(stage)])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.sampled_from([0.1, 0.7, 1.0, 5.0]),
+    size=st.sampled_from([512, 3001, 40_000]),
+)
+def test_bounds_of_the_fast_moments(isas, seed, temperature, size):
+    # Planted: FAST_MOMENT_ERROR = 2e-12.
+    rng = np.random.default_rng(seed)
+    row = make_row(rng, rng.choice(["flat", "peaked", "sparse", "sorted", "far"]), size, np.float32)
+    rows = _inputs.read(row).rows()
+    for isa in isas:
+        _core.choose_isa(isa)
+        for name, ((found, error), exact) in _core.moments(rows, temperature).items():
+            assert abs(found - exact) <= error, (isa, name)

@@ -47,7 +47,7 @@ struct Kernels {
     int64_t (*count)(const Row *, Cut);
     void (*counts)(const Row *, const double *, int64_t *);
     void (*fast_masses)(const Row *, const Tempering *, Cut, double *, double *);
-    void (*fast_moments)(const Row *, const Tempering *, Cut, double *, double *, double *);
+    double (*fast_moment)(const Row *, const Tempering *, Cut, int, double *, double *);
     void (*spread)(const Row *, Cut, double, double *);
     void (*fine_masses)(const Row *, const Tempering *, Cut, double *);
     double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut, double *);
@@ -84,7 +84,7 @@ typedef struct {
 
 #define ISA_OF(name)                                                                               \
     {                                                                                              \
-        #name, KERNELS(float_##name, fast_masses_float_##name, fast_moments_float_##name),         \
+        #name, KERNELS(float_##name, fast_masses_float_##name, fast_moment_float_##name),         \
             KERNELS(double_##name, NULL, NULL),                                                    \
             weigh_##name, temper_##name, sum_##name, depth_##name, split_##name, align_##name                     \
     }

@@ -395,50 +395,54 @@ INLINE double FN(fast_sum)(const float *x, int64_t n, float max, float log2e_ove
     return add_lanes(mass);
 }
 
-/* Adds to sums[0] and sums[1] the sums of w |z| and of w^2 of those of x[0..n) that are >= floor;
- * returns the sum of their weights. Bounds: `fast_depth_error` and `fast_squares_error`. */
-INLINE double FN(fast_moments_of)(const float *x, int64_t n, float max, float log2e_over_t,
-                                  float floor, double *sums)
+/* Adds to *moment the sum of w |z|, or with `squares` of w^2, of those of x[0..n) that are >= floor;
+ * returns the sum of their weights. Their bounds: FAST_MOMENT_ERROR. */
+INLINE double FN(fast_moment_of)(const float *x, int64_t n, float max, float log2e_over_t,
+                                 float floor, double *moment, const int squares)
 {
-    float masses[WORD] = {0}, depths[WORD] = {0}, squares[WORD] = {0};
-    double lanes[3][LANES];
+    float masses[WORD] = {0}, moments[WORD] = {0};
+    double mass[LANES], other[LANES];
     for (int64_t i = 0; i < n; i += WORD)
         for (int l = 0; l < WORD; l++) {
             const float weight = FN(fast_weight)(x[i + l], max, log2e_over_t);
-            const float below = (max - x[i + l]) * log2e_over_t;
             const float w = x[i + l] >= floor ? weight : 0.0f;
+            const float below = (max - x[i + l]) * log2e_over_t;
             masses[l] += w;
-            depths[l] += w * (x[i + l] >= floor ? below : 0.0f);
-            squares[l] += w * w;
+            /* Not by the floor again: that would branch. What is deeper weighs 0. */
+            moments[l] += w * (squares ? w : below < 64.0f ? below : 64.0f);
         }
-    EACH_LANE (l) {
-        lanes[0][l] = lanes[1][l] = lanes[2][l] = 0.0;
-        for (int j = l; j < WORD; j += LANES) {
-            lanes[0][l] += (double)masses[j];
-            lanes[1][l] += (double)depths[j];
-            lanes[2][l] += (double)squares[j];
-        }
+    for (int l = 0; l < 2 * LANES; l++) {
+        masses[l] += masses[l + 2 * LANES];
+        moments[l] += moments[l + 2 * LANES];
     }
-    sums[0] += add_lanes(lanes[1]) * 0x1.62e42fefa39efp-1; /* ln 2 */
-    sums[1] += add_lanes(lanes[2]);
-    return add_lanes(lanes[0]);
+    EACH_LANE (l) {
+        mass[l] = (double)masses[l] + (double)masses[l + LANES];
+        other[l] = (double)moments[l] + (double)moments[l + LANES];
+    }
+    *moment += add_lanes(other) * (squares ? 1.0 : 0x1.62e42fefa39efp-1); /* ln 2 */
+    return add_lanes(mass);
 }
 
-/* fast_masses; and sums[0], sums[1] = the sums of w |z| and of w^2 of what the cut keeps. */
-static void FN(fast_moments)(const Row *row, const Tempering *tempering, Cut cut, double *masses,
-                             double *errors, double *sums)
+/* fast_masses; returns the sum of w |z|, or with `squares` of w^2, of what the cut keeps. */
+static double FN(fast_moment)(const Row *row, const Tempering *tempering, Cut cut, int squares,
+                              double *masses, double *errors)
 {
     const double slope = 1.4426950408889634 / tempering->temperature;
     const float max = (float)tempering->max, log2e_over_t = (float)slope;
     const float deep = least_float(tempering->max - FAST_DEPTH / slope, 0);
-    sums[0] = sums[1] = 0.0;
+    double moment = 0.0;
     for (int64_t b = 0; b < blocks_in(row); b++) {
         float buffer[BLOCK], floor;
         const float *x;
         const int64_t count = FN(kept_block)(row, cut, deep, b, buffer, &x, &floor);
-        masses[b] = FN(fast_moments_of)(x, whole_words(count), max, log2e_over_t, floor, sums);
+        const int64_t n = whole_words(count);
+        masses[b] = squares ? FN(fast_moment_of)(x, n, max, log2e_over_t, floor, &moment, 1)
+                    : n == BLOCK
+                        ? FN(fast_moment_of)(x, BLOCK, max, log2e_over_t, floor, &moment, 0)
+                        : FN(fast_moment_of)(x, n, max, log2e_over_t, floor, &moment, 0);
         errors[b] = fast_error(masses[b]);
     }
+    return moment;
 }
 
 /* masses[b] = the mass of what the cut keeps of block b, and errors[b] a bound on its distance from
@@ -474,11 +478,15 @@ static void FN(spread)(const Row *row, Cut cut, double max, double *sums)
         REAL buffer[BLOCK], lowest;
         const REAL *x;
         const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &lowest);
+        const double floor = (double)lowest;
         double some[LANES] = {0}, first[LANES] = {0}, second[LANES] = {0};
         for (int64_t i = 0; i < whole_groups(count); i += LANES)
             EACH_LANE (l) {
-                const double d = x[i + l] >= lowest ? max - (double)x[i + l] : 0.0;
-                some[l] += x[i + l] >= lowest ? 1.0 : 0.0;
+                const double value = (double)x[i + l];
+                const double one = value >= floor ? 1.0 : 0.0;
+                /* Not by the floor in the same way again: that would branch. */
+                const double d = one * (max - (value > floor ? value : floor));
+                some[l] += one;
                 first[l] += d;
                 second[l] = MULADD_DOUBLE(d, d, second[l]);
             }

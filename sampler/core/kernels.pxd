@@ -112,8 +112,8 @@ cdef extern from "dispatch.h" nogil:
         void (*counts)(const Row *, const double *, int64_t *) noexcept nogil
         void (*fast_masses)(const Row *, const Tempering *, Cut, double *,
                             double *) noexcept nogil
-        void (*fast_moments)(const Row *, const Tempering *, Cut, double *, double *,
-                             double *) noexcept nogil
+        double (*fast_moment)(const Row *, const Tempering *, Cut, bint, double *,
+                              double *) noexcept nogil
         void (*spread)(const Row *, Cut, double, double *) noexcept nogil
         void (*fine_masses)(const Row *, const Tempering *, Cut, double *) noexcept nogil
         double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut,

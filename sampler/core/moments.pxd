@@ -132,7 +132,8 @@ cdef inline Cut cut_by_probability(RowState *s, int stage, double value) noexcep
     cdef bint rises = stage == EPSILON_CUTOFF or stage == ETA_CUTOFF  # with the mass
     cdef Cut cut
     if not are_candidates(s, s.cut):
-        s.asks_moments = stage == ETA_CUTOFF or stage == P_LESS
+        s.asks_depth = stage == ETA_CUTOFF
+        s.asks_squares = stage == P_LESS
         if s.tier == UNKNOWN:
             refine(s)
         while s.tier != EXACT:
@@ -147,7 +148,7 @@ cdef inline Cut cut_by_probability(RowState *s, int stage, double value) noexcep
             if no_kept_between(s, cut.value, cut_above(s, high + THRESHOLD_SLACK).value):
                 break
             refine(s)
-        s.asks_moments = False
+        s.asks_depth = s.asks_squares = False
         if s.tier != EXACT:
             return cut
     return cut_above(s, log_threshold(

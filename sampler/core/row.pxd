@@ -165,7 +165,8 @@ cdef struct RowState:
     Bounded squares        # and that of w^2
     bint broad             # so many tokens share the mass that the fast one proves little
     bint reports           # the log of the mass and the entropy will be asked for
-    bint asks_moments      # the depth or the squares will be, and bounds may do
+    bint asks_depth        # the depth will be, and a bound may do
+    bint asks_squares      # and so with the squares
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 
@@ -191,7 +192,7 @@ cdef inline bint scan_row(RowState *s, Scratch *scratch, const Chain *chain,
     s.covered = KEEP_NOTHING
     s.broad = False
     s.reports = False
-    s.asks_moments = False
+    s.asks_depth = s.asks_squares = False
     s.raw = s.whole = Bounded(0.0, INFINITY)
     if not -INFINITY < s.max < INFINITY:
         return False
@@ -461,7 +462,7 @@ cdef inline void refine(RowState *s) noexcept nogil:
     """Find the mass of what is kept of the row, and of its blocks, from the next tier."""
     cdef Scratch *scratch = s.scratch
     cdef const Kernels *kernels = s.row.kernels
-    cdef double sums[2]
+    cdef double moment
     if s.tier != UNKNOWN:
         s.tier += 1
     elif not has_bounds(s, &s.tempering):
@@ -474,14 +475,17 @@ cdef inline void refine(RowState *s) noexcept nogil:
         s.total = mass_value(kernels.exact_mass(&s.row, &s.tempering, s.cut, scratch.blocks))
         s.error = 0.0
         return
-    if s.tier == FAST and s.asks_moments:
-        kernels.fast_moments(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors, sums)
-        s.depth = fast_moment(s, sums[0])
-        s.squares = fast_moment(s, sums[1])
+    if s.tier == FAST and (s.asks_depth or s.asks_squares):
+        moment = kernels.fast_moment(&s.row, &s.tempering, s.cut, s.asks_squares, scratch.masses,
+                                     scratch.errors)
+        if s.asks_squares:
+            s.squares = fast_bounded(s, moment)
+        else:
+            s.depth = fast_bounded(s, moment)
     elif s.tier == FAST:
         kernels.fast_masses(&s.row, &s.tempering, s.cut, scratch.masses, scratch.errors)
     else:
-        if s.reports or s.asks_moments:
+        if s.reports or s.asks_depth:
             s.depth.sum = kernels.fine_masses_and_depth(&s.row, &s.tempering, s.cut,
                                                         scratch.masses)
             s.depth.error = fine_depth_error(s, s.depth.sum)
@@ -497,7 +501,7 @@ cdef inline bint has_bounds(const RowState *s, const Tempering *tempering) noexc
             and 1e-30 <= tempering.temperature <= 1e30)
 
 
-cdef inline Bounded fast_moment(const RowState *s, double sum) noexcept nogil:
+cdef inline Bounded fast_bounded(const RowState *s, double sum) noexcept nogil:
     """A fast sum of w |z| or of w^2, with its bound: what is left out is 45 bits deep or more."""
     return Bounded(sum, FAST_MOMENT_ERROR * sum + 64.0 * FAST_FLOOR_ERROR * s.row.n)
 

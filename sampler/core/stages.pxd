@@ -15,7 +15,9 @@ from sampler.core.kernels cimport (
     BLOCK, KEEP_ALL, LANES, NO_MASS, Cut, Mass, block_start, blocks_in, exp_canonical, high_part,
     isa, keeps, log_canonical, low_part, mass_add, mass_value, philox_uniform, tempered, whole_words
 )
-from sampler.core.moments cimport cut_above, cut_by_probability, deviation_of, entropy_of
+from sampler.core.moments cimport (
+    cut_above, cut_by_probability, deviation_about, deviation_of, entropy_of, no_kept_between
+)
 from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
     DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
@@ -212,7 +214,20 @@ cdef inline void apply_dynamic_temperature(RowState *s, double low, double high,
 
 cdef inline Cut top_n_sigma(RowState *s, double n) noexcept nogil:
     """The cut that keeps x >= max - n sigma."""
-    cdef double deviation = 0.0 if s.tempering.uniform else deviation_of(s)
+    cdef Bounded about
+    cdef double deviation, low, high
+    if s.tempering.uniform:
+        return KEEP_ALL
+    if not are_candidates(s, s.cut):
+        about = deviation_about(s)
+        low = s.max - n * (about.sum + about.error)
+        high = s.max - n * (about.sum - about.error)
+        # More than the differences lose.
+        low = max(low - (fabs(s.max) + fabs(low)) * 1e-15, -DBL_MAX)
+        high += (fabs(s.max) + fabs(high)) * 1e-15
+        if about.error < INFINITY and no_kept_between(s, low, high):
+            return Cut(low, INT64_MAX)
+    deviation = deviation_of(s)
     if deviation == 0.0:
         return KEEP_ALL
     return Cut(max(s.max - n * deviation, -DBL_MAX), INT64_MAX)
