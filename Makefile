@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks accuracy conformance llama-chains lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages accuracy conformance llama-chains lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -30,6 +30,7 @@ help:
 	@echo 'make bench-report  print the tables and draw the plots of the last run again'
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make bench-masks   time a draw with a mask, and with bans, against the bare draw'
+	@echo 'make bench-stages  time a draw under each scale and each cut'
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
 	@echo 'make accuracy      measure the worst errors of softmax, ours and other libraries'
 	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
@@ -212,6 +213,9 @@ bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 
 bench-masks: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/masks.py $(ARGS)
+
+bench-stages: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/stages.py $(ARGS)
 
 bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/logprobs.py $(ARGS)

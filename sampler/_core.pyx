@@ -97,8 +97,8 @@ from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
     ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
     LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Bounded, Chain as CChain, Item, RowState, Scratch, Step, depth_of_row, fine_error, forget_sums, refine, rounding,
-    scan_row, set_temperature
+    Bounded, Chain as CChain, Item, RowState, Scratch, Step, depth_of_row,
+    fine_error, forget_sums, refine, rounding, scan_row, set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
 from sampler.core.stages cimport N_STAGES, add_step, apply_stages, complete_chain, stage_names

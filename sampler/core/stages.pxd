@@ -21,8 +21,8 @@ from sampler.core.moments cimport (
 from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
     DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
-    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Bounded, Chain, Hole, Item,
-    RowState, Step, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
+    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Bounded, Chain, Hole,
+    Item, RowState, Step, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
     mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top, set_temperature,
     shorten, temper_row, trim
 )
