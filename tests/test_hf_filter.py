@@ -743,3 +743,21 @@ def test_continuous_batching(caplog):
 def test_a_filter_value_that_the_dtype_cannot_hold():
     with pytest.raises(ValueError, match=r"^`filter_value` has to be a finite torch\.float16"):
         FilterLogitsProcessor(top_k=1, filter_value=-1e9)(None, torch.zeros(2, 9).half())
+
+
+def test_coins_fall_as_torch_seeds_them():
+    # Planted: every call with the coin of the sampler's first step.
+    scores = torch.log(torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 3))
+    processor = FilterLogitsProcessor(xtc=(0.15, 0.5))
+
+    def removed():
+        return torch.stack([processor(None, scores)[:, 0] == -inf for _ in range(100)])
+
+    torch.manual_seed(3)
+    first, second = removed(), removed()
+    torch.manual_seed(3)
+    assert torch.equal(removed(), first)
+    assert not torch.equal(second, first)
+    # Of 300 fair coins, each row its own: 6 standard deviations, false once in 5e8 runs.
+    assert abs(int(first.sum()) - 150) < 52
+    assert not torch.equal(first[:, 0], first[:, 1])

@@ -13,8 +13,9 @@ from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
     BLOCK, FAST_FLOOR_ERROR, FAST_MOMENT_ERROR, FINE_DEPTH_FLOOR_ERROR, FINE_FLOOR_ERROR,
-    FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, NO_MASS, WORD, Candidates, Cut, Kernels, Mass, Row, Tempering, block_start,
-    blocks_in, isa, keeps, make_row, make_tempering, mass_add, mass_value, whole_words
+    FINE_WEIGHT_ERROR, FLOAT64, KEEP_ALL, KEEP_NOTHING, LANES, NO_MASS, WORD, Candidates, Cut,
+    Kernels, Mass, Row, Tempering, block_start, blocks_in, isa, keeps, make_row, make_tempering,
+    mass_add, mass_value, whole_words
 )
 
 

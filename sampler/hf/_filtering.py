@@ -42,7 +42,8 @@ class FilterLogitsProcessor(LogitsProcessor):
     Parameters
     ----------
     sampler : Sampler, optional
-        Its stages and their order; its seed is not used. Not together with settings.
+        Its stages and their order; its seed is used by the coins of `XTC` alone. Not together with
+        settings.
     {settings}
     filter_value : float, below inf
         The score of every token that the stages remove, including those that were -inf before.
@@ -112,6 +113,7 @@ class FilterLogitsProcessor(LogitsProcessor):
             elif stage.kind == "cut":
                 removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
         self._removes = removes
+        self._has_coins = any(stage.has_coin and not stage.is_off for stage in made.stages)
 
     def __call__(self, input_ids: torch.LongTensor | None, scores: torch.Tensor) -> torch.Tensor:
         """Return the tempered scores, `filter_value` where a token is not kept.
@@ -143,8 +145,12 @@ class FilterLogitsProcessor(LogitsProcessor):
             )
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
+        steps = None
+        if self._has_coins:  # Hugging Face draws from torch's random state: so do the coins
+            step = int(torch.randint(2**63 - 1, ()))
+            steps = np.full(source.batch, step, np.uint64)
         filtered: torch.Tensor = source.to_original(
-            engine_of(self.sampler).filter(source, name="scores")
+            engine_of(self.sampler).filter(source, steps=steps, name="scores")
         )
         if self.filter_value != -math.inf:
             filtered.masked_fill_(
