@@ -2,7 +2,7 @@
 
 The distance of a token, abs(-ln p - H), is abs(z - c) with c = -D / M the mean of z: so what is
 kept is an interval of logits around c. It is looked for among the first tokens of the row, with c
-and M from the fine tier, then exact; and where these do not hold it, among all.
+and M from the fine tier; where these do not hold it or the bounds do not prove it, among all.
 """
 
 from libc.math cimport INFINITY, fabs
@@ -10,12 +10,12 @@ from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
-    BLOCK, FLOAT64, LANES, NO_MASS, WORD, Candidates, Cut, Row, block_start, blocks_in, isa,
-    mass_value, tempered, whole_words
+    BLOCK, FLOAT64, NO_MASS, WORD, Candidates, Cut, Mass, Row, block_start, blocks_in, isa,
+    mass_add, mass_value, tempered, whole_words
 )
-from sampler.core.moments cimport exact_depth
+from sampler.core.moments cimport add_up_part, exact_depth
 from sampler.core.row cimport (
-    EXACT, UNKNOWN, Bounded, Hole, RowState, are_candidates, forget_candidates, mass_of_candidates,
+    EXACT, UNKNOWN, Bounded, Hole, RowState, are_candidates, candidates_from, mass_of_candidates,
     refine, remove_from_top, shorten, trim, weigh_candidates
 )
 from sampler.core.search cimport gather_first
@@ -24,7 +24,8 @@ from sampler.core.select cimport Boundary, find_boundary
 
 cdef enum:
     FIRST_TYPICAL = 64     # how many tokens are tried first; then four times as many, and so on
-    LAST_TYPICAL = 4096
+    LAST_TYPICAL = 1024
+    MOST_ROUNDS = 12       # of those, and of rounds after them
 
 # What came of a look among some tokens.
 cdef enum:
@@ -47,11 +48,7 @@ cdef inline void typical_p(RowState *s, double p) noexcept nogil:
             refine(s)
         s.reports = reports
         if s.tier == EXACT or not among_first(s, p, s.depth, interval):
-            while s.tier != EXACT:
-                refine(s)
-            s.depth = Bounded(exact_depth(s), 0.0)
-            if not among_first(s, p, s.depth, interval):
-                among_all(s, p, interval)
+            among_all(s, p, interval)
     else:
         among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
                          Bounded(exact_depth(s), 0.0), INFINITY, interval)
@@ -64,22 +61,30 @@ cdef inline void typical_p(RowState *s, double p) noexcept nogil:
 
 
 cdef inline bint among_first(RowState *s, double p, Bounded depth, double *interval) noexcept nogil:
-    """Look among the first tokens of the row. False where they do not hold the interval, or where
-    the bounds of the mass and the depth do not prove it."""
+    """Look among the first tokens of the row, then among more: all that are not much further from
+    the mean. False where these do not hold the interval or are too many, or where the bounds of the
+    mass and the depth do not prove it."""
     cdef int64_t k = FIRST_TYPICAL
-    cdef double reach
-    cdef int found
-    while k <= LAST_TYPICAL and gather_first(s, k):
-        trim(s)
+    cdef double mean = -depth.sum / s.total, reach = 0.0
+    cdef int found, _round
+    for _round in range(MOST_ROUNDS):
+        if k <= LAST_TYPICAL and gather_first(s, k):
+            trim(s)
+            k *= 4
+        else:
+            k = INT64_MAX
+            if not candidates_from(s, s.max + s.temperature * (mean - 1.4 * reach), True):
+                return False
         if are_candidates(s, s.cut):
             return among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
                                     Bounded(exact_depth(s), 0.0), INFINITY, interval) == FOUND
         # Every other token is at least so far below the mean.
-        reach = -depth.sum / s.total - tempered(&s.tempering, s.covered.value)
+        reach = mean - tempered(&s.tempering, s.covered.value)
+        if not reach > 0.0:
+            return False
         found = among_candidates(s, p, Bounded(s.total, s.error), depth, reach, interval)
         if found != TOO_FEW:
             return found == FOUND
-        k *= 4
     return False
 
 
@@ -103,27 +108,37 @@ cdef inline int among_candidates(RowState *s, double p, Bounded mass, Bounded de
 
 
 cdef inline void among_all(RowState *s, double p, double *interval) noexcept nogil:
-    """Look among all that is kept; the mass and the depth are exact."""
+    """Look among all that is kept, by its exact mass and depth."""
     cdef double *distances = distances_of(s)
     cdef double *weights = distances + room_of(s)
     cdef double x[BLOCK]
     cdef double z[BLOCK]
     cdef double w[BLOCK]
-    cdef double mean = -s.depth.sum / s.total
+    cdef double mean
     cdef int64_t b, i, count, start
-    cdef Candidates all
+    cdef Mass mass = NO_MASS, depth = NO_MASS, sum
+    cdef Candidates all, part
     for b in range(blocks_in(&s.row)):
         count = s.row.kernels.read(&s.row, &s.tempering, s.cut, b, x, w)
         start = block_start(&s.row, b)
         isa.temper(&s.tempering, x, whole_words(count), z)
+        memcpy(distances + start, z, count * sizeof(double))
         memcpy(weights + start, w, count * sizeof(double))
-        for i in range(count):
-            distances[start + i] = -fabs(z[i] - mean) if x[i] > -INFINITY else -INFINITY
+        add_up_part(&mass, w, count)
+        sum = isa.depth(&s.tempering, x, w, count)
+        mass_add(&depth, sum.high, sum.low)
+    mean = -mass_value(depth) / mass_value(mass)
+    for i in range(s.row.n):
+        distances[i] = -fabs(distances[i] - mean)
     for i in range(s.row.n, whole_words(s.row.n)):
         distances[i] = -INFINITY
         weights[i] = 0.0
-    all = Candidates(s.row.n, distances, NULL, weights)
-    nearest_tokens(s, all, NULL, NULL, p, Bounded(s.total, 0.0), 0.0, INFINITY, interval)
+    # The ids do not matter, but are copied with the others.
+    all = Candidates(s.row.n, distances, <int64_t *> distances, weights)
+    part.values = weights + room_of(s)
+    part.ids = <int64_t *> (part.values + room_of(s) // 2)
+    part.weights = part.values + room_of(s)
+    nearest_tokens(s, all, &part, NULL, p, Bounded(mass_value(mass), 0.0), 0.0, INFINITY, interval)
     # The logits at the ends.
     mean = -interval[0]
     interval[0] = INFINITY
