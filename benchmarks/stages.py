@@ -2,8 +2,8 @@
 
     make bench-stages
 
-Medians over the calls of a row, in microseconds; the first line is `np.max` of the same row. The rows are recorded ones, from a sure one to a broad one, and a random one that is nearly
-uniform.
+Medians over the calls of a row, in microseconds; the first line is `np.max` of the same row. The
+rows are recorded ones, from a sure one to a broad one, and a random one that is nearly uniform.
 """
 
 from __future__ import annotations
