@@ -107,7 +107,7 @@ class Stage:
 
     __slots__ = ()
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
-    has_coin: ClassVar[bool] = False  # whether a uniform of its own decides what it does
+    has_coin: ClassVar[bool] = False  # whether a second uniform decides what it does
     replaces: ClassVar[str] = ""  # the keyword that is not for use together with this one
     setting: ClassVar[str]
     off: ClassVar[Any]
@@ -824,7 +824,7 @@ class XTC(Stage):
 
     Notes
     -----
-    A coin u of its own lane is thrown for each draw; if u < probability, the unprotected tokens
+    For each draw a coin u is thrown, in a separate lane; if u < probability, the unprotected tokens
     with p >= threshold, if there are at least two, go, except the last of them in rank. Nothing
     happens where fewer than `min_tokens_to_keep` tokens would remain. What is removed counts as
     forbidden from there on. With `expected`, m the mass of those that would go, their weights are

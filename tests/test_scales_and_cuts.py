@@ -430,7 +430,7 @@ def test_a_gentler_setting_keeps_no_less(stage, size):
 @pytest.mark.parametrize("size", [5, 300, 4500, 40_000])
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 def test_thresholds_on_the_probability_are_one_another(size, temperature):
-    # Each is an epsilon of its own, which lies between two tokens, never at one.
+    # Each equals a certain epsilon, which lies between two tokens, never at one.
     row = np.random.default_rng(size).normal(0, 2, size)
     p = Sampler(temperature=temperature, seed=0).distribution(row).dense()
     square, entropy = (p @ p).item(), -(p @ logs(p)).item()
