@@ -47,7 +47,7 @@ from sampler import (
     TopP,
     TypicalP,
 )
-from sampler.stages import Stage
+from sampler.stages.base import Stage
 
 Array = npt.NDArray[Any]
 Random = np.random.Generator

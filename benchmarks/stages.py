@@ -38,7 +38,7 @@ from sampler import (
     _core,
     build_info,
 )
-from sampler.stages import Stage
+from sampler.stages.base import Stage
 
 CALLS = 50
 CHAINS: list[list[Stage]] = [

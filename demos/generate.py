@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from _model import DEFAULT_NAME, load, token_text
 from sampler import Sampler
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
+from sampler._engine import Address
 from sampler._inputs import kind_of
 from sampler._keywords import check_known
 from sampler._names import IGNORED_FIELDS, SAME
-from sampler.stages import STAGES, Stage
+from sampler.stages.base import Stage
+from sampler.stages.settings import STAGES
 
 # For type checkers: a lone row or a batch, where the type says which; what the calls take.
 Row: TypeAlias = Sequence[float] | np.ndarray[tuple[int], np.dtype[Any]]
@@ -105,13 +107,12 @@ def arguments_of_call(
 arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
 
 
-def check_keys(batch: int, streams: Any, steps: Any, draws: Any) -> dict[str, Any]:
-    """Return where the uniforms of each row are, as an `Engine` takes them."""
-    return {
-        "streams": check_numbers("streams", streams, batch),
-        "steps": check_numbers("steps", steps, batch),
-        "draws": check_numbers("draws", draws, batch),
-    }
+def check_address(batch: int, streams: Any, steps: Any, draws: Any) -> Address:
+    return Address(
+        check_numbers("streams", streams, batch),
+        check_numbers("steps", steps, batch),
+        check_numbers("draws", draws, batch),
+    )
 
 
 def check_threads(threads: Any) -> int | Literal["auto"]:

@@ -18,12 +18,23 @@ from sampler import _core
 from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
-from sampler.stages import Edit, Stage
+from sampler.stages.base import Edit, Stage
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
 _Contain = Callable[[npt.NDArray[Any]], Any]
 _MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
+
+
+class Address(NamedTuple):
+    """Where the uniforms of each row are; None: its number, the sampler's step, and 0."""
+
+    streams: _WordArray | None = None
+    steps: _WordArray | None = None
+    draws: _WordArray | None = None
+
+
+DEFAULT = Address()
 
 
 class InvalidLogit(NamedTuple):
@@ -204,24 +215,22 @@ class Engine:
         self,
         source: Logits,
         *,
-        streams: _WordArray | None = None,
-        steps: _WordArray | None = None,
-        draws: _WordArray | None = None,
+        at: Address = DEFAULT,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> _IntArray:
-        """Draw one token per row, shape (batch,); take a step unless `steps` are given.
+        """Draw one token per row, shape (batch,); take a step unless `at` has steps.
 
-        `draws` are the draw indices, 0 by default, and `name` what error messages call the logits.
+        `name` is what error messages call the logits.
         """
         rows = self._rows_of(source, mask)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
-            streams, steps, draws=draws,
+            at.streams, at.steps, draws=at.draws,
         )  # fmt: skip
         if invalid is not None:
-            raise _error(invalid, name, steps)
+            raise _error(invalid, name, at.steps)
         return tokens[:, 0]
 
     def sample(
@@ -231,9 +240,7 @@ class Engine:
         top: int | None,
         *,
         raw: bool = False,
-        streams: _WordArray | None = None,
-        steps: _WordArray | None = None,
-        draws: _WordArray | None = None,
+        at: Address = DEFAULT,
         mask: _MaskWords | None = None,
         name: str = "logits",
         contain: _Contain | None = None,
@@ -246,9 +253,7 @@ class Engine:
         caller wants.
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
-        return self._report(
-            source, False, figures, n is None, top, streams, steps, draws, mask, name, contain
-        )
+        return self._report(source, False, figures, n is None, top, at, mask, name, contain)
 
     def score(
         self,
@@ -258,9 +263,7 @@ class Engine:
         *,
         drop_n: bool = False,
         raw: bool = False,
-        streams: _WordArray | None = None,
-        steps: _WordArray | None = None,
-        draws: _WordArray | None = None,
+        at: Address = DEFAULT,
         mask: _MaskWords | None = None,
         name: str = "logits",
         contain: _Contain | None = None,
@@ -272,9 +275,7 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(
-            source, True, figures, drop_n, top, streams, steps, draws, mask, name, contain
-        )
+        return self._report(source, True, figures, drop_n, top, at, mask, name, contain)
 
     def _report(
         self,
@@ -283,9 +284,7 @@ class Engine:
         figures: _IntArray,
         drop_n: bool,
         top: int | None,
-        streams: _WordArray | None,
-        steps: _WordArray | None,
-        draws: _WordArray | None,
+        at: Address,
         mask: _MaskWords | None,
         name: str,
         contain: _Contain | None,
@@ -301,10 +300,10 @@ class Engine:
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
         invalid = _core.sample_tokens(
             self._chain, rows, self._keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), streams, steps, draws, given,
+            self._workers(), *at, given,
         )  # fmt: skip
         if invalid is not None:
-            raise _error(invalid, name, steps)
+            raise _error(invalid, name, at.steps)
         lone = source.array.ndim == 1
         numbers = _fields(figures, lone, drop_n, contain)
         log_numbers = _fields(logs, lone, drop_n, contain)
@@ -323,9 +322,7 @@ class Engine:
         self,
         source: Logits,
         *,
-        streams: _WordArray | None = None,
-        steps: _WordArray | None = None,
-        draws: _WordArray | None = None,
+        at: Address = DEFAULT,
         mask: _MaskWords | None = None,
         name: str = "logits",
     ) -> npt.NDArray[Any]:
@@ -334,7 +331,7 @@ class Engine:
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers(),
-            self._keys, streams, steps, draws,
+            self._keys, *at,
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error(name)
@@ -344,9 +341,7 @@ class Engine:
         self,
         source: Logits,
         *,
-        streams: _WordArray | None = None,
-        steps: _WordArray | None = None,
-        draws: _WordArray | None = None,
+        at: Address = DEFAULT,
         mask: _MaskWords | None = None,
         name: str = "row",
     ) -> Distribution:
@@ -357,7 +352,7 @@ class Engine:
         logits, probs, logprobs, cumulative = floats
         n_kept, entropy, invalid = _core.distribution_row(
             self._chain, rows, ids, logits, probs, logprobs, cumulative,
-            self._keys, streams, steps, draws,
+            self._keys, *at,
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)

@@ -22,7 +22,7 @@ from sampler._names import (
     SAME_IN_GENERATE,
     SAMPLER_ONLY,
 )
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 
 # Names of llama.cpp, vLLM, mlx-lm, NumPy, torch and the habits of many: ours that means the same.
 SAME = {

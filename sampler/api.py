@@ -26,8 +26,8 @@ from sampler._arguments import (
     Shape,
     Tokens,
     arguments_of_call,
+    check_address,
     check_chain,
-    check_keys,
     check_seed,
     check_threads,
     check_together,
@@ -44,13 +44,14 @@ from sampler._checks import (
     check_tokens,
     integers,
 )
-from sampler._engine import Engine, make_chain
+from sampler._engine import Address, Engine, make_chain
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
 from sampler.masks import read_mask
 from sampler.results import Distribution, Samples
-from sampler.stages import STAGES, HasSettings, Settings, Stage, lists_settings
+from sampler.stages.base import Stage
+from sampler.stages.settings import STAGES, HasSettings, Settings, lists_settings
 
 __all__ = ["Distribution", "Sampler", "Samples"]
 
@@ -422,11 +423,11 @@ class Sampler(HasSettings):
         if n is not None:
             n = check_integer("n", n, 1, 2**40, "an integer >= 1")
         top = None if logprobs is None else check_logprobs(logprobs)
-        keys = check_keys(source.batch, streams, steps, draws)
+        at = check_address(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.sample(
-            source, n, top, raw=raw, mask=words, contain=source.to_container, **keys
+            source, n, top, raw=raw, at=at, mask=words, contain=source.to_container
         )
 
     @overload
@@ -504,12 +505,12 @@ class Sampler(HasSettings):
         given = check_tokens("tokens", tokens, source.array.shape)
         drop_n = given.ndim < source.array.ndim
         given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        keys = check_keys(source.batch, streams, steps, draws)
+        at = check_address(source.batch, streams, steps, draws)
         check_flag("raw", raw)
         words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.score(
-            source, given, top, drop_n=drop_n, raw=raw, mask=words,
-            contain=source.to_container, **keys,
+            source, given, top, drop_n=drop_n, raw=raw, at=at, mask=words,
+            contain=source.to_container,
         )  # fmt: skip
 
     @helps
@@ -553,13 +554,12 @@ class Sampler(HasSettings):
         """
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
-        keys: dict[str, Any] = {}
-        for name, number in (("stream", stream), ("step", step), ("draw", draw)):
-            if number is not None or name != "step":
-                number = check_integer(name, number, 0, U64_END, U64_TEXT)
-                keys[f"{name}s"] = np.array([number], np.uint64)
+        numbers = {"stream": stream, "step": self.step if step is None else step, "draw": draw}
+        for name, number in numbers.items():
+            numbers[name] = check_integer(name, number, 0, U64_END, U64_TEXT)
+        at = Address(*(np.array([number], np.uint64) for number in numbers.values()))
         words = None if mask is None else read_mask(mask, source.array.shape)
-        return self._engine.distribution(source, mask=words, **keys)
+        return self._engine.distribution(source, at=at, mask=words)
 
     @overload
     def filter(
@@ -628,9 +628,9 @@ class Sampler(HasSettings):
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        keys = check_keys(source.batch, streams, steps, draws)
+        at = check_address(source.batch, streams, steps, draws)
         words = None if mask is None else read_mask(mask, source.array.shape)
-        filtered = self._engine.filter(source, mask=words, **keys)
+        filtered = self._engine.filter(source, at=at, mask=words)
         if target is None:
             return source.to_original(filtered)
         target[...] = filtered

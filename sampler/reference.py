@@ -25,7 +25,6 @@ from sampler.stages import (
     MinP,
     PLess,
     Smoothing,
-    Stage,
     SuppressTokens,
     TailFree,
     Temperature,
@@ -36,6 +35,7 @@ from sampler.stages import (
     TopP,
     TypicalP,
 )
+from sampler.stages.base import Stage
 
 __all__ = [
     "State",

@@ -22,7 +22,7 @@ import sampler
 from interrupting import interrupted
 from sampler import Distribution, MinP, Sampler, Samples, Temperature, TopK, TopP, _core, reference
 from sampler.api import engine_of
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 
 LAST = 2**64 - 1
 ROW = np.array([1.0, 3.0, 2.0, 0.0])

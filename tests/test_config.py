@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sampler import Sampler, Temperature, TopK, _names
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 from tiny import VOCAB, prompts
 
 inf, nan = math.inf, math.nan

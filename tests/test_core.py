@@ -19,7 +19,7 @@ import pytest
 from interrupting import interrupted
 from sampler import Sampler, Temperature, TopK, TopP, _core, _inputs
 from sampler._engine import make_chain
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 from test_law import KINDS, SETTINGS, make_row
 from test_odds import draw
 

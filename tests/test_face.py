@@ -29,7 +29,7 @@ from sampler._names import (
     SAME_IN_GENERATE,
     SAMPLER_ONLY,
 )
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 
 ROOT = Path(__file__).parents[1]
 ROW = [1.0, 3.0, 2.0, 0.0]

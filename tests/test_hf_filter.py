@@ -34,7 +34,7 @@ from sampler import (
     TypicalP,
 )
 from sampler.hf import FilterLogitsProcessor, SamplingLogitsProcessor, filter_kwargs
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 from tiny import VOCAB, Records, prompts
 
 inf, nan = math.inf, math.nan

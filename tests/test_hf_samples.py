@@ -748,6 +748,19 @@ def test_score(model, settings):
             same_samples(score(model, out.sequences, s, **known), r)
 
 
+def test_score_of_streams(model):
+    # Planted: coins of the streams 0 ... batch - 1.
+    s = Sampler(xtc=(0.01, 0.5), seed=7)
+    inputs, streams = padded(3, 9, 6), [5, 2**63, 8]
+    mask = inputs["attention_mask"]
+    known = {"attention_mask": mask, "logprobs": 2, "raw": True}
+    kwargs = generate_kwargs(s, streams=streams, **known)
+    out = model.generate(**inputs, **kwargs, max_new_tokens=NEW)
+    drawn = kwargs["logits_processor"][-1].samples
+    same_samples(score(model, out, s, streams=streams, prompt_length=9, **known), drawn)
+    assert not torch.equal(score(model, out, s, prompt_length=9, **known).ranks, drawn.ranks)
+
+
 def test_score_of_rows_that_end(model):
     inputs = padded(3, 9, 6)
     text = run(model, inputs, HOT)[0].sequences[:, 9:].tolist()

@@ -19,7 +19,7 @@ from sampler import XTC, MinP, Sampler, Samples, Temperature, TopK, TopP, _core,
 from sampler._checks import Ids
 from sampler.api import engine_of
 from sampler.hf import FilterLogitsProcessor, generate_kwargs
-from sampler.stages import STAGES
+from sampler.stages.settings import STAGES
 from test_law import make_row
 
 inf, nan = float("inf"), float("nan")

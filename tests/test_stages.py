@@ -1,7 +1,7 @@
 """What a stage states once, and who reads it: checks, messages, signatures, documents, the core.
 
-A new stage is a dataclass and a line of `Settings` in stages.py, a number in core/row.pxd and a
-function in core/stages.pxd, its twin in reference.py, a row of the tests' table in law.py, and a
+A new stage is a dataclass and a line of `Settings` in sampler/stages, a number in core/row.pxd and
+a function in core/stages.pxd, its twin in reference.py, a row of the tests' table in law.py, and a
 row in docs/law.md. An edit has no function in the core: its dataclass says which logits change.
 """
 
@@ -23,7 +23,9 @@ import sampler
 from law import TABLE, check_chain
 from sampler import Sampler, stages
 from sampler._checks import Flag, HasArray, Ids, Integers, Range, Reals
-from sampler.stages import STAGES, XTC, DynamicTemperature, Smoothing, Stage
+from sampler.stages import XTC, DynamicTemperature, Smoothing
+from sampler.stages.base import Stage
+from sampler.stages.settings import STAGES, Settings
 
 PACKAGE = Path(sampler.__file__).parent
 ROOT = PACKAGE.parent
@@ -191,7 +193,8 @@ def test_documents_state_range_and_off_value(stage):
 # ------------------------------------------------------------------------ where a stage is named
 
 # The places that a new stage touches in the package.
-PLACES = {"stages.py", "core/row.pxd", "core/stages.pxd", "reference.py"}
+PLACES = {"core/row.pxd", "core/stages.pxd", "reference.py", "stages/settings.py",
+          "stages/edits.py", "stages/scales.py", "stages/cuts.py"}  # fmt: skip
 # Where some are named and a new one need not be: Hugging Face's settings and its versions of our
 # stages, what the self-test chooses to draw with, and rooms of the core that one stage or a family
 # of them needs.
@@ -228,7 +231,7 @@ def test_a_stage_is_named_in_five_places():
 
 def test_every_stage_has_its_rows():
     assert list(TABLE) == list(STAGES.values())
-    assert list(STAGES) == list(stages.Settings.__annotations__)
+    assert list(STAGES) == list(Settings.__annotations__)
     assert {name: one.setting for name, one in STAGES.items()} == {name: name for name in STAGES}
     public = {name for name in sampler.__all__ if issubclass(type(getattr(sampler, name)), type)
               and issubclass(getattr(sampler, name), Stage)}  # fmt: skip

@@ -15,6 +15,7 @@ from transformers import (
 
 from sampler import _inputs
 from sampler._checks import Integers, check_real
+from sampler._engine import Address
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
@@ -22,11 +23,8 @@ from sampler.hf._arguments import check_sampler
 from sampler.hf._sampling import check_processors
 from sampler.hf._transformers import NEUTRAL
 from sampler.hf._use import Use
-from sampler.stages import (
-    Settings,
-    Temperature,
-    lists_settings,
-)
+from sampler.stages import Temperature
+from sampler.stages.settings import Settings, lists_settings
 
 _FILTER_TEXT = "a float, finite in float32, or -inf"
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -145,12 +143,12 @@ class FilterLogitsProcessor(LogitsProcessor):
             )
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        steps = None
+        at = Address()
         if self._has_coins:  # Hugging Face draws from torch's random state: so do the coins
             step = int(torch.randint(2**63 - 1, ()))
-            steps = np.full(source.batch, step, np.uint64)
+            at = Address(steps=np.full(source.batch, step, np.uint64))
         filtered: torch.Tensor = source.to_original(
-            engine_of(self.sampler).filter(source, steps=steps, name="scores")
+            engine_of(self.sampler).filter(source, at=at, name="scores")
         )
         if self.filter_value != -math.inf:
             filtered.masked_fill_(

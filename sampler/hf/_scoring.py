@@ -12,7 +12,8 @@ import torch
 from transformers import LogitsProcessorList
 
 from sampler import _inputs
-from sampler._checks import check_batch, check_flag, check_integer, check_logprobs
+from sampler._checks import check_batch, check_flag, check_integer, check_logprobs, check_numbers
+from sampler._engine import Address
 from sampler._keywords import helps
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
@@ -34,6 +35,7 @@ def score(
     sequences: torch.Tensor,
     sampler: Sampler,
     *,
+    streams: Any = None,
     prompt_length: int = 1,
     attention_mask: Any = None,
     logprobs: int = 0,
@@ -54,7 +56,9 @@ def score(
     sequences : tensor of shape (batch, length), int64
         Prompts and their continuations, as ``generate()`` returns them.
     sampler : Sampler
-        Its settings; its seed is not used.
+        Its settings. Its seed decides only how the coins of stages such as `XTC` fall.
+    streams : sequence of int of shape (batch,), in [0, 2**64), optional
+        The random stream of each row; 0 ... batch - 1 by default.
     prompt_length : int, in [1, length)
         How many tokens of each row, padding included, come before the first one that is scored.
     attention_mask : tensor of shape (batch, any length up to length), optional
@@ -113,6 +117,7 @@ def score(
     batch, length = sequences.shape
     if batch == 0:
         raise ValueError("`sequences` have to hold at least one row, but have none")
+    streams = check_numbers("streams", streams, batch)
     tokens = sequences.cpu().numpy()
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
@@ -152,8 +157,8 @@ def score(
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
-        steps = np.maximum(place - padding, 0).astype(np.uint64)
-        scored.append(engine.score(source, given, top, raw=raw, steps=steps, name="scores"))
+        at = Address(streams, np.maximum(place - padding, 0).astype(np.uint64))
+        scored.append(engine.score(source, given, top, raw=raw, at=at, name="scores"))
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]

@@ -21,7 +21,8 @@ from sampler import _core, reference
 from sampler._build import build_info
 from sampler._checks import U64_END, U64_TEXT, check_integer
 from sampler.api import Sampler
-from sampler.stages import MinP, Stage, Temperature, TopK, TopP
+from sampler.stages import MinP, Temperature, TopK, TopP
+from sampler.stages.base import Stage
 from sampler.testing._arguments import check_probs, count_tokens
 from sampler.testing._draws import judge_counts
 from sampler.testing._findings import Finding, Kind
