@@ -2,7 +2,7 @@
 
 The distance of a token, abs(-ln p - H), is abs(z - c) with c = -D / M the mean of z: so what is
 kept is an interval of logits around c. It is looked for among the first tokens of the row, with c
-and M from the fine tier; where these do not hold it or the bounds do not prove it, among all.
+and M from the first tier whose bounds prove it; where these tokens do not hold it, among all.
 """
 
 from libc.math cimport INFINITY, fabs
@@ -37,17 +37,21 @@ cdef enum:
 cdef inline void typical_p(RowState *s, double p) noexcept nogil:
     """Keep the tokens of least distance whose mass is a share p, and what is as near as the
     last."""
-    cdef bint reports = s.reports
     cdef double interval[2]
+    cdef int found = UNPROVEN
     cdef Hole hole
     if s.tempering.uniform:
         return  # every token is at the same distance
     if not are_candidates(s, s.cut):
-        s.reports = True  # so that the depth is found as well
+        s.asks_depth = True
         if s.tier == UNKNOWN:
             refine(s)
-        s.reports = reports
-        if s.tier == EXACT or not among_first(s, p, s.depth, interval):
+        while s.tier != EXACT and found == UNPROVEN:
+            found = among_first(s, p, s.depth, interval)
+            if found == UNPROVEN:
+                refine(s)
+        s.asks_depth = False
+        if found != FOUND:
             among_all(s, p, interval)
     else:
         among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
@@ -60,10 +64,9 @@ cdef inline void typical_p(RowState *s, double p) noexcept nogil:
         remove_from_top(s, &hole)
 
 
-cdef inline bint among_first(RowState *s, double p, Bounded depth, double *interval) noexcept nogil:
+cdef inline int among_first(RowState *s, double p, Bounded depth, double *interval) noexcept nogil:
     """Look among the first tokens of the row, then among more: all that are not much further from
-    the mean. False where these do not hold the interval or are too many, or where the bounds of the
-    mass and the depth do not prove it."""
+    the mean, until these are too many."""
     cdef int64_t k = FIRST_TYPICAL
     cdef double mean = -depth.sum / s.total, reach = 0.0
     cdef int found, _round
@@ -74,18 +77,18 @@ cdef inline bint among_first(RowState *s, double p, Bounded depth, double *inter
         else:
             k = INT64_MAX
             if not candidates_from(s, s.max + s.temperature * (mean - 1.4 * reach), True):
-                return False
+                return TOO_FEW
         if are_candidates(s, s.cut):
             return among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
-                                    Bounded(exact_depth(s), 0.0), INFINITY, interval) == FOUND
+                                    Bounded(exact_depth(s), 0.0), INFINITY, interval)
         # Every other token is at least so far below the mean.
         reach = mean - tempered(&s.tempering, s.covered.value)
         if not reach > 0.0:
-            return False
+            return TOO_FEW
         found = among_candidates(s, p, Bounded(s.total, s.error), depth, reach, interval)
         if found != TOO_FEW:
-            return found == FOUND
-    return False
+            return found
+    return TOO_FEW
 
 
 cdef inline int among_candidates(RowState *s, double p, Bounded mass, Bounded depth, double reach,
