@@ -48,7 +48,7 @@ struct Kernels {
     void (*counts)(const Row *, const double *, int64_t *);
     void (*fast_masses)(const Row *, const Tempering *, Cut, double *, double *);
     double (*fast_moment)(const Row *, const Tempering *, Cut, int, double *, double *);
-    void (*spread)(const Row *, Cut, double, double *);
+    void (*deviations)(const Row *, Cut, double *);
     void (*fine_masses)(const Row *, const Tempering *, Cut, double *);
     double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut, double *);
     void (*fine_masses_above)(const Row *, const Tempering *, Cut, double *, const double *,
@@ -77,7 +77,7 @@ typedef struct {
 #define KERNELS(type, fast, moments)                                                               \
     {                                                                                              \
         scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
-            count_##type, counts_##type, fast, moments, spread_##type, fine_masses_##type,         \
+            count_##type, counts_##type, fast, moments, deviations_##type, fine_masses_##type,         \
             fine_masses_and_depth_##type, fine_masses_above_##type, exact_mass_##type,             \
             fine_masses_of_two_##type, read_##type, filter_##type, softmax_##type                  \
     }

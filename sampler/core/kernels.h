@@ -469,30 +469,58 @@ static void FN(fast_masses)(const Row *row, const Tempering *tempering, Cut cut,
 }
 #endif
 
-/* Of what the cut keeps: sums[0] = how many, sums[1] = the sum of d = max - x, sums[2] that of
- * d^2. */
-static void FN(spread)(const Row *row, Cut cut, double max, double *sums)
+/* Adds to sums, of those of x[0..n) that are >= floor, all of them if not `guarded`: how many, the
+ * sum of d = x - about, and that of d^2. Their bounds: DEVIATIONS_ERROR. */
+INLINE void FN(deviations_of)(const REAL *x, int64_t n, REAL about, REAL floor, const int guarded,
+                              double *sums)
 {
+    REAL some[WORD] = {0}, first[WORD] = {0}, second[WORD] = {0};
+    double lanes[3][LANES] = {{0}};
+    for (int64_t i = 0; i < n; i += WORD)
+        for (int l = 0; l < WORD; l++) {
+            const REAL value = x[i + l];
+            const REAL one = !guarded || value >= floor ? (REAL)1 : (REAL)0;
+            /* Not by the floor in the same way again: that would branch. */
+            const REAL d =
+                guarded ? one * ((value > floor ? value : floor) - about) : value - about;
+            if (guarded)
+                some[l] += one;
+            first[l] += d;
+            second[l] += d * d;
+        }
+    for (int l = 0; l < WORD; l += LANES)
+        EACH_LANE (k) {
+            lanes[0][k] += (double)some[l + k];
+            lanes[1][k] += (double)first[l + k];
+            lanes[2][k] += (double)second[l + k];
+        }
+    sums[0] += guarded ? add_lanes(lanes[0]) : (double)n;
+    sums[1] += add_lanes(lanes[1]);
+    sums[2] += add_lanes(lanes[2]);
+}
+
+/* The sums of `deviations_of` of what the cut keeps, about a number near its mean. */
+static void FN(deviations)(const Row *row, Cut cut, double *sums)
+{
+    REAL about = 0;
     sums[0] = sums[1] = sums[2] = 0.0;
     for (int64_t b = 0; b < blocks_in(row); b++) {
-        REAL buffer[BLOCK], lowest;
+        REAL buffer[BLOCK], floor;
         const REAL *x;
-        const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &lowest);
-        const double floor = (double)lowest;
-        double some[LANES] = {0}, first[LANES] = {0}, second[LANES] = {0};
-        for (int64_t i = 0; i < whole_groups(count); i += LANES)
-            EACH_LANE (l) {
-                const double value = (double)x[i + l];
-                const double one = value >= floor ? 1.0 : 0.0;
-                /* Not by the floor in the same way again: that would branch. */
-                const double d = one * (max - (value > floor ? value : floor));
-                some[l] += one;
-                first[l] += d;
-                second[l] = MULADD_DOUBLE(d, d, second[l]);
-            }
-        sums[0] += add_lanes(some);
-        sums[1] += add_lanes(first);
-        sums[2] += add_lanes(second);
+        const int64_t count = FN(kept_block)(row, cut, LOWEST, b, buffer, &x, &floor);
+        if (sums[0] ==
+            0.0) { /* the first block that has any: what it holds about 0, and the mean */
+            double here[3] = {0};
+            FN(deviations_of)(x, whole_words(count), 0, floor, 1, here);
+            about = here[0] > 0.0 ? (REAL)(here[1] / here[0]) : 0;
+        }
+        const double before[3] = {sums[0], sums[1], sums[2]};
+        if (count == BLOCK)
+            FN(deviations_of)(x, BLOCK, about, floor, 0, sums);
+        if (count < BLOCK || floor > LOWEST || !(sums[2] < DBL_MAX)) {
+            memcpy(sums, before, sizeof before);
+            FN(deviations_of)(x, whole_words(count), about, floor, 1, sums);
+        }
     }
 }
 

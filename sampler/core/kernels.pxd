@@ -114,7 +114,7 @@ cdef extern from "dispatch.h" nogil:
                             double *) noexcept nogil
         double (*fast_moment)(const Row *, const Tempering *, Cut, bint, double *,
                               double *) noexcept nogil
-        void (*spread)(const Row *, Cut, double, double *) noexcept nogil
+        void (*deviations)(const Row *, Cut, double *) noexcept nogil
         void (*fine_masses)(const Row *, const Tempering *, Cut, double *) noexcept nogil
         double (*fine_masses_and_depth)(const Row *, const Tempering *, Cut,
                                         double *) noexcept nogil

@@ -6,7 +6,7 @@ lies within the bound decides the same.
 """
 
 from libc.float cimport DBL_EPSILON, DBL_MAX
-from libc.math cimport INFINITY, NAN, frexp, ldexp, sqrt
+from libc.math cimport INFINITY, NAN, fabs, frexp, ldexp, sqrt
 from libc.stdint cimport INT64_MAX, int64_t
 
 from sampler.core.kernels cimport (
@@ -26,8 +26,15 @@ cdef extern from *:
     """
     /* More than the logs and the quotient of a threshold lose. */
     static const double THRESHOLD_SLACK = 0x1p-40;
+    /* Of a sum of |d| or d^2: each d rounds once, which counts twice in d^2, as do its square, the 8
+     * additions of a lane, all in float32, and those of the lanes and blocks, in double. Squares
+     * that are too small for float32 lose less than the floor. */
+    static const double DEVIATIONS_ERROR = 0x1.8p-21;  /* 12 roundings */
+    static const double DEVIATIONS_FLOOR = 0x1p-140;
     """
     const double THRESHOLD_SLACK
+    const double DEVIATIONS_ERROR
+    const double DEVIATIONS_FLOOR
 
 
 cdef inline double log_of_mass(RowState *s) noexcept nogil:
@@ -205,13 +212,12 @@ cdef inline double exact_squares(RowState *s) noexcept nogil:
 cdef inline Bounded deviation_about(RowState *s) noexcept nogil:
     """The population deviation of the kept logits, from sums that are not exact, with a bound."""
     cdef double sums[3]
-    cdef double lost, mean, square, variance, error
-    s.row.kernels.spread(&s.row, s.cut, s.max, sums)
-    lost = (blocks_in(&s.row) + BLOCK) * DBL_EPSILON
+    cdef double mean, square, variance, error
+    s.row.kernels.deviations(&s.row, s.cut, sums)
     mean = sums[1] / sums[0]
     square = sums[2] / sums[0]
     variance = square - mean * mean
-    error = 4.0 * lost * (square + mean * mean)
+    error = DEVIATIONS_ERROR * (square + 2.0 * fabs(mean) * sqrt(square)) + DEVIATIONS_FLOOR
     if not error < variance < INFINITY:
         return Bounded(0.0, INFINITY)
     return Bounded(sqrt(variance), sqrt(variance + error) - sqrt(variance - error))
