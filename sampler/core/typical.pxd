@@ -5,13 +5,14 @@ kept is an interval of logits around c. It is looked for among the first tokens 
 and M from the first tier whose bounds prove it; where these tokens do not hold it, among all.
 """
 
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport INT64_MAX, int64_t
 from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
     BLOCK, FLOAT64, NO_MASS, WORD, Candidates, Cut, Mass, Row, block_start, blocks_in, isa,
-    mass_add, mass_value, tempered, whole_words
+    halfway, mass_add, mass_value, tempered, whole_words
 )
 from sampler.core.moments cimport add_up_part, exact_depth
 from sampler.core.row cimport (
@@ -76,7 +77,7 @@ cdef inline int among_first(RowState *s, double p, Bounded depth, double *interv
             k *= 4
         else:
             k = INT64_MAX
-            if not candidates_from(s, s.max + s.temperature * (mean - 1.4 * reach), True):
+            if not candidates_from(s, s.max + s.temperature * (mean - max(1.4 * reach, 1.0)), True):
                 return TOO_FEW
         if are_candidates(s, s.cut):
             return among_candidates(s, p, Bounded(mass_value(mass_of_candidates(s)), 0.0),
@@ -84,7 +85,7 @@ cdef inline int among_first(RowState *s, double p, Bounded depth, double *interv
         # Every other token is at least so far below the mean.
         reach = mean - tempered(&s.tempering, s.covered.value)
         if not reach > 0.0:
-            return TOO_FEW
+            continue
         found = among_candidates(s, p, Bounded(s.total, s.error), depth, reach, interval)
         if found != TOO_FEW:
             return found
@@ -107,7 +108,7 @@ cdef inline int among_candidates(RowState *s, double p, Bounded mass, Bounded de
     for i in range(whole_words(n)):
         distances[i] = -fabs(distances[i] - mean) if i < n else -INFINITY
     all.values = distances
-    return nearest_tokens(s, all, &s.scratch.part, x, p, mass, error, reach, interval)
+    return nearest_tokens(s, all, &s.scratch.part, x, p, mass, mean, error, reach, interval)
 
 
 cdef inline void among_all(RowState *s, double p, double *interval) noexcept nogil:
@@ -141,25 +142,15 @@ cdef inline void among_all(RowState *s, double p, double *interval) noexcept nog
     part.values = weights + room_of(s)
     part.ids = <int64_t *> (part.values + room_of(s) // 2)
     part.weights = part.values + room_of(s)
-    nearest_tokens(s, all, &part, NULL, p, Bounded(mass_value(mass), 0.0), 0.0, INFINITY, interval)
-    # The logits at the ends.
-    mean = -interval[0]
-    interval[0] = INFINITY
-    interval[1] = -INFINITY
-    for b in range(blocks_in(&s.row)):
-        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
-        start = block_start(&s.row, b)
-        for i in range(count):
-            if distances[start + i] >= -mean:
-                interval[0] = min(interval[0], x[i])
-                interval[1] = max(interval[1], x[i])
+    nearest_tokens(s, all, &part, NULL, p, Bounded(mass_value(mass), 0.0), mean, 0.0, INFINITY,
+                   interval)
 
 
 cdef inline int nearest_tokens(RowState *s, Candidates all, Candidates *part, const double *x,
-                               double p, Bounded mass, double error, double reach,
+                               double p, Bounded mass, double mean, double error, double reach,
                                double *interval) noexcept nogil:
-    """The least and the largest logit x of the nearest tokens whose mass reaches the share p, by
-    minus their distances, which `error` may be wrong by; without x, minus the last distance."""
+    """The interval of logits of the nearest tokens whose mass reaches the share p, by minus their
+    distances, which `error` may be wrong by; x are their logits, if it is not 0."""
     cdef Row doubles = s.row
     cdef Boundary found, counted
     cdef double last, ends = INFINITY
@@ -176,21 +167,33 @@ cdef inline int nearest_tokens(RowState *s, Candidates all, Candidates *part, co
         last = max(last, -counted.value)
     if not last + error < reach:
         return TOO_FEW
-    if x == NULL:
-        interval[0] = -last
-        return FOUND
-    interval[0] = INFINITY
-    interval[1] = -INFINITY
-    for i in range(all.n):
-        if error > 0.0 and fabs(all.values[i] + last) <= error:
+    for i in range(all.n if error > 0.0 else 0):
+        if fabs(all.values[i] + last) <= error:
             # Too near the end to say on which side; unless these are equal, and the last.
             if ends < INFINITY and x[i] != ends:
                 return UNPROVEN
             ends = x[i]
-        if all.values[i] >= -last:
-            interval[0] = min(interval[0], x[i])
-            interval[1] = max(interval[1], x[i])
+    interval[0] = end_of(s, mean, last, False)
+    interval[1] = end_of(s, mean, last, True)
     return FOUND
+
+
+cdef inline double end_of(const RowState *s, double mean, double last, bint upper) noexcept nogil:
+    """The least logit that is at most `last` below the mean, or the largest that is at most so far
+    above it. Found by halves: tempering keeps the order."""
+    cdef double low = -INFINITY, high = s.max, x = s.max, z
+    cdef bint within
+    while low < x <= high:
+        z = max(tempered(&s.tempering, x), -DBL_MAX)
+        within = z - mean <= last if upper else mean - z <= last
+        if within == upper:
+            low = x
+        else:
+            high = x
+        x = halfway(&s.row, low, high)
+        if x == high:
+            break
+    return low if upper else high
 
 
 cdef inline double *distances_of(RowState *s) noexcept nogil:
