@@ -3,10 +3,10 @@
     make llama-chains                           # 100,000 rows
     make llama-chains ARGS="--rows 10000 --seed 1"
 
-Every row has a chain of four to seven different steps in random order. After each step the tokens
-that llama.cpp has left are compared with ours. A row is *equal* if they agree after every step. It
-is *float32* if at the first step where they do not, every token in question is so near the edge
-that float32 explains it. Two known faults of llama.cpp's steps are counted by name. Anything else
+Every row has a chain of four to seven different stages in random order. After each stage the tokens
+that llama.cpp has left are compared with ours. A row is *equal* if they agree after every stage. It
+is *float32* if at the first stage where they do not, every token in question is so near the edge
+that float32 explains it. Two known faults of llama.cpp's stages are counted by name. Anything else
 is *unexplained*, and the script fails.
 
 The bound. llama.cpp computes in float32, one sum after another, so of n tokens a sum is off by at
@@ -53,8 +53,8 @@ Array = npt.NDArray[Any]
 Random = np.random.Generator
 UNIT = 2.0**-24
 
-# Of each kind of step: ours with random settings, and theirs with the same.
-STEPS: dict[type[Stage], tuple[Callable[[Random, int], tuple[float, ...]], Callable[..., Any]]] = {
+# Of each kind of stage: ours with random settings, and theirs with the same.
+KINDS: dict[type[Stage], tuple[Callable[[Random, int], tuple[float, ...]], Callable[..., Any]]] = {
     TopK: (lambda rng, n: (int(n ** rng.uniform(0.2, 1)),), llama.llama_sampler_init_top_k),
     TopP: (
         lambda rng, n: (rng.uniform(0.1, 0.999),),
@@ -151,7 +151,7 @@ def near(state: State, stage: Any, edge: Array, theirs: Array) -> float:
 
 
 def goes_wrong(array: Any, stage: Any) -> str:
-    """Name the defect that llama.cpp's step has on these candidates, if it has one."""
+    """Name the defect that llama.cpp's stage has on these candidates, if it has one."""
     logits = np.ctypeslib.as_array(array.data, (array.size,))["logit"]
     if isinstance(stage, DynamicTemperature) and np.isneginf(logits).any():
         return "dynamic temperature: what top-n-sigma has removed counts in ln n"
@@ -162,7 +162,7 @@ def goes_wrong(array: Any, stage: Any) -> str:
 
 
 def apply(array: Any, stage: Any) -> None:
-    theirs = STEPS[type(stage)][1](*stage.values[: 2 if isinstance(stage, XTC) else None])
+    theirs = KINDS[type(stage)][1](*stage.values[: 2 if isinstance(stage, XTC) else None])
     llama.llama_sampler_apply(theirs, ctypes.byref(array))
     llama.llama_sampler_free(theirs)
 
@@ -176,7 +176,7 @@ def kept(array: Any) -> tuple[Array, Array]:
 
 
 def compare(row: Array, stages: list[Any], candidates: Candidates) -> tuple[str, float, float]:
-    """Go through a chain step by step; return what came of it, the share of the bound that the
+    """Go through a chain stage by stage; return what came of it, the share of the bound that the
     explanation needs, and the largest difference of a probability at the end."""
     array = candidates.fill(row)
     state = State(np.arange(len(row)), row.astype(np.float64), float(np.abs(row).max()))
@@ -230,9 +230,9 @@ def random_row(rng: Random) -> Array:
 
 
 def random_chain(rng: Random, n: int) -> list[Any]:
-    kinds = list(STEPS)
+    kinds = list(KINDS)
     chosen = rng.permutation(len(kinds))[: rng.integers(4, 8)]
-    return [kinds[i](*STEPS[kinds[i]][0](rng, n)) for i in chosen]
+    return [kinds[i](*KINDS[kinds[i]][0](rng, n)) for i in chosen]
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -251,7 +251,7 @@ def main(rows: int, seed: int) -> None:
             print(found, share, stages, len(row))
         else:
             worst_share, worst_p = max(worst_share, share), max(worst_p, p)
-    table = new_table(f"{rows:,} rows, chains of 4 to 7 steps, float32", "what", right=("rows",))
+    table = new_table(f"{rows:,} rows, chains of 4 to 7 stages, float32", "what", right=("rows",))
     for name, count in counts.most_common():
         table.add_row(name, f"{count:,}")
     console = new_console()

@@ -97,11 +97,11 @@ from sampler.core.row cimport (
     COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
     ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
     LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Bounded, Chain as CChain, Item, RowState, Scratch, Step, depth_of_row,
+    Bounded, Chain as CChain, Item, RowState, Scratch, Stage, depth_of_row,
     fine_error, forget_sums, refine, rounding, scan_row, set_temperature
 )
 from sampler.core.scratch cimport destroy, lay_out, regrow
-from sampler.core.stages cimport N_STAGES, add_step, apply_stages, complete_chain, stage_names
+from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
 
 
 cdef enum:
@@ -545,26 +545,26 @@ cdef class Chain:
     """
 
     cdef CChain *chains
-    cdef Step *steps       # of all of them
+    cdef Stage *stages     # of all of them
     cdef ptrdiff_t stride  # from the chain of a row to that of the next
     cdef bint weighs       # whether the mass of any whole row may be asked for
-    cdef int rebases       # the most room that a row wants, in numbers per token
+    cdef int room          # the most that a row wants, in numbers per token
     cdef int64_t sorts     # the most tokens that a row sorts
-    cdef bint has_coins    # whether any row does
-    cdef object _ids       # keeps alive what the steps point to
+    cdef bint has_coins    # whether any row has
+    cdef object _ids       # keeps alive what the stages point to
     cdef readonly object per_row
 
     def __cinit__(self, stages, bint ties_all=False, min_tokens_to_keep=1, int tier=FAST,
                   per_row=None):
         cdef int64_t row, i, count = 1 if per_row is None else per_row[1], most = len(stages)
         cdef _Values values
-        cdef Step *step
+        cdef Stage *one
         cdef const int64_t[::1] protected
         self.per_row = per_row
         self.stride = per_row is not None
         self.chains = <CChain *> calloc(max(count, 1), sizeof(CChain))
-        self.steps = <Step *> calloc(max(count * most, 1), sizeof(Step))
-        if self.chains == NULL or self.steps == NULL:
+        self.stages = <Stage *> calloc(max(count * most, 1), sizeof(Stage))
+        if self.chains == NULL or self.stages == NULL:
             raise MemoryError()
         self._ids = [ids for _, _, ids, *_ in stages]
         for i, (stage, lane, ids, *parameters) in enumerate(stages):
@@ -572,20 +572,20 @@ cdef class Chain:
                 raise ValueError(f"unknown stage {stage} of {len(parameters)} parameters")
             protected = ids
             for row in range(count):
-                step = &self.steps[row * most + i]
-                step.lane = lane
-                step.n_ids = protected.shape[0]
-                step.ids = &protected[0] if step.n_ids > 0 else NULL
+                one = &self.stages[row * most + i]
+                one.lane = lane
+                one.n_ids = protected.shape[0]
+                one.ids = &protected[0] if one.n_ids > 0 else NULL
             for place, value in enumerate(parameters):
                 values = _Values(value, count)
                 for row in range(count):
-                    step = &self.steps[row * most + i]
-                    step.stage = stage
-                    step.values[<int> place] = values.at[row * values.stride]
+                    one = &self.stages[row * most + i]
+                    one.number = stage
+                    one.values[<int> place] = values.at[row * values.stride]
         for row in range(count):
-            self.chains[row].steps = self.steps + row * most
+            self.chains[row].stages = self.stages + row * most
             for i in range(most):
-                add_step(&self.chains[row], self.steps[row * most + i])
+                add_stage(&self.chains[row], self.stages[row * most + i])
         values = _Values(min_tokens_to_keep, count)
         for row in range(count):
             self.chains[row].min_tokens_to_keep = <int64_t> values.at[row * values.stride]
@@ -593,13 +593,13 @@ cdef class Chain:
             self.chains[row].tier = tier
             complete_chain(&self.chains[row])
             self.weighs |= self.chains[row].weighs
-            self.rebases = max(self.rebases, self.chains[row].rebases)
+            self.room = max(self.room, self.chains[row].room)
             self.sorts = max(self.sorts, self.chains[row].sorts)
             self.has_coins |= self.chains[row].has_coins
 
     def __dealloc__(self):
         free(self.chains)
-        free(self.steps)
+        free(self.stages)
 
 
 cdef int set_chain(Job *job, Chain chain) except -1:
@@ -608,7 +608,7 @@ cdef int set_chain(Job *job, Chain chain) except -1:
         raise ValueError("one chain per row")
     job.chains = chain.chains
     job.chain_stride = chain.stride
-    job.rebases = chain.rebases
+    job.room = chain.room
     job.sorts = chain.sorts
     return 0
 

@@ -66,14 +66,13 @@ class Sampler(HasSettings):
     ----------
     stages : sequence of Stage, optional
         An explicit chain, applied in this order. Not together with stage settings by keyword,
-        which apply in the order in which they stand here (Hugging Face's).
+        which apply in the order in which they stand here.
     {settings}
     min_tokens_to_keep : int, >= 1, off at 1
-        A floor for every truncation, counted by rank. Temperature 0 keeps one token all the same.
+        A floor for every cut: docs/law.md says how each counts. Temperature 0 keeps one token.
     ties : {"id", "all"}
         What `top_k` does where other logits equal the k-th. "id" keeps exactly k tokens: of equal
-        logits those with the lowest ids, as every other stage does. "all" keeps all of the equal
-        ones, as Hugging Face does.
+        logits those with the lowest ids. "all" keeps all of the equal ones, as Hugging Face does.
     seed : int, in [0, 2**64), optional
         Names the sequence of draws. None takes one from the operating system, shown as `seed`.
     rng : numpy.random.Generator, optional

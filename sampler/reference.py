@@ -181,8 +181,9 @@ def top_h(state: State, stage: TopH, ties: str) -> _Array:
     """Of the first 100 in rank, keep the longest prefix with h of their entropy."""
     w = _weights(state.z[:100])
     q = w / w.sum()
-    part = np.where(q > 0, q * (np.log(w.sum()) - state.z[:100]), 0)
+    part = np.where(q > 0, q * (np.log1p(w[1:].sum()) - state.z[:100]), 0)
     keep = np.cumsum(part) <= np.longdouble(stage.value) * part.sum()
+    keep &= part.sum() > 0  # else the first has all there is
     keep |= stage.value == 1.0
     keep[0] = True
     return np.concatenate([keep, np.zeros(len(state.ids) - len(w), bool)])
@@ -234,14 +235,19 @@ def tail_free(state: State, stage: TailFree, ties: str) -> _Array:
     return keep
 
 
-def xtc(state: State, stage: XTC, floor: int, coin: float) -> State:
+def xtc(state: State, stage: XTC, floor: int, coin: float | None) -> State:
     """Where the coin falls, remove the likely tokens except the last; `expected` weighs them down.
 
     Does nothing where fewer than `floor` tokens would be left.
     """
     threshold, probability, protected, expected = stage.values
-    if not expected and not coin < probability:
-        return state
+    if not expected:
+        if coin is None:
+            raise ValueError(
+                f"`coins` have to hold one for each XTC, but none is left for {stage!r}"
+            )
+        if not coin < probability:
+            return state
     with np.errstate(divide="ignore"):
         likely = _above(state, np.log(np.float64(threshold)) + _log_mass(state))
     likely &= ~np.isin(state.ids, protected)
@@ -296,7 +302,7 @@ _SCALES: dict[type[Stage], Callable[[State, Any], State]] = {
 }
 
 # Each cut says which of the kept tokens stay: a boolean mask in rank order. `typical_p` and `xtc`
-# know the floor in an order of their own.
+# are not here, since each has a floor of another kind.
 _CUTS: dict[type[Stage], Callable[[State, Any, str], _Array]] = {
     TopNSigma: top_n_sigma,
     TopH: top_h,
@@ -329,7 +335,7 @@ def kept(
     ids = ids[x[ids] > -np.inf]
     state = State(ids, x[ids], tempered(x[ids], 1.0))
     for stage in stages:
-        coin = next(coins, math.nan) if stage.has_coin else math.nan
+        coin = next(coins, None) if stage.has_coin else None
         if stage.is_off or stage.kind == "edit" or state.greedy:
             continue
         if isinstance(stage, XTC):
@@ -384,7 +390,7 @@ def log_mass(
 ) -> float:
     """Log of the probability that the kept tokens have without the cuts: a difference of two logs.
 
-    An `XTC` with `expected` is no cut.
+    An `XTC` with `expected` is not a cut.
     """
     stages = list(stages)
     state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties, coins=coins)

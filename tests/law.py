@@ -224,14 +224,16 @@ def judge_top_n_sigma(x, n, keep, temperature, floor, ties):
 def judge_top_h(x, h, keep, temperature, floor, ties):
     kept = length_of_prefix(keep)
     n = min(100, len(x))
-    w = np.exp(tempered(x[:n], temperature))
-    part = np.where(w > 0, w / w.sum() * (np.log(w.sum()) - np.log(np.where(w > 0, w, 1))), 0)
-    reached, whole = np.cumsum(part), part.sum()
+    z = tempered(x[:n], temperature)
+    w = np.exp(z)
+    part = np.where(w > 0, w / w.sum() * (np.log1p(w[1:].sum()) - z), 0)
+    share = np.cumsum(part) / part.sum() if part.sum() > 0 else np.ones(n)
     assert kept <= max(n, floor)
     if kept > max(floor, 1):
-        assert reached[kept - 1] <= h * whole + BAND
+        assert share[kept - 1] <= h + BAND
     if kept < n:
-        assert reached[kept] > h * whole - BAND
+        assert h < 1
+        assert share[kept] > h - BAND
 
 
 def judge_tail_free(x, z, keep, temperature, floor, ties):
@@ -257,14 +259,16 @@ def judge_tail_free(x, z, keep, temperature, floor, ties):
 def judge_typical_p(x, m, keep, temperature, floor, ties):
     z = tempered(x, temperature)
     w = np.exp(z)
-    distance = np.abs(z - sums(x, temperature)[1])
-    slack = 1e-12 * (1 + distance)
-    last = distance[keep].max()
+    log_mass, mean, _ = sums(x, temperature)
+    distance = np.abs(z - mean)
+    last = np.flatnonzero(keep)[np.argmax(distance[keep])]
+    slack = BAND * np.maximum(log_mass - z, log_mass - mean)
+    slack += slack[last]
     # An interval: all nearer ones are in.
-    assert (keep | (distance >= last - slack)).all()
+    nearer = distance < distance[last] - slack
+    assert keep[nearer].all()
     share = w / w.sum()
-    nearer = distance < last - slack.max()
-    assert share[distance <= last + slack.max()].sum() >= m - BAND
+    assert share[distance <= distance[last] + slack].sum() >= m - BAND
     if nearer.any() and nearer.sum() >= floor:
         assert share[nearer].sum() < m + BAND
 

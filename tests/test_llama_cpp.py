@@ -67,7 +67,7 @@ def both(row, stages):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_single_step(name):
+def test_a_single_stage(name):
     case = CASES[name]
     if name in NOT_EXPRESSED:
         with pytest.raises(ValueError, match=r"has to be a float in \[0, 1\]"):
@@ -93,8 +93,8 @@ def test_a_chain(name, dtype):
     with np.errstate(divide="ignore"):
         row = np.log(np.arange(10_000)).astype(dtype)
     stages = []
-    for step, (first, last) in zip(case["sequence"], case["kept"], strict=True):
-        stages.append(STAGES[step](case["params"][step]))
+    for setting, (first, last) in zip(case["sequence"], case["kept"], strict=True):
+        stages.append(STAGES[setting](case["params"][setting]))
         # Token 0, at -inf, counts for llama.cpp where nothing is removed, and never for us.
         expected = list(range(max(first, 1), last + 1))
         for ids, _ in both(row, stages):

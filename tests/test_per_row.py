@@ -74,8 +74,9 @@ def make(stage, values):
     if not isinstance(values, list):
         return stage.of(values)
     columns = zip(*(stage.of(value).values for value in values), strict=True)
-    if stage is XTC:  # ids, and how, are for every row
-        return stage(*map(list, list(columns)[:2]))
+    if stage is XTC:  # ids are for every row
+        threshold, probability, _, expected = map(list, columns)
+        return stage(threshold, probability, (), expected)
     return stage(*map(list, columns))
 
 
@@ -89,7 +90,7 @@ def random_values(rng, stage, batch):
         if chance < 0.3 and stage is TopK:
             return 10**6  # above any vocabulary here
         value = stage.of(random_value(rng, stage, 0.45)).value
-        return value[:2] if stage is XTC and value is not None else value
+        return (*value[:2], (), value[3]) if stage is XTC and value is not None else value
 
     return one() if rng.random() < 0.2 else [one() for _ in range(batch)]
 

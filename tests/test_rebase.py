@@ -132,6 +132,12 @@ def test_a_tuple_has_the_parameters_of_the_step(value):
         Sampler(smoothing=value)
 
 
+def test_the_distance_that_smoothing_keeps():
+    # 1 / factor below the likeliest, at a curve of 1.
+    logs = Sampler([Smoothing(0.2)]).distribution([7.0, 5.0, 2.0, -3.0]).logprobs
+    assert np.allclose(logs - logs[0], [0.0, -0.2 * 2.0**2, -5.0, -0.2 * 10.0**2])
+
+
 def test_a_curve_above_three_ranks_others_first():
     d = Sampler(smoothing=(1.0, 5.0)).distribution([0.0, -0.25, -2.0])
     assert d.ids.tolist() == [1, 0, 2]

@@ -24,7 +24,7 @@ cdef struct Job:
     bint (*do_row)(Job *, int64_t, Scratch *) noexcept nogil  # False where the row is invalid
     const Chain *chains   # of row i: chains[i * chain_stride]
     ptrdiff_t chain_stride  # 0 where one serves every row
-    int rebases             # how many numbers per token they want room for, at most
+    int room                # how many numbers per token they want to write, at most
     int64_t sorts           # and how many tokens to sort
     const char *data
     ptrdiff_t row_stride
@@ -75,7 +75,7 @@ cdef struct Job:
 
 cdef inline int64_t rebased_room(const Job *job) noexcept nogil:
     """How many numbers the stages want room for: a row, and padded arrays after it."""
-    return job.vocab + (job.rebases - 1) * (job.vocab + 2 * WORD) if job.rebases > 0 else 0
+    return job.vocab + (job.room - 1) * (job.vocab + 2 * WORD) if job.room > 0 else 0
 
 
 cdef inline Row row_of(const Job *job, int64_t index) noexcept nogil:

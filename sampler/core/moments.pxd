@@ -26,9 +26,9 @@ cdef extern from *:
     """
     /* More than the logs and the quotient of a threshold lose. */
     static const double THRESHOLD_SLACK = 0x1p-40;
-    /* Of a sum of |d| or d^2: each d rounds once, which counts twice in d^2, as do its square, the 8
-     * additions of a lane, all in float32, and those of the lanes and blocks, in double. Squares
-     * that are too small for float32 lose less than the floor. */
+    /* Of a sum of |d| or d^2. In float32: each d rounds once, which counts twice in d^2, its square
+     * once, and a lane has 8 additions. The rest is in double. Squares that are too small for
+     * float32 lose less than the floor. */
     static const double DEVIATIONS_ERROR = 0x1.8p-21;  /* 12 roundings */
     static const double DEVIATIONS_FLOOR = 0x1p-140;
     """

@@ -76,7 +76,7 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_logprobs[start + i] = -INFINITY
                 if x > -INFINITY:
                     job.raw_logprobs[start + i] = raw_log_share(&raw, x, raw_log_mass)
-        # Tokens given may come after all that is kept in rank, and then are no candidates.
+        # Tokens given may come after all that is kept in rank, and then are not candidates.
         rank_items(&s, among_candidates and not job.given, items, n, job.ranks + start)
         if with_raw:
             for i in range(n):
@@ -328,7 +328,7 @@ cdef inline double raw_log_share(const Tempering *raw, double x, double log_mass
 cdef inline bint scales_apart(const RowState *s) noexcept nogil:
     """Whether the mass without the cuts takes another look at the row: one stage rebases it, or has
     a temperature that depends on it."""
-    return s.chain.rebases > 0 or s.chain.temperature != s.chain.temperature
+    return s.chain.room > 0 or s.chain.temperature != s.chain.temperature
 
 
 cdef inline void find_whole_masses(RowState *s, bint raw) noexcept nogil:

@@ -19,7 +19,7 @@ from sampler.core.kernels cimport (
 )
 
 
-# The stages, by the numbers that a `Step` has: in the order of `stage_names`, in stages.pxd.
+# The stages, by the numbers that a `Stage` has: in the order of `stage_names`, in stages.pxd.
 cdef enum:
     TEMPERATURE
     TOP_K
@@ -99,7 +99,7 @@ cdef struct Scratch:
     int64_t items_size
     Item *items            # for top lists and for ranking draws only
     int64_t rebased_size
-    double *rebased        # one per token, where a stage rebases the row only; see `rebases`
+    double *rebased        # what stages write: `Chain.room` numbers per token
     int64_t bad_row        # the first invalid row that this thread met
     int64_t counts[COUNTERS]
 
@@ -112,8 +112,8 @@ cdef struct Bounded:
 
 # A stage of a chain: its number, the values of its parameters, the lane of its coin, and token ids,
 # ascending.
-cdef struct Step:
-    int stage
+cdef struct Stage:
+    int number
     double values[PARAMETERS]
     uint64_t lane
     const int64_t *ids
@@ -131,14 +131,14 @@ cdef struct Key:
 # The stages that are on in a row, in order, and what follows from them: see `complete_chain`.
 cdef struct Chain:
     int count
-    Step *steps
+    Stage *stages
     bint ties_all
     int64_t min_tokens_to_keep
     int tier               # the first to try
     bint weighs            # whether the mass of the whole row may be asked for
     double temperature     # the product of all; NaN where one depends on the row
     bint truncates         # removes tokens, and is not greedy
-    int rebases            # how many numbers per token its stages want room for
+    int room               # how many numbers per token its stages want to write, in `rebased`
     int64_t sorts          # how many tokens they sort
     bint has_coins
 
@@ -252,8 +252,8 @@ cdef inline bint is_removed(const Hole *hole, double x, int64_t id) noexcept nog
 
 
 cdef inline void remove_from_top(RowState *s, const Hole *hole) noexcept nogil:
-    """Make what a hole leaves of what is kept the row. Of candidates only the list: `fill_row`
-    writes the row itself where something wants it."""
+    """Make what a hole leaves of what is kept the row. Where all of it are candidates, only their
+    list changes: `fill_row` writes the row itself where something wants it."""
     cdef double x[BLOCK]
     cdef int64_t b, i, start, count, n = 0
     if are_candidates(s, s.cut) and not s.ranks_any:

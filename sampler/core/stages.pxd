@@ -1,9 +1,8 @@
 """The stages: `apply_stages` applies a sampler's chain of them to a row, and each is a function.
 
 What most stages keep is a prefix in rank, so those return a `Cut`. What removes tokens from the top
-is a `Hole`. A scale changes the temperature, or writes a new row: `rebase`. A new stage takes a
-number (row.pxd), the name of its setting, a function, a branch in `apply_stage` and, if it is a
-scale or asks for the mass of a whole row, a word in `is_scale` or `complete_chain`.
+is a `Hole`. A scale changes the temperature, or writes a new row: `rebase`. CONTRIBUTING.md says
+what a new stage takes.
 """
 
 from libc.float cimport DBL_MAX
@@ -22,13 +21,13 @@ from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
     DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
     TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Bounded, Chain, Hole,
-    Item, RowState, Step, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
+    Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
     mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top, set_temperature,
     shorten, temper_row, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select
-from sampler.core.typical cimport typical_p
+from sampler.core.typical cimport apply_typical_p
 
 
 cdef extern from *:
@@ -56,50 +55,50 @@ cdef inline void apply_stages(RowState *s) noexcept nogil:
     for i in range(s.chain.count):
         if s.greedy:
             return
-        apply_stage(s, &s.chain.steps[i])
+        apply_stage(s, &s.chain.stages[i])
 
 
 cdef inline void apply_scales(RowState *s) noexcept nogil:
     """The same without the cuts."""
     cdef int i
     for i in range(s.chain.count):
-        if is_scale(&s.chain.steps[i]) and not s.greedy:
-            apply_stage(s, &s.chain.steps[i])
+        if is_scale(&s.chain.stages[i]) and not s.greedy:
+            apply_stage(s, &s.chain.stages[i])
 
 
-cdef inline bint is_scale(const Step *step) noexcept nogil:
-    return (step.stage == TEMPERATURE or step.stage == DYNAMIC_TEMPERATURE
-            or step.stage == SMOOTHING or (step.stage == XTC and is_expected(step)))
+cdef inline bint is_scale(const Stage *stage) noexcept nogil:
+    return (stage.number == TEMPERATURE or stage.number == DYNAMIC_TEMPERATURE
+            or stage.number == SMOOTHING or (stage.number == XTC and is_expected(stage)))
 
 
-cdef inline void apply_stage(RowState *s, const Step *step) noexcept nogil:
+cdef inline void apply_stage(RowState *s, const Stage *stage) noexcept nogil:
     """One stage; its number is one of those in row.pxd, since Python's `Chain` takes no other."""
-    cdef int stage = step.stage
-    cdef double value = step.values[0]
-    if stage == TEMPERATURE:
+    cdef int number = stage.number
+    cdef double value = stage.values[0]
+    if number == TEMPERATURE:
         apply_temperature(s, value)
-    elif stage == TOP_K:
+    elif number == TOP_K:
         apply_cut(s, top_k(s, <int64_t> value))
-    elif stage == TOP_P:
+    elif number == TOP_P:
         apply_cut(s, top_p(s, value))
-    elif stage == MIN_P:
+    elif number == MIN_P:
         apply_cut(s, cut_above(s, log_canonical(value)))
-    elif stage == SMOOTHING:
-        smooth(s, value, step.values[1])
-    elif stage == DYNAMIC_TEMPERATURE:
-        apply_dynamic_temperature(s, value, step.values[1], step.values[2])
-    elif stage == TOP_N_SIGMA:
+    elif number == SMOOTHING:
+        apply_smoothing(s, value, stage.values[1])
+    elif number == DYNAMIC_TEMPERATURE:
+        apply_dynamic_temperature(s, value, stage.values[1], stage.values[2])
+    elif number == TOP_N_SIGMA:
         apply_cut(s, top_n_sigma(s, value))
-    elif stage == TOP_H:
+    elif number == TOP_H:
         apply_cut(s, top_h(s, value))
-    elif stage == TYPICAL_P:
-        typical_p(s, value)
-    elif stage == TAIL_FREE:
+    elif number == TYPICAL_P:
+        apply_typical_p(s, value)
+    elif number == TAIL_FREE:
         apply_cut(s, tail_free(s, value))
-    elif stage == XTC:
-        xtc(s, step)
+    elif number == XTC:
+        apply_xtc(s, stage)
     else:
-        apply_cut(s, cut_by_probability(s, stage, value))
+        apply_cut(s, cut_by_probability(s, number, value))
 
 
 cdef inline void apply_temperature(RowState *s, double temperature) noexcept nogil:
@@ -113,7 +112,7 @@ cdef inline void apply_temperature(RowState *s, double temperature) noexcept nog
         set_temperature(s, product(s.temperature, temperature))
 
 
-cdef inline void smooth(RowState *s, double factor, double curve) noexcept nogil:
+cdef inline void apply_smoothing(RowState *s, double factor, double curve) noexcept nogil:
     """Bend the tempered logits d <= 0 to d^2 (-(3 - curve) / 2 + (curve - 1) / 2 d) factor."""
     cdef double *d = temper_row(s)
     cdef double square = bounded(factor * (3.0 - curve) * -0.5)
@@ -189,7 +188,7 @@ cdef inline bint begin_with_whole(RowState *s) noexcept nogil:
 
 cdef inline void apply_cut(RowState *s, Cut cut) noexcept nogil:
     """Cut what is kept shorter, to `min_tokens_to_keep` at the shortest, and make it the candidates
-    if it is not too much."""
+    if there is room for them."""
     if cut.value > s.max:
         cut = first_in_rank(s, 1)
     if s.chain.min_tokens_to_keep > 1:
@@ -316,20 +315,19 @@ cdef inline int64_t bends_until(const RowState *s, const Item *items, int64_t n,
     return n - 2
 
 
-cdef inline void xtc(RowState *s, const Step *step) noexcept nogil:
+cdef inline void apply_xtc(RowState *s, const Stage *stage) noexcept nogil:
     """Where the coin falls, remove the likely tokens except the last of them in rank."""
     cdef double x[BLOCK]
     cdef const int64_t *ids
-    cdef double probability = step.values[1], least = INFINITY
+    cdef double probability = stage.values[1], least = INFINITY
     cdef Hole hole
     cdef int64_t part, i, id, count, likely = 0, last = -1
-    if not is_expected(step) and not coin(s, step.lane) < probability:
+    if not is_expected(stage) and not coin(s, stage.lane) < probability:
         return
-    hole.gone = cut_by_probability(s, EPSILON_CUTOFF, step.values[0])
+    hole.gone = cut_by_probability(s, EPSILON_CUTOFF, stage.values[0])
     hole.spared = -1
-    hole.ids = step.ids
-    hole.n_ids = step.n_ids
-    forget_sums(s)
+    hole.ids = stage.ids
+    hole.n_ids = stage.n_ids
     for part in range(parts_of(s)):
         count = read_kept(s, part, x, NULL, &ids)
         for i in range(count):
@@ -342,14 +340,14 @@ cdef inline void xtc(RowState *s, const Step *step) noexcept nogil:
     hole.spared = last
     if likely < 2:
         return
-    if is_expected(step) and probability < 1.0:
+    if is_expected(stage) and probability < 1.0:
         weigh_down(s, &hole, probability)
     elif count_kept(s) - (likely - 1) >= s.chain.min_tokens_to_keep:
         remove_from_top(s, &hole)
 
 
-cdef inline bint is_expected(const Step *step) noexcept nogil:
-    return step.values[2] == 1.0
+cdef inline bint is_expected(const Stage *stage) noexcept nogil:
+    return stage.values[2] == 1.0
 
 
 cdef inline double coin(const RowState *s, uint64_t lane) noexcept nogil:
@@ -400,41 +398,41 @@ cdef inline double product(double a, double b) noexcept nogil:
     return max(a * b, 5e-324) if a == a else a
 
 
-cdef inline void add_step(Chain *chain, Step step) noexcept nogil:
+cdef inline void add_stage(Chain *chain, Stage stage) noexcept nogil:
     """Append a stage to a chain, unless it is off there: NaN."""
-    if step.values[0] == step.values[0]:
-        chain.steps[chain.count] = step
+    if stage.values[0] == stage.values[0]:
+        chain.stages[chain.count] = stage
         chain.count += 1
 
 
 cdef inline void complete_chain(Chain *chain) noexcept nogil:
     """Fill in what follows from the stages of a chain."""
     cdef bint greedy = False, cuts = False, cools
-    cdef int i, stage
+    cdef int i, number
     chain.temperature = 1.0
     chain.weighs = True
     for i in range(chain.count):
-        stage = chain.steps[i].stage
-        cools = stage == TEMPERATURE and chain.steps[i].values[0] == 0.0
-        if stage == TEMPERATURE:
-            chain.temperature = product(chain.temperature, chain.steps[i].values[0])
-        elif stage == DYNAMIC_TEMPERATURE:
+        number = chain.stages[i].number
+        cools = number == TEMPERATURE and chain.stages[i].values[0] == 0.0
+        if number == TEMPERATURE:
+            chain.temperature = product(chain.temperature, chain.stages[i].values[0])
+        elif number == DYNAMIC_TEMPERATURE:
             chain.temperature = NAN
-        elif stage == TYPICAL_P:
-            chain.rebases = 5  # a row, distances, weights, and some of those
-        elif stage == SMOOTHING or stage == XTC:
-            chain.rebases = max(chain.rebases, 1)
-        elif stage == TOP_H:
+        elif number == TYPICAL_P:
+            chain.room = 5  # for a row, distances, weights, and some of those
+        elif number == SMOOTHING or number == XTC:
+            chain.room = max(chain.room, 1)
+        elif number == TOP_H:
             chain.sorts = max(chain.sorts, <int64_t> TOP_H_TOKENS)
-        elif stage == TAIL_FREE:
+        elif number == TAIL_FREE:
             chain.sorts = INT64_MAX
-        chain.has_coins |= stage == XTC and not is_expected(&chain.steps[i])
-        if is_scale(&chain.steps[i]) and not cools:
+        chain.has_coins |= number == XTC and not is_expected(&chain.stages[i])
+        if is_scale(&chain.stages[i]) and not cools:
             continue
         # After a cut by count or by value few tokens are left, and are weighed as candidates.
         if not (greedy or cuts):
-            chain.weighs = not (stage == TEMPERATURE or stage == TOP_K or stage == MIN_P
-                                or stage == TOP_N_SIGMA or stage == TOP_H)
+            chain.weighs = not (number == TEMPERATURE or number == TOP_K or number == MIN_P
+                                or number == TOP_N_SIGMA or number == TOP_H)
         greedy |= cools
         cuts |= not cools
     chain.truncates = cuts and not greedy

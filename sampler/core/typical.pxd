@@ -28,14 +28,14 @@ cdef enum:
     LAST_TYPICAL = 1024
     MOST_ROUNDS = 12       # of those, and of rounds after them
 
-# What came of a look among some tokens.
+# What a look among some tokens finds.
 cdef enum:
     TOO_FEW
     UNPROVEN
     FOUND
 
 
-cdef inline void typical_p(RowState *s, double p) noexcept nogil:
+cdef inline void apply_typical_p(RowState *s, double p) noexcept nogil:
     """Keep the tokens of least distance whose mass is a share p, and what is as near as the
     last."""
     cdef double interval[2]

@@ -67,11 +67,9 @@ class FilterLogitsProcessor(LogitsProcessor):
     tied at the edge of `top_p` the lower ids stay. Scores on another device are copied to the host
     and back.
 
-    Three differences, in what `min_tokens_to_keep` does: it is never widened by ties, as that of
-    Hugging Face's `epsilon_cutoff`, `eta_cutoff` and, above `top_k`, of `top_k` is; it holds for
-    `top_h`, which has none there; and `typical_p` keeps all tokens at the distance of the last of
-    them, where Hugging Face keeps any. Under beam search Hugging Face raises its own floor to 1 +
-    the number of end tokens; give it here.
+    docs/huggingface.md lists the other differences. Under beam search Hugging Face raises its own
+    floor to 1 + the number of end tokens; give it here. With an `XTC` each call takes a number from
+    torch's random state for the coins, so Hugging Face's own draws take other numbers after it.
     """
 
     supports_continuous_batching = True

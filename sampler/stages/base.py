@@ -56,7 +56,7 @@ def stage(cls: _Class) -> _Class:
 
 
 class Stage:
-    """One step of a chain. Not for direct use: see its subclasses."""
+    """One stage of a chain. Not for direct use: see its subclasses."""
 
     __slots__ = ()
     kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
@@ -172,7 +172,7 @@ def _are_equal(a: Any, b: Any) -> bool:
 
 
 class Edit(Stage):
-    """A step that forbids single tokens of the row, before anything else looks at it."""
+    """A stage that forbids single tokens of the row, before anything else looks at it."""
 
     __slots__ = ()
     kind = "edit"

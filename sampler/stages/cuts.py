@@ -46,7 +46,7 @@ class TopNSigma(Stage):
     Notes
     -----
     Keeps x >= max x - n sigma, with sigma the population deviation of the logits that are kept so
-    far. No temperature changes what it keeps. Costs two reads of the row and one count.
+    far. No temperature changes what it keeps, except 0 and inf. Costs two reads of the row.
 
     References
     ----------
@@ -67,12 +67,12 @@ class TopNSigma(Stage):
 
 @stage
 class TopH(Stage):
-    """Of the 100 likeliest tokens, keep the most whose entropy is a share `top_h` of theirs.
+    """Of the 100 likeliest tokens, keep the longest prefix with a share `top_h` of their entropy.
 
     Parameters
     ----------
     top_h : float, in (0, 1], off at None
-        The share of the entropy. 1 keeps the 100 tokens, or all if there are fewer.
+        The largest share of the entropy. 1 keeps the 100 tokens, or all if there are fewer.
 
     Raises
     ------
@@ -300,8 +300,8 @@ class EtaCutoff(Stage):
 
     Notes
     -----
-    Keeps p >= min(e, sqrt(e) exp(-H)), with H the entropy in nats of what is kept so far. Costs as
-    `EpsilonCutoff`.
+    Keeps p >= min(e, sqrt(e) exp(-H)), with H the entropy in nats of what is kept so far. Costs the
+    same as `EpsilonCutoff`.
 
     References
     ----------
@@ -319,7 +319,7 @@ class TopA(Stage):
     Parameters
     ----------
     top_a : float, in [0, 1], off at 0 or None
-        The factor. 1 and a sure model keep few tokens, a flat row keeps nearly all.
+        The factor. Where the model is sure, 1 keeps few tokens; on a flat row, nearly all.
 
     Raises
     ------
@@ -334,7 +334,7 @@ class TopA(Stage):
 
     Notes
     -----
-    Keeps p >= a pmax^2. Costs as `EpsilonCutoff`.
+    Keeps p >= a pmax^2. Costs the same as `EpsilonCutoff`.
 
     References
     ----------
@@ -400,7 +400,7 @@ class PLess(Stage):
 
     Notes
     -----
-    Keeps p >= the sum of p^2 over what is kept so far. Costs as `EpsilonCutoff`.
+    Keeps p >= the sum of p^2 over what is kept so far. Costs the same as `EpsilonCutoff`.
 
     References
     ----------
@@ -443,7 +443,8 @@ class XTC(Stage):
     with p >= threshold, if there are at least two, go, except the last of them in rank. Nothing
     happens where fewer than `min_tokens_to_keep` tokens would remain. What is removed counts as
     forbidden from there on. With `expected`, m the mass of those that would go, their weights are
-    multiplied by (1 - q) / (1 + q m / (1 - m)), and the row is rebased. Costs as `EpsilonCutoff`.
+    multiplied by (1 - q) / (1 + q m / (1 - m)), and the row is rebased. Costs the same as
+    `EpsilonCutoff`, and where it removes something and many tokens are left, a copy of the row.
 
     References
     ----------
@@ -456,7 +457,7 @@ class XTC(Stage):
     threshold: Reals | None = setting(default=0.1, range_=reals(0.0, 1.0))
     probability: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
     protected: Collection[int] | None = setting(default=(), range_=Ids())
-    expected: bool | None = setting(default=False, range_=Flag())
+    expected: bool | Collection[bool] | HasArray | None = setting(default=False, range_=Flag())
 
     @property
     def off_rows(self) -> Any:

@@ -36,8 +36,8 @@ class SuppressTokens(Edit):
     Notes
     -----
     A token that is suppressed has the logit -inf, whatever it was, NaN included. So it has no rank,
-    no step counts it, and `min_tokens_to_keep` does not bring it back. Costs nothing where no token
-    is suppressed: the other blocks of 512 logits are read in place.
+    no stage counts it, and `min_tokens_to_keep` does not bring it back. Costs nothing where no
+    token is suppressed: the other blocks of 512 logits are read in place.
 
     References
     ----------

@@ -99,7 +99,12 @@ class DynamicTemperature(Stage):
         Stage.__post_init__(self)
         low, high, _ = self.values
         if high is not None and np.any(low > high):
-            where = f"not in row {np.argmax(low > high)}" if np.ndim(low > high) else f"{low}"
+            row = np.argmax(low > high)
+            where = (
+                f"{np.broadcast_to(low, len(low > high))[row]} in row {row}"
+                if np.ndim(low > high)
+                else low
+            )
             raise ValueError(f"`dynamic_temperature.low` has to be at most `high`, but is {where}")
 
 
@@ -110,8 +115,8 @@ class Smoothing(Stage):
     Parameters
     ----------
     factor : float, >= 0, off at 0 or None
-        How steep: tokens 1 / sqrt(factor) below the likeliest keep their distance, nearer ones come
-        closer, others go further away.
+        How steep: at a `curve` of 1, tokens 1 / factor below the likeliest keep their distance,
+        nearer ones come closer, others go further away.
     curve : float, >= 1
         1 is a parabola; above, a cubic term makes the distant ones more unlikely still.
 
@@ -129,7 +134,7 @@ class Smoothing(Stage):
     Notes
     -----
     With z = (x - max x) / temperature, the new logit is z^2 f (-(3 - c) / 2 + (c - 1) / 2 z).
-    The row is rebased: later steps rank by the new logits, and the temperature starts again at 1.
+    The row is rebased: later stages rank by the new logits, and the temperature starts again at 1.
     Above a `curve` of 3 the likeliest token is no longer the first. Costs a copy of the row.
 
     References

@@ -42,7 +42,7 @@ _Target = TypeVar("_Target", bound=Callable[..., Any])
 
 
 class Settings(TypedDict, total=False):
-    """Every stage by its keyword, in the order in which keywords apply: Hugging Face's."""
+    """Every stage by its keyword, in the order in which keywords apply."""
 
     suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
     temperature: Annotated[Reals | None, Temperature]
@@ -65,7 +65,7 @@ class Settings(TypedDict, total=False):
 
 
 class _Setting(Generic[_Value]):
-    """A setting as an attribute: that of the chain's one step of its kind, off without one."""
+    """A setting as an attribute: that of the chain's one stage of its kind, off without one."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
