@@ -75,7 +75,9 @@ def check_together(named: Iterable[Stage]) -> None:
     on = {stage.setting: stage for stage in named if not stage.is_off}
     for setting, stage in on.items():
         if stage.replaces in on:
-            raise TypeError(f"give either `{stage.replaces}` or `{setting}`, not both")
+            raise TypeError(
+                f"give either `{stage.replaces}` or `{setting}`, not both: in a chain they multiply"
+            )
 
 
 def _other_stages(stages: Any) -> str:

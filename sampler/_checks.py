@@ -40,9 +40,18 @@ FloatArray: TypeAlias = npt.NDArray[np.float64]
 
 
 def check_real(
-    name: str, value: object, low: float, high: float, range_text: str, where: str = ""
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    range_text: str,
+    where: str = "",
+    unit: float = 0.01,
 ) -> float:
-    """`value` as a float in [low, high]; TypeError or ValueError in one form, that ends `where`."""
+    """`value` as a float in [low, high]; TypeError or ValueError in one form, that ends `where`.
+
+    `unit` is what those who write larger numbers count in: per cent, by default.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _wrong_type(name, value, range_text, where)
     try:
@@ -50,8 +59,8 @@ def check_real(
     except OverflowError:
         number = math.nan
     if not low <= number <= high:
-        percent = 2 <= number <= 100 and low <= number / 100 <= high <= 1
-        hint = f" ({number / 100:g}?)" if percent else ""
+        counts = 2 <= number <= 100 and low <= number * unit <= high <= 1
+        hint = f" ({number * unit:g}?)" if counts else ""
         raise ValueError(f"`{name}` has to be {range_text}, but is {value}{hint}{where}")
     return number
 
@@ -85,6 +94,7 @@ class Range:
     note: str = ""  # for error messages
     ends: str = "[]"  # as in an interval: a round bracket leaves that end out
     optional: bool = False  # whether None is off: in an array, NaN
+    unit: float = 0.01  # in which others may count: see `check_real`
 
     @property
     def noun(self) -> str:
@@ -117,7 +127,7 @@ class Range:
     def check(self, name: str, value: object, where: str = "") -> float:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
         if self.kind is float:
-            return check_real(name, value, self.least, self.most, str(self), where)
+            return check_real(name, value, self.least, self.most, str(self), where, self.unit)
         assert self.high is None
         return check_integer(name, value, int(self.low), None, str(self), where)
 
@@ -280,9 +290,15 @@ class Several:
 
 
 def reals(
-    low: float, high: float, ends: str = "[]", *, note: str = "", optional: bool = False
+    low: float,
+    high: float,
+    ends: str = "[]",
+    *,
+    note: str = "",
+    optional: bool = False,
+    unit: float = 0.01,
 ) -> Range:
-    return Range(float, low, high, note, ends, optional)
+    return Range(float, low, high, note, ends, optional, unit)
 
 
 def finite(low: float, *, optional: bool = False) -> Range:

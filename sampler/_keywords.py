@@ -12,16 +12,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sampler._names import (
+    ADVICE,
     ALGORITHMS,
     BY_NAME,
     IGNORED_FIELDS,
     OF_OTHERS,
+    OFF,
     PARTS,
     PROCESSORS,
     SAME,
     SAME_IN_GENERATE,
     SAMPLER_ONLY,
+    SPREAD,
 )
+from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -37,19 +41,49 @@ _OF_CALLS = {
 _IN_GENERATE = "model.generate(**inputs, **sampler.hf.generate_kwargs(s), {}={})"
 
 
-def unknown_keyword(function: str, name: str, value: object, known: Collection[str]) -> TypeError:
-    """Return the error for a keyword that is not `known`: Python's words, and the way out."""
-    hint = hint_for(name, value, known, function)
-    return TypeError(f"{function}() got an unexpected keyword argument '{name}': {hint}")
+def unknown_keyword(function: str, given: Mapping[str, Any], known: Collection[str]) -> TypeError:
+    """Return the error for those given that are not `known`: Python's words, and the way out."""
+    names = [name for name in given if name not in known]
+    off = [name for name in names if _is_off(name, given[name])]
+    if len(names) == 1 and SAME.get(names[0]) in known and names[0] not in PARTS:
+        off = []  # the one name, rather
+    ways = [hint_for(one, given[one], known, function, given) for one in names if one not in off]
+    if off and names != off:
+        ways.append(f"leave out {', '.join(off)}: off")
+    elif off:
+        ways.append("off, so leave it out" if len(names) == 1 else "off, so leave them out")
+    several = len(names) > 1
+    quoted = ", ".join(f"'{name}'" for name in names)
+    return TypeError(
+        f"{function}() got {'' if several else 'an '}unexpected keyword argument"
+        f"{'s' * several} {quoted}: {'; '.join(dict.fromkeys(ways))}"
+    )
 
 
-def hint_for(name: str, value: object, known: Collection[str], function: str = "") -> str:
-    """Say what to write for a keyword that `function` does not take."""
+def _is_off(name: str, value: Any) -> bool:
+    """Whether another library's setting has a value that asks for nothing."""
+    if name not in OFF or name == "do_sample":
+        return False
+    return value is None or value is False or (np.isscalar(value) and value in OFF[name])
+
+
+def hint_for(
+    name: str,
+    value: object,
+    known: Collection[str],
+    function: str = "",
+    given: Mapping[str, Any] | None = None,
+) -> str:
+    """Say what to write for a keyword that `function` does not take, next to what is given."""
     plain = name.lower().replace("-", "_")
-    ours, shown = SAME.get(plain, name), PARTS.get(plain, "{}").format(_short(value))
+    if plain in ADVICE:
+        return ADVICE[plain]
+    ours, shown = SAME.get(plain, name), _short(value)
+    if ours in STAGES and STAGES[ours].has_several:
+        shown = _shown_parts(ours, {name: value} if given is None else given)
     takes_logits = function in ("Sampler.__call__", "Sampler.score", "Sampler.filter")
     if ours == "logprobs" and isinstance(value, bool):
-        shown = "0"
+        shown = "5"
     if ours == "rng" and not isinstance(value, np.random.Generator):  # torch's
         ours, shown = "seed", f"{name}.initial_seed()"
     if ours == "mask" and "attention_mask" in known:
@@ -99,16 +133,35 @@ def hint_for(name: str, value: object, known: Collection[str], function: str = "
     return "help(sampler.Sampler) lists the settings"
 
 
+def _shown_parts(ours: str, given: Mapping[str, Any]) -> str:
+    """Show the value of a stage with several parameters, of the parts that are given."""
+    stage = STAGES[ours]
+    parts = {PARTS.get(name): _short(value) for name, value in given.items()
+             if SAME.get(name) == ours and not _is_off(name, value)}  # fmt: skip
+    spread, middle = given.get(SPREAD), given.get(stage.replaces)
+    if SAME[SPREAD] == ours and isinstance(spread, (int, float)):
+        if isinstance(middle, (int, float)):
+            parts |= {"low": f"{max(middle - spread, 0.0):g}", "high": f"{middle + spread:g}"}
+        else:
+            parts |= {"low": f"temperature - {spread}", "high": f"temperature + {spread}"}
+    places = [place for place, name in enumerate(stage.parameters, 1) if name in parts]
+    last = max([stage.range.least, *places])
+    shown = [parts.get(name, name) for name in list(stage.parameters)[:last]]
+    text = shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
+    if stage.replaces in given:
+        text += f" without `{stage.replaces}`"
+    return text
+
+
 def _short(value: object) -> str:
     shown = repr(value)
     return shown if len(shown) <= 24 and "\n" not in shown else "..."
 
 
 def check_known(function: str, given: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise the `unknown_keyword` for the first keyword that is not known, if there is one."""
-    for name, value in given.items():
-        if name not in known:
-            raise unknown_keyword(function, name, value, known)
+    """Raise the `unknown_keyword` for the keywords that are not known, if there are any."""
+    if not given.keys() <= set(known):
+        raise unknown_keyword(function, given, known)
 
 
 def helps(function: _Function) -> _Function:
@@ -150,6 +203,8 @@ def _explained(
     extra = args[len(first) :]
     if extra and name == "Sampler" and isinstance(args[1], (int, float)):  # no chain of stages
         extra = args[1:]
+    if extra and name == "Sampler" and isinstance(args[1], Stage):
+        return TypeError(f"Sampler() takes a sequence of stages: write Sampler({list(args[1:])!r})")
     missing = [
         k for k in by_name if k not in kwargs and signature[k].default is inspect.Parameter.empty
     ]

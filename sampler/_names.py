@@ -14,8 +14,9 @@ SAME = {
     **dict.fromkeys(("minp", "min_prob", "min_probability"), "min_p"),
     "min_keep": "min_tokens_to_keep",
     **dict.fromkeys(("dynatemp_low", "dynatemp_high", "dynatemp_exponent"), "dynamic_temperature"),
-    "dynatemp_range": "dynamic_temperature",
-    **dict.fromkeys(("smoothing_factor", "smoothing_curve"), "smoothing"),
+    **dict.fromkeys(("min_temp", "max_temp", "temp_exponent"), "dynamic_temperature"),
+    **dict.fromkeys(("dynatemp", "dynatemp_exp", "dynatemp_range"), "dynamic_temperature"),
+    **dict.fromkeys(("smoothing_factor", "smoothing_curve", "quadratic_sampling"), "smoothing"),
     **dict.fromkeys(("typical", "typ_p"), "typical_p"),
     **dict.fromkeys(("epsilon", "eps_cutoff"), "epsilon_cutoff"),
     "eta": "eta_cutoff",
@@ -55,16 +56,35 @@ IN_HF = (
     *("filter_kwargs", "generate", "generate_kwargs", "score"),
 )
 
-# Those that are one parameter of ours, and where it stands.
+# Those that are one parameter of ours, and which.
 PARTS = {
-    "smoothing_curve": "(factor, {})",
-    "dynatemp_low": "({}, high)",
-    "dynatemp_high": "(low, {})",
-    "dynatemp_exponent": "(low, high, {})",
-    "dynatemp_range": "(temperature - {0}, temperature + {0})",
-    "xtc_threshold": "({}, probability)",
-    "xtc_probability": "(threshold, {})",
-    "xtc_special_tokens": "(threshold, probability, {})",
+    "smoothing_factor": "factor",
+    "smoothing_curve": "curve",
+    **dict.fromkeys(("dynatemp_low", "min_temp"), "low"),
+    **dict.fromkeys(("dynatemp_high", "max_temp"), "high"),
+    **dict.fromkeys(("dynatemp_exponent", "dynatemp_exp", "temp_exponent"), "exponent"),
+    "xtc_threshold": "threshold",
+    "xtc_probability": "probability",
+    "xtc_special_tokens": "protected",
+}
+
+# Half of the distance from low to high, around the temperature.
+SPREAD = "dynatemp_range"
+
+# Those that are not one setting of ours: what to do.
+ADVICE = {
+    **dict.fromkeys(
+        ("temperature_last", "temp_last"),
+        "put the temperature last in a chain, as in Sampler([TopP(0.95), Temperature(0.8)])",
+    ),
+    **dict.fromkeys(
+        ("samplers", "sampler_priority", "sampler_order", "sampler_seq"),
+        "the order is a chain, as in Sampler([TopK(40), TopP(0.95), Temperature(0.8)])",
+    ),
+    **dict.fromkeys(
+        ("min_k", "mirostat", "mirostat_mode", "best_of", "adaptive_target", "skew"),
+        "no stage of a Sampler does this",
+    ),
 }
 
 # What `generate(do_sample=True)` takes for a field that is unset, where that is not off.
@@ -132,12 +152,15 @@ OF_OTHERS: dict[str, tuple[Any, ...]] = {
     "seed": (-1,),
     **dict.fromkeys(("frequency_penalty", "presence_penalty", "min_tokens", "top_a"), (0,)),
     "tail_free": (1,),
-    **dict.fromkeys(("mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"), (0,)),
-    **dict.fromkeys(("smoothing_factor", "adaptive_target"), (0,)),
-    **dict.fromkeys(
-        ("repeat_penalty", "rep_pen", "temp", "typ_p", "tfs", "tfs_z", "best_of"), (1,)
-    ),
-    "top_n_sigma": (0, -1),
+    **dict.fromkeys(("mirostat", "mirostat_mode", "dry_multiplier", "xtc_probability"), (0,)),
+    **dict.fromkeys(("smoothing_factor", "adaptive_target", "dynatemp_range", "skew"), (0,)),
+    **dict.fromkeys(("repeat_penalty", "rep_pen", "temp", "tfs", "tfs_z", "best_of"), (1,)),
+    **dict.fromkeys(("typ_p", "min_keep"), (0, 1)),
+    **dict.fromkeys(("dynatemp_low", "dynatemp_high", "min_temp", "max_temp"), (0, 1)),
+    **dict.fromkeys(("dynatemp_exponent", "dynatemp_exp", "temp_exponent", "dynatemp"), (1,)),
+    **dict.fromkeys(("top_n_sigma", "nsigma", "top_nsigma"), (0, -1)),
+    **dict.fromkeys(("temperature_last", "temp_last", "min_k"), (0,)),
+    **dict.fromkeys(("samplers", "sampler_priority", "sampler_order", "sampler_seq"), ()),
     **dict.fromkeys(("logit_bias", "bad_words", "allowed_token_ids", "use_beam_search"), ()),
 }
 OFF = {**OF_THE_DRAW, **OF_OTHERS}

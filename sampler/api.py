@@ -223,7 +223,7 @@ class Sampler(HasSettings):
         ------
         TypeError, ValueError
             If `config` is not a configuration, or asks for what a Sampler does not do (a penalty,
-            beams, ``typical_p`` ...). One message has the call to type for all such fields. What
+            beams ...). One message has the call to type for all such fields. What
             ``model.generate()`` applies before the draw, such as a penalty, can be left to it:
             ``repetition_penalty=None``. And as `Sampler`, if a setting is out of its range.
 

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import Any
 
 from sampler._inputs import kind_of
-from sampler._keywords import unknown_keyword
+from sampler._keywords import check_known
 from sampler._names import (
     EDITS,
     HF_DEFAULTS,
@@ -19,8 +19,10 @@ from sampler._names import (
     OF_THE_DRAW,
     OFF,
     PROCESSORS,
+    SAME,
     SAMPLER_ONLY,
 )
+from sampler.stages.settings import STAGES
 
 __all__ = ["from_generation_config"]
 
@@ -59,9 +61,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
         if fields.get(name) is None:
             fields[name] = default
     known = fields.keys() | OF_THE_DRAW.keys() | IGNORED_FIELDS | set(SAMPLER_ONLY)
-    for name, value in changes.items():
-        if name not in known:
-            raise unknown_keyword("from_generation_config", name, value, known)
+    check_known("from_generation_config", changes, known)
     for name in HF_STAGES:
         value = fields.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):  # only a change is per row
@@ -127,23 +127,28 @@ def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[st
     order = sorted(asked, key=lambda name: (_meant(name) == name, name in PROCESSORS, name))
     more: dict[str, Any] = {}
     for name in order:
-        more[name] = None
         meant, value = _meant(name), asked[name]
+        is_argument = name in SAMPLER_ONLY and name in STAGES and not STAGES[name].has_several
+        more[name] = value if is_argument else None
+        meant = SAME.get(name, meant) if SAME.get(name) in HF_STAGES else meant
         is_ours = meant in HF_STAGES or meant in EDITS or (meant == "do_sample" and value is True)
         if meant not in taken and is_ours:
             more.setdefault(meant, value)
     applied = [name for name in order if name in PROCESSORS]
     lost = [name for name in order if name not in PROCESSORS]
     if not applied:
-        do = "Instead" if len(more) > len(order) else "To go without"
+        instead = len(more) > len(order) or any(value is not None for value in more.values())
+        do = "Instead" if instead else "To go without"
     else:
         these = "these" if len(applied) > 1 else "this"
         if lost:
             few = len(lost) < len(applied)
             these = f"all but {', '.join(lost)}" if few else ", ".join(applied)
         do = f"model.generate() applies {these} before the draw"
+    ignored = all(name in OF_OTHERS for name in order)
+    asks = "generate() ignores" if ignored else "a Sampler does not do"
     return (
-        "`config` asks for what a Sampler does not do: "
+        f"`config` asks for what {asks}: "
         f"{', '.join(_shown({name: asked[name] for name in order}))}. {do}: {_call(changes, more)}"
     )
 

@@ -453,11 +453,12 @@ def test_settings_of_other_libraries(name, off, on):
         assert TopK(50) in read({"do_sample": True, name: value}).stages
     fields = {"do_sample": True, name: on}
     with pytest.raises(
-        ValueError, match=r"\(transformers ignores it\)\. To go without: "
+        ValueError, match=r"\(transformers ignores it\)\. (To go without|Instead): "
     ) as caught:
         read(fields, seed=7)
     assert f"{name}={on!r} (trans" in str(caught.value)
-    want = "Sampler(top_k=50, ties='all', seed=7)"
+    ours = f"temperature={on}, " if name == "temp" else ""
+    want = f"Sampler({ours}top_k=50, ties='all', seed=7)"
     assert repr(evaluate(call_in(str(caught.value)), fields)) == want
 
 
@@ -472,8 +473,12 @@ def test_settings_of_other_libraries(name, off, on):
 def test_stages_that_generate_does_not_have_are_arguments(name, off, on):
     for value in (off, None):
         assert TopK(50) in read({"do_sample": True, name: value}).stages
-    with pytest.raises(ValueError, match=rf"{name}=.* \(an argument, not a field\)\. To go w"):
+    several = STAGES[name].has_several
+    do = "To go without" if several else "Instead"
+    with pytest.raises(ValueError, match=rf"{name}=.* \(an argument, not a field\)\. {do}: ") as e:
         read({"do_sample": True, name: on})
+    made = evaluate(call_in(str(e.value)), {"do_sample": True, name: on})
+    assert made.stages == Sampler(**({} if several else {name: on}), top_k=50).stages
     if name != "dynamic_temperature":  # whose field is another engine's switch
         ours = tuple(on) if isinstance(on, list) else on
         s = read({"do_sample": True, name: on}, **{name: ours}, seed=7)

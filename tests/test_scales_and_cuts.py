@@ -470,18 +470,21 @@ def test_real_rows_are_the_twins(real_logits, stage):
 # ------------------------------------------------------------------------------------- bad input
 
 ROW = np.zeros(4)
+H_TEXT = "`top_h` has to be a float in (0, 1] (None is off)"
+TYPICAL_TEXT = "`typical_p` has to be a float in (0, 1] (1 or None is off)"
+TAIL_TEXT = "`tail_free` has to be a float in (0, 1] (1 or None is off)"
 SIGMA_TEXT = "`top_n_sigma` has to be a float in [0, inf] (0 or None is off)"
 BAD = [
     # call, error, what it says
     (lambda: TopNSigma(-1), ValueError, f"{SIGMA_TEXT}, but is -1"),
     (lambda: TopNSigma(nan), ValueError, f"{SIGMA_TEXT}, but is nan"),
     (lambda: TopNSigma("1"), TypeError, f"{SIGMA_TEXT}, but is '1'"),
-    (lambda: TopH(0), ValueError, "`top_h` has to be a float in (0, 1], but is 0"),
-    (lambda: TopH(1.1), ValueError, "`top_h` has to be a float in (0, 1], but is 1.1"),
-    (lambda: TopH(nan), ValueError, "`top_h` has to be a float in (0, 1], but is nan"),
-    (lambda: TopH(True), TypeError, "`top_h` has to be a float in (0, 1], but is True"),
-    (lambda: TypicalP(0.0), ValueError, "`typical_p` has to be a float in (0, 1], but is 0.0"),
-    (lambda: TypicalP(nan), ValueError, "`typical_p` has to be a float in (0, 1], but is nan"),
+    (lambda: TopH(0), ValueError, f"{H_TEXT}, but is 0"),
+    (lambda: TopH(1.1), ValueError, f"{H_TEXT}, but is 1.1"),
+    (lambda: TopH(nan), ValueError, f"{H_TEXT}, but is nan"),
+    (lambda: TopH(True), TypeError, f"{H_TEXT}, but is True"),
+    (lambda: TypicalP(0.0), ValueError, f"{TYPICAL_TEXT}, but is 0.0"),
+    (lambda: TypicalP(nan), ValueError, f"{TYPICAL_TEXT}, but is nan"),
     (lambda: EpsilonCutoff(1), ValueError,
      "`epsilon_cutoff` has to be a float in [0, 1), but is 1"),
     (lambda: EpsilonCutoff(nan), ValueError, None),
@@ -492,7 +495,7 @@ BAD = [
     (lambda: TopA(1.5), ValueError, "`top_a` has to be a float in [0, 1], but is 1.5"),
     (lambda: TopA(nan), ValueError, None),
     (lambda: TopA(1j), TypeError, None),
-    (lambda: TailFree(0), ValueError, "`tail_free` has to be a float in (0, 1], but is 0"),
+    (lambda: TailFree(0), ValueError, f"{TAIL_TEXT}, but is 0"),
     (lambda: TailFree(nan), ValueError, None),
     (lambda: TailFree("z"), TypeError, None),
     (lambda: PLess(1), TypeError, "`p_less` has to be True or False, but is 1"),
@@ -506,7 +509,7 @@ BAD = [
     (lambda: Sampler([XTC(0.1, 0.5, [7])])(ROW), ValueError,
      "`xtc.protected` has to hold ids in [0, 4), but one is 7"),
     (lambda: Sampler(temperature=0.5, dynamic_temperature=(0.5, 1.5)), TypeError,
-     "give either `temperature` or `dynamic_temperature`, not both"),
+     "give either `temperature` or `dynamic_temperature`, not both: in a chain they multiply"),
     (lambda: DynamicTemperature([0.5, 2.0], [1.0, 1.0]), ValueError,
      "`dynamic_temperature.low` has to be at most `high`, but is 2.0 in row 1"),
     (lambda: XTC(0.1, nan), ValueError, None),
@@ -531,7 +534,7 @@ BAD = [
      "`top_n_sigma` has to be a float in [0, inf] (0 or None is off), but is -1 in row 1"),
     (lambda: TopH([0.5, 0]), ValueError, None),
     (lambda: TypicalP([0.5, 0.5, 0]), ValueError,
-     "`typical_p` has to be a float in (0, 1], but is 0.0 in row 2"),
+     "`typical_p` has to be a float in (0, 1] (1 or None is off), but is 0.0 in row 2"),
     (lambda: EpsilonCutoff([0.5, 1]), ValueError, None),
     (lambda: EtaCutoff([nan, 0.1]), ValueError,
      "`eta_cutoff` has to be a float in [0, 1), but is nan in row 0"),

@@ -358,7 +358,7 @@ def _check_loop(kwargs: Mapping[str, Any]) -> None:
         return
     for name, value in kwargs.items():
         if name in SAMPLER_ONLY or name in SAME_IN_GENERATE:
-            raise unknown_keyword("generate", name, value, ())
+            raise unknown_keyword("generate", {name: value}, ())
         if name in OUR_DRAW:
             instead = {
                 "do_sample": "greedy is Sampler(temperature=0)",

@@ -103,13 +103,11 @@ class Stage:
             return value
         if not cls.has_several or value is None:
             return cls(value)
-        if not isinstance(value, tuple):
-            value = (value,)
-        if not cls.range.least <= len(value) <= len(cls.parameters):
+        values = value if isinstance(value, tuple) else (value,)
+        if not cls.range.least <= len(values) <= len(cls.parameters):
             names = ", ".join(cls.parameters)
-            found = value[0] if len(value) == 1 else value
-            raise TypeError(f"`{cls.setting}` has to be ({names}), but is {found!r}")
-        return cls(*value)
+            raise TypeError(f"`{cls.setting}` has to be ({names}), but is {value!r}")
+        return cls(*values)
 
     @classmethod
     def label(cls, parameter: str) -> str:

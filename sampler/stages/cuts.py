@@ -97,7 +97,9 @@ class TopH(Stage):
     and Coherence with Bounded Entropy in Text Generation", 2025, arXiv:2509.02510.
     """
 
-    top_h: Reals | None = setting(default=None, range_=reals(0.0, 1.0, "(]", optional=True))
+    top_h: Reals | None = setting(
+        default=None, range_=reals(0.0, 1.0, "(]", note=" (None is off)", optional=True)
+    )
 
 
 @stage
@@ -239,7 +241,9 @@ class TypicalP(Stage):
     arXiv:2202.00666.
     """
 
-    typical_p: Reals | None = setting(default=1.0, range_=reals(0.0, 1.0, "(]"))
+    typical_p: Reals | None = setting(
+        default=1.0, range_=reals(0.0, 1.0, "(]", note=" (1 or None is off)")
+    )
 
 
 @stage
@@ -274,7 +278,7 @@ class EpsilonCutoff(Stage):
     arXiv:2210.15191.
     """
 
-    epsilon_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)"))
+    epsilon_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)", unit=1e-4))
 
 
 @stage
@@ -309,7 +313,7 @@ class EtaCutoff(Stage):
     arXiv:2210.15191.
     """
 
-    eta_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)"))
+    eta_cutoff: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0, "[)", unit=1e-4))
 
 
 @stage
@@ -377,7 +381,9 @@ class TailFree(Stage):
     trentbrick, "Tail Free Sampling", 2019, as in llama.cpp until 2024 (`tfs_z`).
     """
 
-    tail_free: Reals | None = setting(default=1.0, range_=reals(0.0, 1.0, "(]"))
+    tail_free: Reals | None = setting(
+        default=1.0, range_=reals(0.0, 1.0, "(]", note=" (1 or None is off)")
+    )
 
 
 @stage
