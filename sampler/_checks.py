@@ -146,8 +146,11 @@ class Range:
             raise ValueError(
                 f"`{name}` has to be {self}, or one per row, but has shape {array.shape}"
             )
+        off = None
         if has_bools(value) or array.dtype.kind not in "iuf":
             entries = value if is_list else array.tolist()
+            if self.optional:
+                off = np.array([one is None for one in entries], bool)
             checked = [
                 math.nan
                 if one is None and self.optional
@@ -156,7 +159,7 @@ class Range:
             ]
             most = MOST_EXACT if self.kind is int else math.inf
             array = np.array([min(one, most) for one in checked])
-        floats = self._check_floats(name, array)
+        floats = self._check_floats(name, array, off)
         floats.flags.writeable = False
         return floats
 
@@ -170,13 +173,15 @@ class Range:
         """Return the number for one row, None where it is off by that."""
         return None if math.isnan(value[row]) else self.kind(value[row])
 
-    def _check_floats(self, name: str, array: npt.NDArray[Any]) -> FloatArray:
+    def _check_floats(
+        self, name: str, array: npt.NDArray[Any], off: npt.NDArray[np.bool_] | None
+    ) -> FloatArray:
         with np.errstate(over="ignore"):
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
         good = floats >= self.least
         good &= np.isfinite(floats) if self.high is None else floats <= self.most
-        if self.optional:
-            good |= np.isnan(floats)
+        if off is not None:
+            good |= off
         if self.kind is int:
             good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)

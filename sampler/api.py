@@ -382,9 +382,10 @@ class Sampler(HasSettings):
         draws : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The draw index of each row, 0 by default. Not together with `n`.
         n : int, >= 1, optional
-            Draw n tokens per row, of draw index 0 to n - 1. The stages run once.
+            Draw n tokens per row, of draw index 0 to n - 1. The stages run once, but for each draw
+            where one has a coin.
         logprobs : int, >= 0, optional
-            Also list this many of the first tokens in rank.
+            Also list this many of the first tokens in rank; under `n`, as draw 0 has them.
         raw : bool
             Also give the figures under the model's own softmax and the kept mass: the fields
             `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is
@@ -468,7 +469,7 @@ class Sampler(HasSettings):
         streams, steps, draws : int or sequence of int of shape (batch,), optional
             As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         logprobs : int, >= 0, optional
-            Also list this many of the first tokens in rank.
+            Also list this many of the first tokens in rank; under `n`, as draw 0 has them.
         raw : bool
             Also give the figures under the model's own softmax and the kept mass: the fields
             `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is

@@ -272,11 +272,11 @@ def keep_only(state: State, keep: _Array) -> State:
 
 def _above(state: State, log: Any) -> _Array:
     """Test for z >= log, by x >= max x + T log; the first stays in any case."""
-    if math.isinf(state.temperature):
-        keep = np.full(len(state.ids), log <= 0)
+    if log > 1e-12 or math.isinf(state.temperature):
+        keep = np.full(len(state.ids), log <= 1e-12)
     else:
         with np.errstate(over="ignore"):
-            keep = state.logits >= float(state.logits[0] + state.temperature * log)
+            keep = state.logits >= float(state.logits[0] + state.temperature * min(log, 0))
     keep[0] = True
     return keep
 

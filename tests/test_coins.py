@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sampler import (
@@ -20,6 +21,8 @@ from sampler import (
     TypicalP,
     reference,
 )
+from sampler.hf import FilterLogitsProcessor
+from sampler.testing import check_sampler
 
 inf = math.inf
 
@@ -188,3 +191,27 @@ def test_a_removed_token_keeps_its_rank_in_the_row_as_it_came_in():
     assert r.raw_ranks.tolist() == [1, 3]
     assert r.ranks.tolist()[1] == 1
     assert r.log_mass.tolist() == pytest.approx([math.log(0.3)] * 2)
+
+
+def test_top_lists_are_those_of_draw_0():
+    r = Sampler(xtc=(0.15, 0.5), seed=7).sample(logs(P), n=6, logprobs=4, steps=0)
+    assert len(set(r.n_kept.tolist())) > 1
+    assert (r.top_ids >= 0).sum() == r.n_kept[0]
+
+
+@pytest.mark.parametrize("chain", [
+    [XTC(0.15, 0.5)], [XTC(0.15, 0.3), TopP(0.8)], [XTC(0.15, 0.5), XTC(0.29, 0.2)],
+    [XTC(0.15, 0.5, (), True)],
+], ids=str)  # fmt: skip
+def test_a_sampler_with_coins_is_a_law(chain):
+    # Its law is the mean over the coins.
+    s = Sampler(chain, seed=7)
+    assert check_sampler(s, logs(P), draws=20_000, progress=False).ok
+    wrong = Sampler([XTC(0.15, 0.5), TopK(3)], seed=7)
+    assert not check_sampler(s, logs(P), wrong, draws=20_000, progress=False).ok
+
+
+def test_the_coin_in_front_of_a_filter_value():
+    scores = torch.tensor([[1.0, 2.0, 3.0, -inf]])
+    made = FilterLogitsProcessor(dynamic_temperature=(0.0, 0.0), filter_value=-1e4)
+    assert made(None, scores).tolist() == [[-1e4, -1e4, 3.0, -inf]]

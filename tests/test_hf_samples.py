@@ -750,15 +750,20 @@ def test_score(model, settings):
 
 def test_score_of_streams(model):
     # Planted: coins of the streams 0 ... batch - 1.
-    s = Sampler(xtc=(0.01, 0.5), seed=7)
+    s = Sampler(xtc=(0.01, 0.5))
     inputs, streams = padded(3, 9, 6), [5, 2**63, 8]
     mask = inputs["attention_mask"]
     known = {"attention_mask": mask, "logprobs": 2, "raw": True}
     kwargs = generate_kwargs(s, streams=streams, **known)
-    out = model.generate(**inputs, **kwargs, max_new_tokens=NEW)
-    drawn = kwargs["logits_processor"][-1].samples
-    same_samples(score(model, out, s, streams=streams, prompt_length=9, **known), drawn)
-    assert not torch.equal(score(model, out, s, prompt_length=9, **known).ranks, drawn.ranks)
+    processor = kwargs["logits_processor"][-1]
+    known["prompt_length"] = 9
+    for draw in range(2):
+        out = model.generate(**inputs, **kwargs, max_new_tokens=NEW)
+        drawn = processor.generations[-1]
+        made = processor.sampler
+        same_samples(score(model, out, made, streams=streams, draws=draw, **known), drawn)
+        for other in ({"draws": draw}, {"streams": streams, "draws": 7}):
+            assert not torch.equal(score(model, out, made, **other, **known).ranks, drawn.ranks)
 
 
 def test_score_of_rows_that_end(model):

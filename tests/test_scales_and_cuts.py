@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 import re
 from itertools import pairwise
 
@@ -61,6 +62,9 @@ CUTS = [
     # The others weigh nothing, so the first has all of the entropy that there is.
     (P, [Temperature(1e-5), TopH(0.5)], {}, [3]),
     (P, [Temperature(1e-5), TopH(1.0)], {}, [3, 2, 1, 0]),
+    # Shares of 2 / 82, 40 + 2 / 82, 1: e^-40 times 2, 40 and 40.
+    (np.exp([0.0, -40.0, -40.0]), [TopH(0.505)], {}, [0]),
+    (np.exp([0.0, -40.0, -40.0]), [TopH(0.52)], {}, [0, 1]),
     # No more than 100; of as many equal ones each holds 0.01, of 60 each 1/60.
     ([1 / 150] * 150, [TopH(1.0)], {}, [*range(100)]),
     ([1 / 150] * 150, [TopH(0.495)], {}, [*range(49)]),
@@ -205,6 +209,15 @@ CUTS = [
 ]
 
 SIGMA = [
+    # However small the range: sigma is 1.118 of these steps.
+    *(
+        (np.arange(4.0)[::-1] * step, [TopNSigma(1.0)], {}, [0, 1])
+        for step in (1.0, 2.0**-140, 2.0**-149)
+    ),
+    # Where no token reaches the threshold, ties go as well, however close the logits are.
+    ([1.0, 1.0], [Temperature(1e-20), EpsilonCutoff(0.9)], {}, [0]),
+    ([20.0] * 3, [Temperature(1e-17), XTC(0.45, 1.0)], {}, [0, 1, 2]),
+    ([1e16] * 3, [EpsilonCutoff(0.9)], {}, [0]),
     # logits, stages, sampler settings, kept ids; of the first row sigma is sqrt(2) = 1.41421
     ([3, 1, 1, -1], [TopNSigma(1.0)], {}, [0]),
     ([3, 1, 1, -1], [TopNSigma(1.41)], {}, [0]),
@@ -543,6 +556,15 @@ BAD = [
     (lambda: XTC([0.1, 0.2], [0.5, 2]), ValueError,
      "`xtc.probability` has to be a float in [0, 1], but is 2.0 (0.02?) in row 1"),
     (lambda: TypicalP([[0.5]]), ValueError, None),
+    (lambda: TopH([0.5, nan]), ValueError, f"{H_TEXT}, but is nan in row 1"),
+    (lambda: TopH(np.array([nan, 0.5])), ValueError, f"{H_TEXT}, but is nan in row 0"),
+    (lambda: DynamicTemperature(0.5, [1.0, nan]), ValueError,
+     "`dynamic_temperature.high` has to be a finite float >= 0, but is nan in row 1"),
+    (lambda: Sampler(xtc=([0.1] * 3, [0.5, 0.6])), ValueError,
+     "`xtc.threshold` and `xtc.probability` have to be for the same rows, but are for 3 and 2"),
+    (lambda: DynamicTemperature([0.5] * 2, [1.0] * 3), ValueError,
+     "`dynamic_temperature.low` and `dynamic_temperature.high` have to be for the same rows, but "
+     "are for 2 and 3"),
     (lambda: Sampler(typical_p=[0.5, 0.6])(ROW), ValueError,
      "`typical_p` has to be a number for a lone row, but is for 2 rows"),
     (lambda: Sampler(typical_p=[0.5, 0.6])([ROW] * 3), ValueError,
@@ -578,3 +600,34 @@ def test_an_invalid_row_is_named(stage, value):
     flagged = s.replace(on_invalid="flag").sample(rows)
     assert flagged.n_kept.tolist()[1] == 0
     assert flagged.tokens.tolist()[1] == -1
+
+
+@pytest.mark.parametrize("settings", [
+    {"xtc": (0.3, 0.0)}, {"xtc": (0.6, 0.5)}, {"dynamic_temperature": (0.5, None, 2.0)},
+    {"smoothing": (0.0, 2.0)}, {"xtc": (0.1, [0.0, 0.0])}, {"top_h": [None, 0.5]},
+    {"dynamic_temperature": (0.5, [None, 1.5])}, {"p_less": [True, False]},
+], ids=str)  # fmt: skip
+def test_settings_that_are_off_are_kept(settings):
+    s = Sampler(**settings, seed=3)
+    for other in (eval(repr(s)), pickle.loads(pickle.dumps(s)), s.replace()):
+        assert other == s
+        assert repr(other) == repr(s)
+    assert s != Sampler(seed=3)
+    ((name, value),) = settings.items()
+    assert Sampler(**{name: getattr(s, name)}, seed=3) == s
+    if any(isinstance(one, list) for one in (value, *np.atleast_1d(np.array(value, object)))):
+        with pytest.raises(ValueError, match=r"but is for 2$"):
+            s(np.zeros((3, 5)))
+
+
+def test_an_infinite_top_n_sigma_is_off():
+    assert TopNSigma(inf).is_off
+    assert TopNSigma([inf, 1.0]).off_rows.tolist() == [True, False]
+
+
+def test_the_floor_of_typical_p_in_a_long_row():
+    x = np.random.default_rng(0).normal(0.0, 2.0, 131_072).astype(np.float32)
+    stages = [TypicalP(0.2)]
+    d = Sampler(stages, min_tokens_to_keep=5000).distribution(x)
+    assert len(d) >= 5000
+    assert d.ids.tolist() == reference.kept(x, stages, min_tokens_to_keep=5000).ids.tolist()

@@ -11,6 +11,7 @@ import sampler
 from sampler import Sampler, Temperature, _core
 from sampler.__main__ import main
 from sampler._build import install
+from sampler.stages.settings import STAGES
 from sampler.testing import _selftest
 
 FEW = ["selftest", "--draws", "2000"]
@@ -150,3 +151,8 @@ def test_as_a_command():
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, "")
     assert json.loads(result.stdout)["ok"] is True
+
+
+def test_every_scale_and_cut_is_drawn_with():
+    used = {type(stage) for stages in _selftest.SETTINGS.values() for stage in stages}
+    assert used == {stage for stage in STAGES.values() if stage.kind != "edit"}

@@ -23,6 +23,7 @@ from sampler import (
     TopK,
     TopNSigma,
     TopP,
+    TypicalP,
     _core,
     _inputs,
 )
@@ -335,7 +336,7 @@ def test_rows_near_the_largest_double_are_settled_alike(temperature, top):
 
 @pytest.mark.parametrize("temperature", [0.7, 3.0])
 @pytest.mark.parametrize("stage", [
-    EpsilonCutoff(1e-3), EtaCutoff(1e-2), TopA(0.01), PLess(True), TopNSigma(1.5),
+    EpsilonCutoff(1e-3), EtaCutoff(1e-2), EtaCutoff(1e-7), TopA(0.01), PLess(True), TopNSigma(1.5),
 ], ids=repr)  # fmt: skip
 def test_a_token_at_the_threshold_is_settled_alike(stage, temperature, isas):
     rng = np.random.default_rng(11)
@@ -353,6 +354,37 @@ def test_a_token_at_the_threshold_is_settled_alike(stage, temperature, isas):
             answers.append([agreed(moved, stages).tolist() for moved in rows])
         assert all(answer == answers[0] for answer in answers)
         assert len({len(ids) for ids in answers[0]}) > 1  # in some the token is kept, in some not
+        for moved in rows:
+            check_chain(moved, stages)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_two_tokens_at_the_last_distance_are_settled_alike(temperature, isas):
+    # One above the mean and one below, of which typical-p needs the nearer one alone.
+    rng = np.random.default_rng(12)
+    for above in (5, 20, 60):
+        row = rng.normal(0.0, 2.0, 6000).astype(np.float32)
+        upper, lower = np.argsort(-row)[[above, 4000]]
+        for _ in range(6):  # what it weighs moves the mean
+            x = np.sort(row)[::-1].astype(float)
+            mean = float(sums(x, temperature)[1])
+            z = (float(row[upper]) - x[0]) / temperature
+            row[lower] = x[0] + temperature * (2 * mean - z)
+        nearer = np.abs((x - x[0]) / temperature - mean) < abs(z - mean) - 1e-5
+        weights = np.exp((x - x[0]) / temperature)
+        stages = [
+            Temperature(temperature), TypicalP(weights[nearer].sum() / weights.sum() + 1e-9)
+        ]  # fmt: skip
+        rows = np.array([row] * 9)
+        rows[:, lower] += np.arange(-4, 5) * np.spacing(row[lower])
+        answers = []
+        for isa in isas:
+            _core.choose_isa(isa)
+            answers.append([agreed(moved, stages).tolist() for moved in rows])
+        assert all(answer == answers[0] for answer in answers)
+        assert len({upper in ids for ids in answers[0]}) > 1  # in some this one, in some the other
+        for moved in rows:
+            check_chain(moved, stages)
 
 
 def lowest(stage, x, temperature):

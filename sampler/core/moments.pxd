@@ -127,9 +127,11 @@ cdef inline double log_threshold(int stage, double value, double mass, double de
 
 cdef inline Cut cut_above(const RowState *s, double z) noexcept nogil:
     """The cut that keeps what is tempered to at least z: x >= max + T z."""
+    if z > 1e-12:  # the band of promise 1, in which the largest stay
+        return KEEP_NOTHING
     if s.tempering.uniform:
-        return KEEP_ALL if z <= 0.0 else KEEP_NOTHING
-    return Cut(max(s.max + s.temperature * z, -DBL_MAX), INT64_MAX)
+        return KEEP_ALL
+    return Cut(max(s.max + s.temperature * min(z, 0.0), -DBL_MAX), INT64_MAX)
 
 
 cdef inline Cut cut_by_probability(RowState *s, int stage, double value) noexcept nogil:
@@ -229,7 +231,7 @@ cdef inline double deviation_of(RowState *s) noexcept nogil:
     cdef double x[BLOCK]
     cdef const int64_t *ids
     cdef int64_t part, i, count, n = count_kept(s)
-    cdef double least = s.max, mean = 0.0, half_range, scale
+    cdef double least = s.max, mean = 0.0, half_range, scale, rest
     cdef Mass sum
     cdef int exponent = 0, moment
     for part in range(parts_of(s)):
@@ -241,14 +243,15 @@ cdef inline double deviation_of(RowState *s) noexcept nogil:
         return 0.0
     if frexp(half_range, &exponent) > 0.5:
         exponent += 1
-    exponent = max(exponent, -1000)
-    scale = ldexp(1.0, -exponent)
+    scale = ldexp(1.0, -exponent // 2)  # twice, since 2^-exponent may overflow
+    rest = ldexp(1.0, -exponent - -exponent // 2)
     for moment in range(2):
         sum = NO_MASS
         for part in range(parts_of(s)):
             count = read_kept(s, part, x, NULL, &ids)
             for i in range(whole_words(count)):
-                x[i] = s.max * scale - x[i] * scale - mean if x[i] > -INFINITY else 0.0
+                x[i] = (s.max * scale * rest - x[i] * scale * rest - mean if x[i] > -INFINITY
+                        else 0.0)
                 if moment == 1:
                     x[i] *= x[i]
             add_up_part(&sum, x, count)

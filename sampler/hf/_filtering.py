@@ -149,9 +149,8 @@ class FilterLogitsProcessor(LogitsProcessor):
             engine_of(self.sampler).filter(source, at=at, name="scores")
         )
         if self.filter_value != -math.inf:
-            filtered.masked_fill_(
-                (filtered == -math.inf) & container_of(scores)(self._removes), self.filter_value
-            )
+            gone = container_of(scores)(self._removes) | (scores > -math.inf)
+            filtered.masked_fill_((filtered == -math.inf) & gone, self.filter_value)
         return filtered
 
     def __repr__(self) -> str:

@@ -36,6 +36,7 @@ def score(
     sampler: Sampler,
     *,
     streams: Any = None,
+    draws: Any = None,
     prompt_length: int = 1,
     attention_mask: Any = None,
     logprobs: int = 0,
@@ -56,9 +57,12 @@ def score(
     sequences : tensor of shape (batch, length), int64
         Prompts and their continuations, as ``generate()`` returns them.
     sampler : Sampler
-        Its settings. Its seed decides only how the coins of stages such as `XTC` fall.
+        Its settings. Its seed decides only how the coins of stages such as `XTC` fall: give the
+        `sampler` of the processor that drew.
     streams : sequence of int of shape (batch,), in [0, 2**64), optional
         The random stream of each row; 0 ... batch - 1 by default.
+    draws : int or sequence of int of shape (batch,), in [0, 2**64), optional
+        The draw index of each row: 0 for the first text of a processor, 1 for its second.
     prompt_length : int, in [1, length)
         How many tokens of each row, padding included, come before the first one that is scored.
     attention_mask : tensor of shape (batch, any length up to length), optional
@@ -117,7 +121,7 @@ def score(
     batch, length = sequences.shape
     if batch == 0:
         raise ValueError("`sequences` have to hold at least one row, but have none")
-    streams = check_numbers("streams", streams, batch)
+    streams, draws = check_numbers("streams", streams, batch), check_numbers("draws", draws, batch)
     tokens = sequences.cpu().numpy()
     _check_width(tokens, 0, model.config.get_text_config().vocab_size)
     first = check_integer("prompt_length", prompt_length, 1, length, f"an integer in [1, {length})")
@@ -157,7 +161,7 @@ def score(
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
-        at = Address(streams, np.maximum(place - padding, 0).astype(np.uint64))
+        at = Address(streams, np.maximum(place - padding, 0).astype(np.uint64), draws)
         scored.append(engine.score(source, given, top, raw=raw, at=at, name="scores"))
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)

@@ -77,6 +77,16 @@ class Stage:
             value = getattr(self, name)
             checked = one.off if value is None else one.range.check_per_row(self.label(name), value)
             object.__setattr__(self, name, checked)
+        lengths = [
+            (n, len(v)) for n, v in zip(self.parameters, self.values, strict=True) if _is_array(v)
+        ]
+        for name, length in lengths:
+            first, batch = lengths[0]
+            if length != batch:
+                raise ValueError(
+                    f"`{self.label(first)}` and `{self.label(name)}` have to be for the same rows, "
+                    f"but are for {batch} and {length}"
+                )
 
     def __repr__(self) -> str:
         shown = [
@@ -94,7 +104,7 @@ class Stage:
         return hash((type(self), *(v.tobytes() if _is_array(v) else v for v in self.values)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self.values  # which makes arrays read-only again
+        return type(self), self._given()  # which makes arrays read-only again
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -133,10 +143,19 @@ class Stage:
 
     @property
     def value(self) -> Any:
-        """What the keyword would be: the one parameter; of several all, or None where it is off."""
+        """What the keyword would be: the one parameter, or all of several; None for the default."""
         if self.has_several:
-            return None if self.is_off else self.values
-        return self.values[0]
+            return None if self == type(self)() else self._given()
+        return self._given()[0]
+
+    def _given(self) -> tuple[Any, ...]:
+        """The values as they may be given: NaN, which is off in an array, is None in a list."""
+        return tuple(
+            [one.range.at(value, row) for row in range(len(value))]
+            if _is_array(value) and np.isnan(value).any()
+            else value
+            for one, value in zip(self.parameters.values(), self.values, strict=True)
+        )
 
     @property
     def is_off(self) -> bool:
@@ -148,6 +167,10 @@ class Stage:
         """`is_off`, or an array of it, one per row, if the switch is one per row."""
         value, off = getattr(self, self.switch), self.parameters[self.switch].off
         return np.isnan(value) if off is None and _is_array(value) else value == off
+
+    def branches(self) -> list[tuple[float, Stage]]:
+        """What the stage's coin decides between: stages without one, and how likely each is."""
+        return [(1.0, self)]
 
     def at(self, row: int) -> Self:
         """Return the stage as it is for one row of a batch."""

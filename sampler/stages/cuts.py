@@ -470,3 +470,14 @@ class XTC(Stage):
         """`is_off`, or an array of it, one per row."""
         threshold: Any = self.threshold
         return (self.probability == 0.0) | (threshold > 0.5)
+
+    def branches(self) -> list[tuple[float, Stage]]:
+        """What the coin decides between: to remove, and to do nothing."""
+        falls: Any = self.probability
+        if self.expected or self.is_off:
+            return [(1.0, self)]
+        how = self.protected, self.expected
+        return [
+            (falls, XTC(self.threshold, 1.0, *how)),
+            (1.0 - falls, XTC(self.threshold, 0.0, *how)),
+        ]

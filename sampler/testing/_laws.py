@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ class Laws(NamedTuple):
 def laws_of(law: Any, rows: Row) -> Laws:
     """Return the laws of the rows, from a Sampler, a callable, or probabilities."""
     if isinstance(law, Sampler):
-        sampler = law
-        return _by_function(lambda row: check_probs("law", sampler.distribution(row)), rows)
+        branches = _branches(law)
+        return _by_function(lambda row: _mean_over_coins(branches, row), rows)
     if callable(law):
         function = law
         return _by_function(lambda row: check_probs("law", function(row), len(row)), rows)
@@ -42,6 +43,21 @@ def laws_of(law: Any, rows: Row) -> Laws:
             f"`law` has to have the shape of the logits, {rows.shape}, but has shape {array.shape}"
         )
     return Laws([check_probs("law", probs, vocab) for probs in array], None)
+
+
+def _branches(sampler: Sampler) -> list[tuple[float, Sampler]]:
+    """Return what the coins of the sampler's stages may make of it, and how likely each is."""
+    branches = []
+    for ways in itertools.product(*(stage.branches() for stage in sampler.stages)):
+        share = math.prod(share for share, _ in ways)
+        if share > 0.0:
+            branches.append((share, sampler.replace(stages=[stage for _, stage in ways])))
+    return branches if len(branches) > 1 else [(1.0, sampler)]
+
+
+def _mean_over_coins(branches: list[tuple[float, Sampler]], row: Row) -> Floats:
+    laws = [share * check_probs("law", one.distribution(row)) for share, one in branches]
+    return laws[0] if len(laws) == 1 else check_probs("law", sum(laws))
 
 
 def _by_function(of: Callable[[Row], Floats], rows: Row) -> Laws:

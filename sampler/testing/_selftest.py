@@ -21,7 +21,23 @@ from sampler import _core, reference
 from sampler._build import build_info
 from sampler._checks import U64_END, U64_TEXT, check_integer
 from sampler.api import Sampler
-from sampler.stages import MinP, Temperature, TopK, TopP
+from sampler.stages import (
+    XTC,
+    DynamicTemperature,
+    EpsilonCutoff,
+    EtaCutoff,
+    MinP,
+    PLess,
+    Smoothing,
+    TailFree,
+    Temperature,
+    TopA,
+    TopH,
+    TopK,
+    TopNSigma,
+    TopP,
+    TypicalP,
+)
 from sampler.stages.base import Stage
 from sampler.testing._arguments import check_probs, count_tokens
 from sampler.testing._draws import judge_counts
@@ -43,7 +59,12 @@ SETTINGS: dict[str, tuple[Stage, ...]] = {
     "top-p": (TopP(0.9),),
     "top-p, hot": (Temperature(1.5), TopP(0.95)),
     "min-p": (Temperature(1.2), MinP(0.05)),
-    "all of them": (Temperature(0.9), TopK(500), TopP(0.95), MinP(0.001)),
+    "the four": (Temperature(0.9), TopK(500), TopP(0.95), MinP(0.001)),
+    "scales": (DynamicTemperature(0.3, 0.9), Smoothing(0.1)),
+    "top-n-sigma": (TopNSigma(3.0), TopH(0.9)),
+    "by probability": (EpsilonCutoff(1e-5), EtaCutoff(1e-4), TopA(0.01)),
+    "typical-p": (TypicalP(0.9), TailFree(0.99)),
+    "XTC": (Temperature(1.5), XTC(0.05, 1.0), PLess(True)),
 }
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 _VOCAB = 32_000
@@ -95,10 +116,7 @@ def selftest(
     calls = min(draws, DEEP_CALLS if deep else CALLS)
     level = ALPHA / (len(isas) + 2)
     row = _logits()
-    laws = {
-        name: reference.probabilities(reference.kept(row, stages), len(row))
-        for name, stages in SETTINGS.items()
-    }
+    laws = {name: _law_of(stages)(row) for name, stages in SETTINGS.items()}
     parts: dict[str, Outcome] = {}
     with bar((len(isas) + 1) * len(SETTINGS) + 1, "parts", progress) as shown:
         for place, isa in enumerate(isas):
@@ -240,7 +258,8 @@ def _seeded(stages: tuple[Stage, ...], seed: int) -> Sampler:
 
 
 def _law_of(stages: tuple[Stage, ...]) -> Callable[[Any], Floats]:
-    return lambda row: reference.probabilities(reference.kept(row, stages), len(row))
+    coins = [0.0] * sum(stage.has_coin for stage in stages)  # each falls
+    return lambda row: reference.probabilities(reference.kept(row, stages, coins=coins), len(row))
 
 
 def _joined(parts: dict[str, Outcome], level: float) -> Outcome:
