@@ -92,6 +92,8 @@ def test_prose_has_one_width(path):
 ALONE = {
     "sampler.build_info",
     "sampler.SuppressTokens.banned",
+    "sampler.XTC.branches",
+    "sampler.stages.XTC.branches",
     "sampler.stages.SuppressTokens.banned",
     "sampler.temperature.Reliability.plot",
     "sampler.testing.Result.plot",
