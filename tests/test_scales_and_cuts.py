@@ -59,8 +59,10 @@ CUTS = [
     # Of the first two of P, renormalised to 4/7 and 3/7, the first holds 0.3198 / 0.6829 = 0.4683.
     (P, [TopK(2), TopH(0.57)], {}, [3]),
     (P, [TopH(0.57), TopK(2)], {}, [3, 2]),
-    # The others weigh nothing, so the first has all of the entropy that there is.
+    # However little the others weigh: here next to nothing but the second counts.
     (P, [Temperature(1e-5), TopH(0.5)], {}, [3]),
+    # Of 10 equal ones far below the first, each has a tenth of the entropy.
+    (np.exp([0.0, *[-700.0] * 10]), [Temperature(0.25), TopH(0.55)], {}, [*range(6)]),
     (P, [Temperature(1e-5), TopH(1.0)], {}, [3, 2, 1, 0]),
     # Shares of 2 / 82, 40 + 2 / 82, 1: e^-40 times 2, 40 and 40.
     (np.exp([0.0, -40.0, -40.0]), [TopH(0.505)], {}, [0]),
@@ -563,8 +565,8 @@ BAD = [
     (lambda: Sampler(xtc=([0.1] * 3, [0.5, 0.6])), ValueError,
      "`xtc.threshold` and `xtc.probability` have to be for the same rows, but are for 3 and 2"),
     (lambda: DynamicTemperature([0.5] * 2, [1.0] * 3), ValueError,
-     "`dynamic_temperature.low` and `dynamic_temperature.high` have to be for the same rows, but "
-     "are for 2 and 3"),
+     ("`dynamic_temperature.low` and `dynamic_temperature.high` have to be for the same rows, "
+      "but are for 2 and 3")),
     (lambda: Sampler(typical_p=[0.5, 0.6])(ROW), ValueError,
      "`typical_p` has to be a number for a lone row, but is for 2 rows"),
     (lambda: Sampler(typical_p=[0.5, 0.6])([ROW] * 3), ValueError,

@@ -251,18 +251,24 @@ cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
     most h of it."""
     cdef double z[TOP_H_TOKENS]
     cdef double part[TOP_H_TOKENS]
-    cdef double log_mass, rest = 0.0, largest = 0.0
+    cdef double log_mass, rest = 0.0, largest = 0.0, shift = 0.0
     cdef Mass entropy = NO_MASS, reached = NO_MASS
     cdef int64_t i, n = sort_kept(s, TOP_H_TOKENS)
     cdef const Item *items = s.scratch.items
-    for i in range(n - 1, -1, -1):
-        z[i] = tempered(&s.tempering, items[i].value)
-        part[i] = exp_canonical(z[i])
-        rest += part[i] if i > 0 else 0.0
+    for i in range(n):
+        z[i] = max(tempered(&s.tempering, items[i].value), -DBL_MAX)
+    if n > 1 and z[1] < -600.0:
+        shift = z[1]  # the weights of all but the first might underflow, and only shares matter
+    for i in range(n - 1, 0, -1):
+        part[i] = exp_canonical(z[i] - shift)
+        rest += part[i]
     # ln(1 + rest), where 1 + rest would lose it.
     log_mass = rest * (1.0 - 0.5 * rest) if rest < 1e-8 else log_canonical(1.0 + rest)
-    for i in range(n):  # q times the mass, which does not matter
-        part[i] = part[i] * (log_mass - z[i]) if part[i] > 0.0 else 0.0
+    # q times the mass, which does not matter.
+    part[0] = rest if shift < 0.0 else log_mass
+    for i in range(1, n):
+        part[i] = part[i] * ((0.0 if shift < 0.0 else log_mass) - z[i]) if part[i] > 0.0 else 0.0
+    for i in range(n):
         largest = max(largest, part[i])
     if largest == 0.0 and h < 1.0:
         n = 1  # of no entropy the first has all
