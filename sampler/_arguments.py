@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
-from sampler._engine import Address
-from sampler._inputs import kind_of
+from sampler._engine import Given
+from sampler._inputs import Logits, kind_of
 from sampler._keywords import check_known
 from sampler._names import IGNORED_FIELDS, SAME
+from sampler.history import read_histories
+from sampler.masks import read_mask
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
@@ -32,6 +34,7 @@ class Options(TypedDict, total=False):
     """What `filter` takes after its logits."""
 
     mask: Any
+    history: Any
     streams: Any
     steps: Any
     draws: Any
@@ -94,26 +97,42 @@ def _other_stages(stages: Any) -> str:
 
 
 def arguments_of_call(
-    logits: Any, *others: Any, mask: Any = None, dtype: Any = None, **unknown: Any
-) -> tuple[Any, Any, Any]:
+    logits: Any,
+    *others: Any,
+    mask: Any = None,
+    history: Any = None,
+    dtype: Any = None,
+    **unknown: Any,
+) -> tuple[Any, Any, Any, Any]:
     if others:
         raise TypeError(
             f"a Sampler takes logits alone, but got {1 + len(others)} arguments. It is not a "
             "logits processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))"
         )
     if unknown:
-        check_known("Sampler.__call__", unknown, ("mask", "dtype"))
-    return logits, mask, dtype
+        check_known("Sampler.__call__", unknown, ("mask", "history", "dtype"))
+    return logits, mask, history, dtype
 
 
 arguments_of_call.__qualname__ = "Sampler.__call__"  # in Python's own error messages
 
 
-def check_address(batch: int, streams: Any, steps: Any, draws: Any) -> Address:
-    return Address(
-        check_numbers("streams", streams, batch),
-        check_numbers("steps", steps, batch),
-        check_numbers("draws", draws, batch),
+def check_given(
+    source: Logits,
+    mask: Any,
+    history: Any,
+    streams: Any = None,
+    steps: Any = None,
+    draws: Any = None,
+) -> Given:
+    """Return what a call says of its rows, as an `Engine` takes it."""
+    shape = source.array.shape
+    return Given(
+        check_numbers("streams", streams, source.batch),
+        check_numbers("steps", steps, source.batch),
+        check_numbers("draws", draws, source.batch),
+        None if mask is None else read_mask(mask, shape),
+        None if history is None else read_histories(history, shape[0] if len(shape) > 1 else None),
     )
 
 

@@ -6,7 +6,7 @@ import math
 import numbers
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
@@ -105,7 +105,7 @@ class Range:
     def interval(self) -> str:
         """Its ends, as the documents write them."""
         if self.high is None:
-            return f">= {self.low:g}"
+            return f">= {self.low:g}" if self.low > -math.inf else ""
         return f"in {self.ends[0]}{self.low:g}, {self.high:g}{self.ends[1]}"
 
     @property
@@ -122,7 +122,7 @@ class Range:
 
     def __str__(self) -> str:
         number = "an integer" if self.kind is int else "a float" if self.high else "a finite float"
-        return f"{number} {self.interval}{self.note}"
+        return f"{number} {self.interval}".rstrip() + self.note
 
     def check(self, name: str, value: object, where: str = "") -> float:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
@@ -269,6 +269,90 @@ class Ids:
             if not 0 <= token < MOST_TOKENS:
                 raise ValueError(f"`{name}` has to be {self}, but one is {token}")
         return tuple(sorted(set(ids)))
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of token ids: what a setting may be that names words of several tokens."""
+
+    noun = "sequence of sequences of int"
+    interval = ""
+
+    def __str__(self) -> str:
+        return "a sequence of sequences of token ids, each of at least one"
+
+    def show(self, value: tuple[tuple[int, ...], ...]) -> str:
+        """`value`, as it can be typed back."""
+        return repr([list(one) for one in value])
+
+    def check_per_row(self, name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+        """`value` as tuples of ids, each once, for every row; an id is a sequence of one."""
+        if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+            raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
+        return tuple(dict.fromkeys(self.read(name, one) for one in value))
+
+    def read(self, name: str, value: Any) -> tuple[int, ...]:
+        """One sequence."""
+        ids = (value,) if isinstance(value, numbers.Integral) else value
+        if (
+            isinstance(ids, (str, bytes))
+            or not isinstance(ids, Iterable)
+            or not (ids := tuple(ids))
+            or any(isinstance(one, bool) or not isinstance(one, numbers.Integral) for one in ids)
+        ):
+            raise TypeError(f"`{name}` has to hold {self}, but holds {reprlib.repr(value)}")
+        for one in ids:
+            if not 0 <= one < MOST_TOKENS:
+                raise ValueError(f"`{name}` has to hold ids >= 0, but one is {one}")
+        return tuple(int(one) for one in ids)
+
+
+@dataclass(frozen=True)
+class Biases:
+    """A number for each of some tokens, or of some sequences of tokens."""
+
+    sequences: bool = False
+    integers: bool = False  # whether the keys are numbers of tokens, and the values ids
+
+    interval = ""
+
+    @property
+    def noun(self) -> str:
+        """What the setting is, as parameter lines of docstrings write it."""
+        key = "tuple of int" if self.sequences else "int"
+        return f"mapping of {key} to {'int' if self.integers else 'float'}"
+
+    def __str__(self) -> str:
+        return f"a {self.noun}"
+
+    def show(self, value: tuple[tuple[Any, float], ...]) -> str:
+        """`value`, as it can be typed back."""
+        shown = (f"{key!r}: {Range(float, 0, 0).show(bias)}" for key, bias in value)
+        return f"{{{', '.join(shown)}}}"
+
+    def check_per_row(self, name: str, value: Any) -> tuple[tuple[Any, float], ...]:
+        """`value` as pairs, by their keys, each key once, for every row."""
+        pairs = value.items() if isinstance(value, Mapping) else value
+        if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+            raise TypeError(f"`{name}` has to be {self}, but is {reprlib.repr(value)}")
+        found: dict[Any, float] = {}
+        for pair in pairs:
+            try:
+                key, bias = pair
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"`{name}` has to be {self}, but is {reprlib.repr(value)}"
+                ) from None
+            ids = Sequences().read(name, key)
+            if not self.sequences and len(ids) > 1:
+                raise TypeError(f"`{name}` has to be {self}, but has {reprlib.repr(key)}")
+            if self.integers:
+                bias = check_integer(name, bias, 0, MOST_TOKENS, "a mapping to ids >= 0")
+            else:
+                wanted = "a mapping to finite floats, or -inf to forbid"
+                bias = check_real(name, bias, -math.inf, MOST_FLOAT, wanted)
+            found[ids if self.sequences else ids[0]] = bias
+        return tuple(sorted(found.items()))
 
 
 @dataclass(frozen=True)

@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Sequence
 from typing import Any, Self, final
 
@@ -9,6 +10,7 @@ STAGES: dict[str, int]
 KINDS: dict[str, int]
 FAMILY: dict[str, int]
 TIERS: dict[str, int]
+EDITS: dict[str, int]
 
 def choose_isa(wanted: str | None = None) -> tuple[str, tuple[str, ...]]: ...
 def counts() -> dict[str, dict[str, int]]: ...
@@ -23,11 +25,21 @@ class Edits:
     ) -> Self: ...
 
 @final
+class Changes:
+    def __new__(cls, edits: Sequence[tuple[Any, ...]], batch: int = 1) -> Self: ...
+
+@final
 class Rows:
     batch: int
     vocab: int
     def __new__(cls, words: npt.NDArray[Any], kind: int, swapped: bool) -> Self: ...
     def edit(self, edits: Edits, mask: npt.NDArray[np.int32] | None = None) -> None: ...
+    def change(
+        self,
+        changes: Changes,
+        texts: Sequence[tuple[array[int], int]] | None = None,
+        mask: npt.NDArray[np.int32] | None = None,
+    ) -> tuple[int, int] | None: ...
 
 @final
 class Chain:

@@ -73,6 +73,7 @@ H. Cython. The .pxd files hold inline functions, so that the core is one extensi
 """
 
 cimport cython
+from cpython cimport array
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport pymutex
 from libc.math cimport INFINITY
@@ -81,6 +82,11 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
+from sampler.core.edits cimport (
+    BEFORE, BIAS, DRY, EDIT_PARAMETERS, FORCE, FREQUENCY, NO_REPEAT, PRESENCE, REPETITION, Edit,
+    Text, Workspace, apply_edits, collect, count_touched, forced_token, forget_all,
+    forget_touched, list_touched, make_workspace
+)
 from sampler.core.job cimport (
     WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, rebased_room,
     row_of, stop
@@ -306,10 +312,12 @@ cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
 
 COMPILER = SAMPLER_COMPILER.decode()
 # The numbers of the stages, by their settings; of the kinds of logits, by dtype; of the softmax
-# family; and of the tiers, cheapest first.
+# family; of the edits of `Changes`; and of the tiers, cheapest first.
 STAGES = {stage_names[i].decode(): i for i in range(N_STAGES)}
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
 FAMILY = {"softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "logsumexp": LOGSUMEXP}
+EDITS = {"bias": BIAS, "repetition": REPETITION, "frequency": FREQUENCY, "presence": PRESENCE,
+         "dry": DRY, "no_repeat": NO_REPEAT, "before": BEFORE, "force": FORCE}
 TIERS = {"fast": FAST, "fine": FINE, "exact": EXACT}
 
 
@@ -396,6 +404,57 @@ cdef class Edits:
 
 
 @cython.final
+cdef class Changes:
+    """Edits that look at the text so far or at the logits: see core/edits.pxd.
+
+    Parameters
+    ----------
+    edits : sequence of (int, sequence, ndarray, ndarray, ndarray)
+        For each its number, of `EDITS`; its parameters, each a number or a float64 array of one
+        per row, the first NaN where the edit is off; its ids, int64, in sequences one after
+        another; where each of these ends, int64; a bias for each of them, float64.
+    batch : int
+        Of the arrays, if there are any.
+    """
+
+    cdef Edit *edits
+    cdef int count
+    cdef list _kept  # what the edits point to
+    cdef Workspace _workspace
+    cdef pymutex _lock  # around the workspace
+
+    def __cinit__(self, edits, int64_t batch=1):
+        cdef Edit *edit
+        cdef _Values values
+        cdef const int64_t[::1] ids, ends
+        cdef const double[::1] biases
+        cdef int place
+        self._kept = []
+        self.edits = <Edit *> calloc(max(len(edits), 1), sizeof(Edit))
+        if self.edits == NULL:
+            raise MemoryError()
+        for kind, parameters, some_ids, some_ends, some_biases in edits:
+            edit = &self.edits[self.count]
+            self.count += 1
+            edit.kind = kind
+            for place in range(EDIT_PARAMETERS):
+                values = _Values(parameters[place] if place < len(parameters) else 0.0, batch)
+                edit.values[place], edit.strides[place] = values.at, values.stride
+                self._kept.append(values)
+            ids, ends, biases = some_ids, some_ends, some_biases
+            self._kept.append((some_ids, some_ends, some_biases))
+            edit.n_ids, edit.n_sequences = ids.shape[0], ends.shape[0]
+            if ends.shape[0] > 0:
+                edit.ends, edit.ids = &ends[0], &ids[0]
+            if biases.shape[0] > 0:
+                edit.biases = &biases[0]
+
+    def __dealloc__(self):
+        free(self.edits)
+        free(self._workspace.memory)
+
+
+@cython.final
 @cython.no_gc  # its edits refer to nothing else
 cdef class Rows:
     """A batch of rows of logits: an array, the kind of its floats, and their byte order.
@@ -423,6 +482,7 @@ cdef class Rows:
     cdef CEdits *_masked  # the edits of each row, where there is a mask
     cdef Py_buffer _mask
     cdef bint _is_masked  # whether `_mask` is held
+    cdef void **_changed  # what `_masked` points to, where each row has edits of its own
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
@@ -447,10 +507,15 @@ cdef class Rows:
             raise ValueError("a row has to have at least one token")
 
     def __dealloc__(self):
+        cdef int64_t row
         if self._held:
             PyBuffer_Release(&self._buffer)
         if self._is_masked:
             PyBuffer_Release(&self._mask)
+        if self._changed != NULL:
+            for row in range(self.batch):
+                free(self._changed[row])
+            free(self._changed)
         free(self._masked)
 
     def edit(self, Edits edits not None, mask=None):
@@ -460,26 +525,115 @@ cdef class Rows:
         of word j >> 5 is whether token j may be drawn; tokens beyond are not, and bits beyond the
         tokens are not looked at. Never written to.
         """
-        cdef int64_t i, words
         if self._edits is not None or edits._vocab != self.vocab:
             raise ValueError("the edits have to be of these rows, and the first")
         self._edits = edits
-        if mask is None:
-            return
+        if mask is not None:
+            self._hold(mask)
+            self._mask_rows(edits.edits)
+
+    def change(self, Changes changes not None, texts=None, mask=None):
+        """Let every call on these rows read them as the changes have them: once.
+
+        texts : sequence of (array.array of int32, int), one for each row: its tokens, of which so
+        many are the prompt; None where no change looks at a text. mask : as for `edit`.
+
+        Returns None, or (row, token) for the first id of a text that is not in the vocabulary.
+        """
+        cdef Text text
+        cdef int64_t row, bad, longest = 0
+        cdef CEdits none
+        cdef array.array tokens
+        memset(&none, 0, sizeof(CEdits))
+        if mask is not None:
+            self._hold(mask)
+        self._mask_rows(none)
+        self._changed = <void **> calloc(max(<int64_t> 1, self.batch), sizeof(void *))
+        if self._changed == NULL:
+            raise MemoryError()
+        if texts is not None:
+            longest = max([len(one[0]) for one in texts])
+        with changes._lock:
+            if not make_workspace(&changes._workspace, changes.edits, changes.count, self.vocab,
+                                  longest):
+                raise MemoryError()
+            for row in range(self.batch):
+                text = Text(NULL, 0, 0)
+                if texts is not None:
+                    tokens, text.n_prompt = texts[row]
+                    text.tokens, text.n = <const int32_t *> tokens.data.as_ints, len(tokens)
+                bad = self._change_row(&changes._workspace, changes, &text, row)
+                if bad >= 0:
+                    return row, bad
+
+    cdef int64_t _change_row(self, Workspace *w, Changes changes, const Text *text,
+                             int64_t row) except -2:
+        """Find the edits of a row. Returns a token that is not in the vocabulary, or -1."""
+        cdef CEdits *edits = &self._masked[row]
+        cdef Row raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
+                                self._stride, self.vocab, self._kind, self._swapped)
+        cdef int64_t n, most, i = 0, chunk, chunks = (self.vocab + BLOCK - 1) // BLOCK
+        cdef int64_t words = (self.vocab + 31) // 32
+        cdef int64_t first = collect(w, changes.edits, changes.count, text, row, self.vocab)
+        cdef int64_t forced = forced_token(changes.edits, changes.count, text)
+        cdef int64_t *ids
+        cdef int64_t *firsts
+        cdef double *values
+        cdef int32_t *only
+        if first < 0:
+            forget_all(w)
+            return text.tokens[min(-1 - first, text.n - 1)]
+        n = count_touched(w, self.vocab)
+        self._changed[row] = malloc((chunks + 1 + 2 * n + (words if forced >= 0 else 0))
+                                    * sizeof(int64_t))
+        if self._changed[row] == NULL:
+            raise MemoryError()
+        firsts = <int64_t *> self._changed[row]
+        ids = firsts + chunks + 1
+        values = <double *> (ids + n)
+        list_touched(w, self.vocab, ids)
+        raw.kernels.look_up(&raw, ids, n, values)
+        apply_edits(w, changes.edits, changes.count, text, row, self.vocab, first, ids, values, n)
+        forget_touched(w, ids, n)
+        for chunk in range(chunks + 1):
+            while i < n and ids[i] < chunk * BLOCK:
+                i += 1
+            firsts[chunk] = i
+        if n > 0:
+            edits.ids, edits.values, edits.first = ids, values, firsts
+        if 0 <= forced < self.vocab:
+            only = <int32_t *> (values + n)
+            memset(only, 0, words * sizeof(int32_t))
+            if edits.allowed == NULL or (forced < edits.words * 32 and
+                                         edits.allowed[forced >> 5] >> (forced & 31) & 1):
+                only[forced >> 5] = <int32_t> (<uint64_t> 1 << (forced & 31))
+            edits.allowed, edits.words = only, words
+        return -1
+
+    cdef int _hold(self, mask) except -1:
+        cdef int64_t words
         PyObject_GetBuffer(mask, &self._mask, PyBUF_STRIDES)
         self._is_masked = True
         words = self._mask.shape[1] if self._mask.ndim == 2 else 0
         if (words < 1 or self._mask.shape[0] != self.batch or self._mask.itemsize != 4
                 or self._mask.strides[1] != 4):
             raise ValueError("the mask has to have words for each of these rows")
+        return 0
+
+    cdef int _mask_rows(self, CEdits edits) except -1:
+        """Give every row these edits, and its part of the mask, if there is one."""
+        cdef int64_t i
         self._masked = <CEdits *> malloc(max(<int64_t> 1, self.batch) * sizeof(CEdits))
         if self._masked == NULL:
             raise MemoryError()
         for i in range(self.batch):
-            self._masked[i] = edits.edits
+            self._masked[i] = edits
+            if not self._is_masked:
+                continue
             self._masked[i].allowed = <const int32_t *> (<const char *> self._mask.buf
                                                          + i * self._mask.strides[0])
-            self._masked[i].words = min(words, (self.vocab + 31) // 32)
+            self._masked[i].words = min(self._mask.shape[1], (self.vocab + 31) // 32)
+        return 0
 
     cdef void init_job(self, Job *job) noexcept:
         """Begin a job on these rows, in which nothing else is set."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from array import array
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +21,30 @@ from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
 from sampler.stages.base import Edit, Stage
 
+_NO_IDS = np.empty(0, np.int64)
+
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
 _Contain = Callable[[npt.NDArray[Any]], Any]
-_MaskWords = npt.NDArray[np.int32]  # as `masks.read_mask` gives them
+_MaskWords = npt.NDArray[np.int32]
+_Texts: TypeAlias = "list[tuple[array[int], int]]"
 
 
-class Address(NamedTuple):
-    """Where the uniforms of each row are; None: its number, the sampler's step, and 0."""
+class Given(NamedTuple):
+    """What a call says of each row.
+
+    Where its uniforms are, without which it has its number, the sampler's step, and 0; what may be
+    drawn, as `masks.read_mask` gives it; what came before, as `history.read_histories` does.
+    """
 
     streams: _WordArray | None = None
     steps: _WordArray | None = None
     draws: _WordArray | None = None
+    mask: _MaskWords | None = None
+    texts: _Texts | None = None
 
 
-DEFAULT = Address()
+NOTHING = Given()
 
 
 class InvalidLogit(NamedTuple):
@@ -110,11 +120,19 @@ def make_chain(
     )
 
 
-def _edits_of(edits: Iterable[Edit], vocab: int) -> _core.Edits:
-    """Put edits into the core's form."""
-    ids = [edit.banned(vocab) for edit in edits]
-    banned = np.unique(np.concatenate(ids)) if ids else np.empty(0, np.int64)
-    return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
+def _compiled(
+    edits: Iterable[Edit], vocab: int, per_row: tuple[str, int] | None
+) -> _core.Edits | _core.Changes:
+    """Put edits into the core's form: bans alone, the same in every call, need no look at a row."""
+    edits = list(edits)
+    compiled = [edit.compiled(vocab) for edit in edits]
+    if all(edit.bans for edit in edits):
+        banned = np.unique(np.concatenate([_NO_IDS, *(one.ids for one in compiled)]))
+        return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
+    return _core.Changes(
+        [(_core.EDITS[kind], *others) for kind, *others in compiled],
+        1 if per_row is None else per_row[1],
+    )
 
 
 def _for_core(stage: Stage) -> list[Any]:
@@ -158,6 +176,7 @@ class Engine:
         "_is_plain",
         "_keys",
         "_largest_ids",
+        "_needs_history",
         "_prepared",
         "_threads",
         "per_row",
@@ -177,7 +196,9 @@ class Engine:
     ) -> None:
         self._chain = chain
         self._edits = [one for one in stages if isinstance(one, Edit) and not one.is_off]
-        self._prepared: tuple[int, _core.Edits] | None = None  # for the last vocabulary
+        self._needs_history = next((e.setting for e in self._edits if e.needs_history), None)
+        # For the last vocabulary.
+        self._prepared: tuple[int, _core.Edits | _core.Changes] | None = None
         self._largest_ids = [
             (stage.label(name), max(value))
             for stage in stages
@@ -202,10 +223,10 @@ class Engine:
         """The step that the next draw without `steps` takes."""
         return self._keys.step
 
-    def draw_token(self, source: Logits, mask: _MaskWords | None = None) -> int:
+    def draw_token(self, source: Logits, given: Given = NOTHING) -> int:
         """Draw the token of the only row, and take a step: `draw` without an array for it."""
-        is_plain = mask is None and self._is_plain  # saves a call
-        rows = source.rows() if is_plain else self._rows_of(source, mask)
+        is_plain = self._is_plain and given is NOTHING  # saves a call
+        rows = source.rows() if is_plain else self._rows_of(source, given)
         found = _core.draw_token(self._chain, rows, self._keys, self._flag_invalid)
         if isinstance(found, tuple):
             raise InvalidLogit(*found).error("logits")
@@ -215,22 +236,21 @@ class Engine:
         self,
         source: Logits,
         *,
-        at: Address = DEFAULT,
-        mask: _MaskWords | None = None,
+        given: Given = NOTHING,
         name: str = "logits",
     ) -> _IntArray:
-        """Draw one token per row, shape (batch,); take a step unless `at` has steps.
+        """Draw one token per row, shape (batch,); take a step unless steps are given.
 
         `name` is what error messages call the logits.
         """
-        rows = self._rows_of(source, mask)
+        rows = self._rows_of(source, given)
         tokens = np.empty((rows.batch, 1), np.int64)
         invalid = _core.draw_tokens(
             self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
-            at.streams, at.steps, draws=at.draws,
+            given.streams, given.steps, draws=given.draws,
         )  # fmt: skip
         if invalid is not None:
-            raise _error(invalid, name, at.steps)
+            raise _error(invalid, name, given.steps)
         return tokens[:, 0]
 
     def sample(
@@ -240,8 +260,7 @@ class Engine:
         top: int | None,
         *,
         raw: bool = False,
-        at: Address = DEFAULT,
-        mask: _MaskWords | None = None,
+        given: Given = NOTHING,
         name: str = "logits",
         contain: _Contain | None = None,
     ) -> Samples:
@@ -253,7 +272,7 @@ class Engine:
         caller wants.
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
-        return self._report(source, False, figures, n is None, top, at, mask, name, contain)
+        return self._report(source, False, figures, n is None, top, given, name, contain)
 
     def score(
         self,
@@ -263,8 +282,7 @@ class Engine:
         *,
         drop_n: bool = False,
         raw: bool = False,
-        at: Address = DEFAULT,
-        mask: _MaskWords | None = None,
+        given: Given = NOTHING,
         name: str = "logits",
         contain: _Contain | None = None,
     ) -> Samples:
@@ -275,17 +293,16 @@ class Engine:
         """
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
-        return self._report(source, True, figures, drop_n, top, at, mask, name, contain)
+        return self._report(source, True, figures, drop_n, top, given, name, contain)
 
     def _report(
         self,
         source: Logits,
-        given: bool,
+        is_given: bool,
         figures: _IntArray,
         drop_n: bool,
         top: int | None,
-        at: Address,
-        mask: _MaskWords | None,
+        given: Given,
         name: str,
         contain: _Contain | None,
     ) -> Samples:
@@ -293,17 +310,17 @@ class Engine:
 
         `figures[0]` may be given.
         """
-        rows = self._rows_of(source, mask)
+        rows = self._rows_of(source, given)
         raw = len(figures) == 4
         logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
         top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
         invalid = _core.sample_tokens(
             self._chain, rows, self._keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), *at, given,
+            self._workers(), *given[:3], is_given,
         )  # fmt: skip
         if invalid is not None:
-            raise _error(invalid, name, at.steps)
+            raise _error(invalid, name, given.steps)
         lone = source.array.ndim == 1
         numbers = _fields(figures, lone, drop_n, contain)
         log_numbers = _fields(logs, lone, drop_n, contain)
@@ -322,16 +339,15 @@ class Engine:
         self,
         source: Logits,
         *,
-        at: Address = DEFAULT,
-        mask: _MaskWords | None = None,
+        given: Given = NOTHING,
         name: str = "logits",
     ) -> npt.NDArray[Any]:
         """Return the tempered logits, removed ones at -inf, in the representation of `source`."""
-        rows = self._rows_of(source, mask)
+        rows = self._rows_of(source, given)
         result = np.empty((rows.batch, rows.vocab), source.result_dtype)
         invalid = _core.filter_rows(
             self._chain, rows, result, source.limit, self._flag_invalid, self._workers(),
-            self._keys, *at,
+            self._keys, *given[:3],
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error(name)
@@ -341,18 +357,17 @@ class Engine:
         self,
         source: Logits,
         *,
-        at: Address = DEFAULT,
-        mask: _MaskWords | None = None,
+        given: Given = NOTHING,
         name: str = "row",
     ) -> Distribution:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
-        rows = self._rows_of(source, mask)
+        rows = self._rows_of(source, given)
         ids = np.empty(rows.vocab, np.int64)
         floats = np.empty((4, rows.vocab))
         logits, probs, logprobs, cumulative = floats
         n_kept, entropy, invalid = _core.distribution_row(
             self._chain, rows, ids, logits, probs, logprobs, cumulative,
-            self._keys, *at,
+            self._keys, *given[:3],
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
@@ -362,7 +377,7 @@ class Engine:
             source.to_tensor,
         )  # fmt: skip
 
-    def _rows_of(self, source: Logits, mask: _MaskWords | None) -> _core.Rows:
+    def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
         """Hand the core its view of the rows, with their edits, if the settings are for as many."""
         if self.per_row is not None:
             name, length = self.per_row
@@ -377,12 +392,29 @@ class Engine:
                 raise ValueError(
                     f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
                 )
-        if mask is not None or self._edits:
-            prepared = self._prepared
-            if prepared is None or prepared[0] != rows.vocab:
-                prepared = self._prepared = (rows.vocab, _edits_of(self._edits, rows.vocab))
-            rows.edit(prepared[1], mask)
+        if given.mask is None and not self._edits:
+            return rows
+        if self._needs_history is not None and given.texts is None:
+            raise ValueError(
+                f"`{self._needs_history}` looks at the text so far: give it as history="
+                "History(prompt, output)"
+            )
+        edits = self._edits_of(rows.vocab)
+        if isinstance(edits, _core.Edits):
+            rows.edit(edits, given.mask)
+        elif bad := rows.change(edits, given.texts, given.mask):
+            row, token = bad
+            where = "" if source.array.ndim == 1 else f" in row {row}"
+            raise ValueError(
+                f"`history` has to hold ids in [0, {rows.vocab}), but one is {token}{where}"
+            )
         return rows
+
+    def _edits_of(self, vocab: int) -> _core.Edits | _core.Changes:
+        """Put the edits into the core's form, for the vocabulary of a call."""
+        if self._prepared is None or self._prepared[0] != vocab:
+            self._prepared = vocab, _compiled(self._edits, vocab, self.per_row)
+        return self._prepared[1]
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""

@@ -26,8 +26,8 @@ from sampler._arguments import (
     Shape,
     Tokens,
     arguments_of_call,
-    check_address,
     check_chain,
+    check_given,
     check_seed,
     check_threads,
     check_together,
@@ -44,11 +44,10 @@ from sampler._checks import (
     check_tokens,
     integers,
 )
-from sampler._engine import Address, Engine, make_chain
+from sampler._engine import NOTHING, Engine, Given, make_chain
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
-from sampler.masks import read_mask
 from sampler.results import Distribution, Samples
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, HasSettings, Settings, lists_settings
@@ -288,15 +287,21 @@ class Sampler(HasSettings):
         return self._engine.step
 
     @overload
-    def __call__(self, logits: Row, *, mask: Any = None, dtype: Bfloat16 = None) -> int: ...
+    def __call__(
+        self, logits: Row, *, mask: Any = None, history: Any = None, dtype: Bfloat16 = None
+    ) -> int: ...
     @overload
-    def __call__(self, logits: Batch, *, mask: Any = None, dtype: Bfloat16 = None) -> Tokens: ...
+    def __call__(
+        self, logits: Batch, *, mask: Any = None, history: Any = None, dtype: Bfloat16 = None
+    ) -> Tokens: ...
     @overload
-    def __call__(self, logits: Any, *, mask: Any = None, dtype: Bfloat16 = None) -> Any: ...
+    def __call__(
+        self, logits: Any, *, mask: Any = None, history: Any = None, dtype: Bfloat16 = None
+    ) -> Any: ...
     # Two parameters: transformers calls a processor that has more only with their names, so that
     # `logits_processor=[s]` would not get this far.
     def __call__(self, *logits: Any, **options: Any) -> Any:
-        """Draw one token per row, and take a step: ``s(logits, *, mask=None, dtype=None)``.
+        """Draw one token per row, and take a step: ``s(logits, *, mask=, history=, dtype=)``.
 
         Parameters
         ----------
@@ -309,6 +314,9 @@ class Sampler(HasSettings):
             j & 31 of word j >> 5 for token j, 1 is allowed; bools of the shape of `logits`; or
             lists of the ids that are allowed (an array of ids as ``ids.tolist()``). Tokens beyond
             the words are not allowed. Never written to.
+        history : History, or list of one per row, optional
+            The text of each row so far, for the settings that look at it. Never written to: see
+            `sampler.history.History`.
         dtype : {None, "bfloat16"}
             "bfloat16" reads 16-bit integers as raw words.
 
@@ -327,15 +335,17 @@ class Sampler(HasSettings):
             allow; if the mask is not for these rows.
         """
         if len(logits) == 1 and not options:  # the usual, quickly
-            given, mask, dtype = logits[0], None, None
+            values, mask, history, dtype = logits[0], None, None, None
         else:
-            given, mask, dtype = arguments_of_call(*logits, **options)
-        source = _inputs.read(given, dtype, draws=True)
+            values, mask, history, dtype = arguments_of_call(*logits, **options)
+        source = _inputs.read(values, dtype, draws=True)
         _inputs.check_rows(source)
-        words = None if mask is None else read_mask(mask, source.array.shape)
+        given = NOTHING
+        if mask is not None or history is not None:
+            given = check_given(source, mask, history)
         if source.array.ndim == 2:
-            return source.to_container(self._engine.draw(source, mask=words))
-        return self._engine.draw_token(source, words)
+            return source.to_container(self._engine.draw(source, given=given))
+        return self._engine.draw_token(source, given)
 
     @overload
     def sample(
@@ -359,6 +369,7 @@ class Sampler(HasSettings):
         logits: Any,
         *,
         mask: Any = None,
+        history: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -375,6 +386,8 @@ class Sampler(HasSettings):
             As for a call.
         mask : array_like, optional
             As for a call. The raw fields are those of the row without it.
+        history : History, or list of one per row, optional
+            As for a call.
         streams : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The random stream of each row; 0 ... batch - 1 by default.
         steps : int or sequence of int of shape (batch,), in [0, 2**64), optional
@@ -423,11 +436,10 @@ class Sampler(HasSettings):
         if n is not None:
             n = check_integer("n", n, 1, 2**40, "an integer >= 1")
         top = None if logprobs is None else check_logprobs(logprobs)
-        at = check_address(source.batch, streams, steps, draws)
+        given = check_given(source, mask, history, streams, steps, draws)
         check_flag("raw", raw)
-        words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.sample(
-            source, n, top, raw=raw, at=at, mask=words, contain=source.to_container
+            source, n, top, raw=raw, given=given, contain=source.to_container
         )
 
     @overload
@@ -449,6 +461,7 @@ class Sampler(HasSettings):
         tokens: Any,
         *,
         mask: Any = None,
+        history: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -502,14 +515,13 @@ class Sampler(HasSettings):
         source = _inputs.read(logits, dtype)
         _inputs.check_rows(source)
         top = None if logprobs is None else check_logprobs(logprobs)
-        given = check_tokens("tokens", tokens, source.array.shape)
-        drop_n = given.ndim < source.array.ndim
-        given = given.reshape(source.batch, 1 if drop_n else given.shape[-1])
-        at = check_address(source.batch, streams, steps, draws)
+        ids = check_tokens("tokens", tokens, source.array.shape)
+        drop_n = ids.ndim < source.array.ndim
+        ids = ids.reshape(source.batch, 1 if drop_n else ids.shape[-1])
+        given = check_given(source, mask, history, streams, steps, draws)
         check_flag("raw", raw)
-        words = None if mask is None else read_mask(mask, source.array.shape)
         return self._engine.score(
-            source, given, top, drop_n=drop_n, raw=raw, at=at, mask=words,
+            source, ids, top, drop_n=drop_n, raw=raw, given=given,
             contain=source.to_container,
         )  # fmt: skip
 
@@ -519,6 +531,7 @@ class Sampler(HasSettings):
         row: Any,
         *,
         mask: Any = None,
+        history: Any = None,
         stream: int = 0,
         step: int | None = None,
         draw: int = 0,
@@ -532,6 +545,8 @@ class Sampler(HasSettings):
         row : array_like of shape (vocab,)
             As for a call.
         mask : array_like, optional
+            As for a call.
+        history : History, or list of one per row, optional
             As for a call.
         stream, step, draw : int, in [0, 2**64)
             As for `sample`, of this row: where the coins of stages such as `XTC` fall as they did
@@ -557,9 +572,10 @@ class Sampler(HasSettings):
         numbers = {"stream": stream, "step": self.step if step is None else step, "draw": draw}
         for name, number in numbers.items():
             numbers[name] = check_integer(name, number, 0, U64_END, U64_TEXT)
-        at = Address(*(np.array([number], np.uint64) for number in numbers.values()))
-        words = None if mask is None else read_mask(mask, source.array.shape)
-        return self._engine.distribution(source, at=at, mask=words)
+        at = [np.array([number], np.uint64) for number in numbers.values()]
+        *_, words, texts = check_given(source, mask, history)
+        given = Given(at[0], at[1], at[2], words, texts)
+        return self._engine.distribution(source, given=given)
 
     @overload
     def filter(
@@ -579,6 +595,7 @@ class Sampler(HasSettings):
         logits: Any,
         *,
         mask: Any = None,
+        history: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -593,6 +610,8 @@ class Sampler(HasSettings):
             As for a call.
         mask : array_like, optional
             As for a call: what it forbids is -inf.
+        history : History, or list of one per row, optional
+            As for a call.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
             As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         out : array or tensor, optional
@@ -628,9 +647,8 @@ class Sampler(HasSettings):
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        at = check_address(source.batch, streams, steps, draws)
-        words = None if mask is None else read_mask(mask, source.array.shape)
-        filtered = self._engine.filter(source, at=at, mask=words)
+        given = check_given(source, mask, history, streams, steps, draws)
+        filtered = self._engine.filter(source, given=given)
         if target is None:
             return source.to_original(filtered)
         target[...] = filtered

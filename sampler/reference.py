@@ -11,12 +11,13 @@ Every function takes one row, and stages whose settings are numbers: of an array
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from sampler._reference_edits import Text, edited
 from sampler.stages import (
     XTC,
     DynamicTemperature,
@@ -25,7 +26,6 @@ from sampler.stages import (
     MinP,
     PLess,
     Smoothing,
-    SuppressTokens,
     TailFree,
     Temperature,
     TopA,
@@ -53,7 +53,6 @@ __all__ = [
     "probabilities",
     "rebase",
     "smooth",
-    "suppress_tokens",
     "tail_free",
     "temper",
     "top_a",
@@ -84,11 +83,6 @@ def _weights(z: _Array) -> _Array:
     # by more than the 1e-12 that the tests allow.
     weights: _Array = np.exp(z.astype(np.longdouble))
     return weights
-
-
-def suppress_tokens(x: _Array, stage: SuppressTokens) -> None:
-    """Forbid these ids."""
-    x[list(stage.value)] = -np.inf
 
 
 def tempered(logits: _Array, temperature: float) -> _Array:
@@ -297,9 +291,6 @@ def _mean(state: State) -> Any:
     return np.where(w > 0, state.z, 0) @ w / w.sum()
 
 
-# Each edit changes the row, before anything is ranked.
-_EDITS: dict[type[Stage], Callable[[_Array, Any], None]] = {SuppressTokens: suppress_tokens}
-
 # Each scale changes the logits of what is kept, or how they are tempered.
 _SCALES: dict[type[Stage], Callable[[State, Any], State]] = {
     Temperature: temper,
@@ -330,13 +321,15 @@ def kept(
     min_tokens_to_keep: int = 1,
     ties: str = "id",
     coins: Iterable[float] = (),
+    history: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> State:
-    """Run the stages over one row of logits; each `XTC`, on or off, has one of the coins."""
+    """Run the stages over one row of logits; each `XTC`, on or off, has one of the coins.
+
+    `history` is the text so far: its prompt and its output.
+    """
     stages, coins = list(stages), iter(coins)
     x = np.array(row, dtype=np.float64)
-    for edit in stages:
-        if edit.kind == "edit":
-            _EDITS[type(edit)](x, edit)
+    x = edited(x, stages, Text(*history))
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
     state = State(ids, x[ids], tempered(x[ids], 1.0))
@@ -393,17 +386,19 @@ def log_mass(
     min_tokens_to_keep: int = 1,
     ties: str = "id",
     coins: Iterable[float] = (),
+    history: tuple[Sequence[int], Sequence[int]] = ((), ()),
 ) -> float:
     """Log of the probability that the kept tokens have without the cuts: a difference of two logs.
 
     An `XTC` with `expected` is not a cut.
     """
     stages = list(stages)
-    state = kept(row, stages, min_tokens_to_keep=min_tokens_to_keep, ties=ties, coins=coins)
+    more: dict[str, Any] = {"min_tokens_to_keep": min_tokens_to_keep, "history": history}
+    state = kept(row, stages, ties=ties, coins=coins, **more)
     if state.greedy:
         return 0.0
     scales = [s for s in stages if s.kind != "cut" or (isinstance(s, XTC) and s.expected)]
-    whole = kept(row, scales, min_tokens_to_keep=min_tokens_to_keep)
+    whole = kept(row, scales, **more)
     z = whole.z[np.isin(whole.ids, state.ids)]
     if not z.size:  # without the cuts the row is greedy, and has none of them
         return -math.inf

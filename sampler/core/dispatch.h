@@ -43,6 +43,7 @@ struct Kernels {
     int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *);
     int64_t (*find)(const Row *, double, int64_t);
     double (*at)(const Row *, int64_t);
+    void (*look_up)(const Row *, const int64_t *, int64_t, double *);
     int64_t (*pick)(const Row *, int64_t, int64_t, double, double, double *);
     int64_t (*count)(const Row *, Cut);
     void (*counts)(const Row *, const double *, int64_t *);
@@ -76,8 +77,8 @@ typedef struct {
 
 #define KERNELS(type, fast, moments)                                                               \
     {                                                                                              \
-        scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type, pick_##type, \
-            count_##type, counts_##type, fast, moments, deviations_##type, fine_masses_##type,         \
+        scan_##type, top_##type, bound_##type, gather_##type, find_##type, at_##type,              \
+            look_up_##type, pick_##type, count_##type, counts_##type, fast, moments, deviations_##type, fine_masses_##type,         \
             fine_masses_and_depth_##type, fine_masses_above_##type, exact_mass_##type,             \
             fine_masses_of_two_##type, read_##type, filter_##type, softmax_##type                  \
     }

@@ -252,6 +252,13 @@ static double FN(at)(const Row *row, int64_t token)
     return row->edits ? edited_logit(row->edits, token, x) : x;
 }
 
+/* x[i] = the logit of token ids[i], of a row without edits. */
+static void FN(look_up)(const Row *row, const int64_t *ids, int64_t n, double *x)
+{
+    for (int64_t i = 0; i < n; i++)
+        x[i] = FN(stored)(row, ids[i]);
+}
+
 /* Of the logits at first, first + step ..., those with low <= x < high, into values, which holds
  * one more than there can be. Returns how many. */
 INLINE int64_t FN(pick_from)(const Row *row, int64_t first, int64_t step, double low, double high,

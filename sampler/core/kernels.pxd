@@ -89,6 +89,7 @@ cdef extern from "rows.h" nogil:
         const Edits *edits
         const uint64_t *allowed
 
+    int first_bit(uint64_t word)
     int64_t blocks_in(const Row *row)
     int64_t block_start(const Row *row, int64_t b)
     int64_t most_blocks(int64_t n)
@@ -107,6 +108,7 @@ cdef extern from "dispatch.h" nogil:
         int64_t (*gather)(const Row *, double, double, int64_t, double *, int64_t *) noexcept nogil
         int64_t (*find)(const Row *, double, int64_t) noexcept nogil
         double (*at)(const Row *, int64_t) noexcept nogil
+        void (*look_up)(const Row *, const int64_t *, int64_t, double *) noexcept nogil
         int64_t (*pick)(const Row *, int64_t, int64_t, double, double, double *) noexcept nogil
         int64_t (*count)(const Row *, Cut) noexcept nogil
         void (*counts)(const Row *, const double *, int64_t *) noexcept nogil

@@ -15,7 +15,7 @@ from transformers import (
 
 from sampler import _inputs
 from sampler._checks import Integers, check_real
-from sampler._engine import Address
+from sampler._engine import Given
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
@@ -141,12 +141,12 @@ class FilterLogitsProcessor(LogitsProcessor):
             )
         source = _inputs.read(scores, name="scores")
         _inputs.check_rows(source, "scores", (2,))
-        at = Address()
+        at = Given()
         if self._has_coins:  # Hugging Face draws from torch's random state: so do the coins
             step = int(torch.randint(2**63 - 1, ()))
-            at = Address(steps=np.full(source.batch, step, np.uint64))
+            at = Given(steps=np.full(source.batch, step, np.uint64))
         filtered: torch.Tensor = source.to_original(
-            engine_of(self.sampler).filter(source, at=at, name="scores")
+            engine_of(self.sampler).filter(source, given=at, name="scores")
         )
         if self.filter_value != -math.inf:
             gone = container_of(scores)(self._removes) | (scores > -math.inf)

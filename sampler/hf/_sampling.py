@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_logprobs, check_numbers
-from sampler._engine import Address
+from sampler._engine import Given
 from sampler._keywords import helps
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
@@ -225,7 +225,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if input_ids is None:
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
-            tokens = engine_of(self.sampler).draw(source, at=Address(self._streams), name="scores")
+            tokens = engine_of(self.sampler).draw(source, given=Given(self._streams), name="scores")
             return Samples(tokens[:, None])
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
@@ -255,11 +255,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
         begins = record is None and not caller.proposes
         with _BEGINNING if begins else contextlib.nullcontext():
             draw_index = self._draw_index + 1 if record is None else record.draw_index
-            at = Address(self._streams, steps, np.full(batch, draw_index, np.uint64))
+            at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64))
             if self._top is None or caller.proposes:
-                r = Samples(engine.draw(source, at=at, name="scores")[:, None])
+                r = Samples(engine.draw(source, given=at, name="scores")[:, None])
             else:
-                r = engine.sample(source, 1, self._top, raw=self._raw, at=at, name="scores")
+                r = engine.sample(source, 1, self._top, raw=self._raw, given=at, name="scores")
             if begins:
                 record = self._begin(input_ids, caller)
         if record is not None and not caller.proposes:

@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList
 
 from sampler import _inputs
 from sampler._checks import check_batch, check_flag, check_integer, check_logprobs, check_numbers
-from sampler._engine import Address
+from sampler._engine import Given
 from sampler._keywords import helps
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
@@ -161,8 +161,8 @@ def score(
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
-        at = Address(streams, np.maximum(place - padding, 0).astype(np.uint64), draws)
-        scored.append(engine.score(source, given, top, raw=raw, at=at, name="scores"))
+        at = Given(streams, np.maximum(place - padding, 0).astype(np.uint64), draws)
+        scored.append(engine.score(source, given, top, raw=raw, given=at, name="scores"))
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]

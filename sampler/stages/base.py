@@ -11,21 +11,21 @@ tests.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar, dataclass_transform
 
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import Flag, Ids, Range, Several
+from sampler._checks import Several
 
 __all__ = ["Edit", "Parameter", "Stage", "setting", "stage"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
 
 
-def setting(*, default: Any, range_: Range | Flag | Ids) -> Any:
+def setting(*, default: Any, range_: Any) -> Any:
     """Make a field of a stage: off by default, and checked."""
     return field(default=default, metadata={"range": range_})
 
@@ -34,7 +34,7 @@ class Parameter(NamedTuple):
     """What a field of a stage states."""
 
     off: Any  # the default
-    range: Any  # a Range, a Flag, or Ids
+    range: Any  # one of `sampler._checks`: Range, Flag, Ids, Sequences or Biases
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting,))
@@ -182,6 +182,9 @@ class Stage:
         )
 
 
+_NO_IDS, _NO_BIASES = np.empty(0, np.int64), np.empty(0, np.float64)
+
+
 def _is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray)
 
@@ -192,14 +195,26 @@ def _are_equal(a: Any, b: Any) -> bool:
     return bool(not _is_array(a) and not _is_array(b) and a == b)
 
 
+class Compiled(NamedTuple):
+    """An edit as the core takes it: see `_core.Changes`."""
+
+    kind: str  # of _core.EDITS
+    parameters: Sequence[Any] = (0.0,)
+    ids: npt.NDArray[np.int64] = _NO_IDS
+    ends: npt.NDArray[np.int64] = _NO_IDS
+    biases: npt.NDArray[np.float64] = _NO_BIASES
+
+
 class Edit(Stage):
-    """A stage that forbids single tokens of the row, before anything else looks at it."""
+    """A stage that changes single logits of the row, before anything else looks at it."""
 
     __slots__ = ()
     kind = "edit"
+    needs_history: ClassVar[bool] = True  # whether it looks at the text so far
+    bans: ClassVar[bool] = False  # whether it forbids the same tokens in every call
 
-    def banned(self, vocab: int) -> npt.NDArray[np.int64]:
-        """Return the ids that become -inf, ascending, shape (n,), each in [0, vocab).
+    def compiled(self, vocab: int) -> Compiled:
+        """Return the edit for rows of a vocabulary, in the core's form.
 
         Raises
         ------
@@ -207,3 +222,24 @@ class Edit(Stage):
             If an id is not in the vocabulary.
         """
         raise NotImplementedError
+
+    def _sequences(
+        self,
+        vocab: int,
+        kind: str,
+        pairs: Iterable[tuple[Sequence[int], float]],
+        parameters: Sequence[Any] = (0.0,),
+    ) -> Compiled:
+        """Compile sequences of ids, each with a number."""
+        sequences, biases = [], []
+        for ids, bias in pairs:
+            for one in ids:
+                if one >= vocab:
+                    raise ValueError(
+                        f"`{self.setting}` has to hold ids in [0, {vocab}), but one is {one}"
+                    )
+            sequences.append(ids)
+            biases.append(bias)
+        ends = np.cumsum([len(ids) for ids in sequences], dtype=np.int64)
+        flat = np.array([one for ids in sequences for one in ids], np.int64)
+        return Compiled(kind, parameters, flat, ends, np.array(biases, np.float64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import (
     Annotated,
     Any,
@@ -32,7 +32,21 @@ from sampler.stages.cuts import (
     TopP,
     TypicalP,
 )
-from sampler.stages.edits import SuppressTokens
+from sampler.stages.edits import (
+    DRY,
+    BadWords,
+    BeginSuppressTokens,
+    ForcedTokens,
+    FrequencyPenalty,
+    LogitBias,
+    MinNewTokens,
+    NoRepeatNgram,
+    PresencePenalty,
+    RepetitionPenalty,
+    SequenceBias,
+    SuppressTokens,
+    TokenCount,
+)
 from sampler.stages.scales import DynamicTemperature, Smoothing, Temperature
 
 __all__ = ["STAGES", "HasSettings", "Settings", "lists_settings"]
@@ -44,7 +58,19 @@ _Target = TypeVar("_Target", bound=Callable[..., Any])
 class Settings(TypedDict, total=False):
     """Every stage by its keyword, in the order in which keywords apply."""
 
+    logit_bias: Annotated[Mapping[int, float] | None, LogitBias]
+    sequence_bias: Annotated[Mapping[tuple[int, ...], float] | None, SequenceBias]
+    repetition_penalty: Annotated[Reals | tuple[Any, ...] | None, RepetitionPenalty]
+    frequency_penalty: Annotated[Reals | tuple[Any, ...] | None, FrequencyPenalty]
+    presence_penalty: Annotated[Reals | tuple[Any, ...] | None, PresencePenalty]
+    dry: Annotated[Reals | tuple[Any, ...] | DRY | None, DRY]
+    no_repeat_ngram_size: Annotated[Integers | None, NoRepeatNgram]
+    bad_words: Annotated[Iterable[int | Sequence[int]] | None, BadWords]
     suppress_tokens: Annotated[Collection[int] | None, SuppressTokens]
+    begin_suppress_tokens: Annotated[Collection[int] | None, BeginSuppressTokens]
+    min_new_tokens: Annotated[tuple[Any, ...] | MinNewTokens | None, MinNewTokens]
+    n_tokens: Annotated[int | None, TokenCount]
+    forced_tokens: Annotated[Mapping[int, int] | None, ForcedTokens]
     temperature: Annotated[Reals | None, Temperature]
     dynamic_temperature: Annotated[
         tuple[Reals, ...] | DynamicTemperature | None, DynamicTemperature
@@ -96,7 +122,19 @@ class HasSettings:
     __slots__ = ()
     stages: Any  # the chain
 
+    logit_bias = _Setting[tuple[tuple[int, float], ...]]()
+    sequence_bias = _Setting[tuple[tuple[tuple[int, ...], float], ...]]()
+    repetition_penalty = _Setting[tuple[Any, ...] | None]()
+    frequency_penalty = _Setting[tuple[Any, ...] | None]()
+    presence_penalty = _Setting[tuple[Any, ...] | None]()
+    dry = _Setting[tuple[Any, ...] | None]()
+    no_repeat_ngram_size = _Setting[int | FloatArray]()
+    bad_words = _Setting[tuple[tuple[int, ...], ...]]()
     suppress_tokens = _Setting[tuple[int, ...]]()
+    begin_suppress_tokens = _Setting[tuple[int, ...]]()
+    min_new_tokens = _Setting[tuple[Any, ...] | None]()
+    n_tokens = _Setting[int | None]()
+    forced_tokens = _Setting[tuple[tuple[int, int], ...]]()
     temperature = _Setting[float | FloatArray]()
     dynamic_temperature = _Setting[tuple[float | FloatArray, ...] | None]()
     smoothing = _Setting[tuple[float | FloatArray, ...] | None]()
