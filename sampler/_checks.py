@@ -167,7 +167,9 @@ class Range:
         """`value`, as it can be typed back: `repr` of infinity cannot."""
         if isinstance(value, np.ndarray):
             return f"[{', '.join(self.show(self.at(value, row)) for row in range(len(value)))}]"
-        return "float('inf')" if value == math.inf else repr(value)
+        if isinstance(value, float) and math.isinf(value):
+            return f"float('{value}')"
+        return repr(value)
 
     def at(self, value: FloatArray, row: int) -> Any:
         """Return the number for one row, None where it is off by that."""
@@ -300,10 +302,10 @@ class Sequences:
             or not (ids := tuple(ids))
             or any(isinstance(one, bool) or not isinstance(one, numbers.Integral) for one in ids)
         ):
-            raise TypeError(f"`{name}` has to hold {self}, but holds {reprlib.repr(value)}")
+            raise TypeError(f"`{name}` has to be {self}, but has {reprlib.repr(value)}")
         for one in ids:
             if not 0 <= one < MOST_TOKENS:
-                raise ValueError(f"`{name}` has to hold ids >= 0, but one is {one}")
+                raise ValueError(f"`{name}` has to be {self}, but one is {one}")
         return tuple(int(one) for one in ids)
 
 

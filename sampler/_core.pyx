@@ -83,9 +83,8 @@ from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
 from sampler.core.edits cimport (
-    BEFORE, BIAS, DRY, EDIT_PARAMETERS, FORCE, FREQUENCY, NO_REPEAT, PRESENCE, REPETITION, Edit,
-    Text, Workspace, apply_edits, collect, count_touched, forced_token, forget_all,
-    forget_touched, list_touched, make_workspace
+    EDIT_PARAMETERS, N_EDITS, Edit, Text, Workspace, apply_edits, collect, count_touched,
+    edit_names, forced_token, forget_all, forget_touched, list_touched, make_workspace
 )
 from sampler.core.job cimport (
     WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, rebased_room,
@@ -316,8 +315,7 @@ COMPILER = SAMPLER_COMPILER.decode()
 STAGES = {stage_names[i].decode(): i for i in range(N_STAGES)}
 KINDS = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": FLOAT32, "float64": FLOAT64}
 FAMILY = {"softmax": SOFTMAX, "log_softmax": LOG_SOFTMAX, "logsumexp": LOGSUMEXP}
-EDITS = {"bias": BIAS, "repetition": REPETITION, "frequency": FREQUENCY, "presence": PRESENCE,
-         "dry": DRY, "no_repeat": NO_REPEAT, "before": BEFORE, "force": FORCE}
+EDITS = {edit_names[i].decode(): i for i in range(N_EDITS)}
 TIERS = {"fast": FAST, "fine": FINE, "exact": EXACT}
 
 

@@ -9,17 +9,29 @@ from typing import NamedTuple
 import numpy as np
 
 from sampler import (
+    DRY,
     XTC,
+    BadWords,
+    BeginSuppressTokens,
     DynamicTemperature,
     EpsilonCutoff,
     EtaCutoff,
+    ForcedTokens,
+    FrequencyPenalty,
+    LogitBias,
+    MinNewTokens,
     MinP,
+    NoRepeatNgram,
     PLess,
+    PresencePenalty,
+    RepetitionPenalty,
     Sampler,
+    SequenceBias,
     Smoothing,
     SuppressTokens,
     TailFree,
     Temperature,
+    TokenCount,
     TopA,
     TopH,
     TopK,
@@ -28,8 +40,18 @@ from sampler import (
     TypicalP,
     reference,
 )
+from sampler import _reference_edits as reference_edits
+from sampler._reference_edits import Text
+from sampler.history import History
 
 BAND = 1e-12
+HISTORY = History([1, 0, 3, 1], [0, 3, 1])  # where a chain needs one
+
+
+def given(stages):
+    """What a call says of the text, if any of the stages looks at it."""
+    needed = any(stage.kind == "edit" and stage.needs_history for stage in stages)
+    return {"history": HISTORY} if needed else {}
 
 
 def rank(x):
@@ -54,11 +76,12 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
     x = np.array(row).astype(np.float64)  # -inf where removed, and new where rebased
     temperature = 1.0
     d = None
+    x = reference_edits.edited(x, stages, Text(HISTORY.prompt, HISTORY.output))
     for i, stage in enumerate(stages):
+        if [one.kind for one in stages[i : i + 2]] == ["edit", "edit"]:
+            continue  # all edits are judged together
         s = Sampler(stages[: i + 1], min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=0)
-        d = s.distribution(row)
-        if stage.kind == "edit":
-            TABLE[type(stage)].edit(x, stage.value)
+        d = s.distribution(row, **given(stages[: i + 1]))
         if stage.is_off or temperature == 0:
             pass
         elif isinstance(stage, Smoothing):
@@ -326,11 +349,6 @@ def dynamic(x, stage, temperature):
     return low + (high - low) * min(entropy / np.log(len(x)), 1.0) ** exponent
 
 
-def suppress_tokens(x, ids):
-    for token in ids:
-        x[token] = -np.inf
-
-
 class Case(NamedTuple):
     """How the tests treat a stage. Everything that goes over all stages reads it."""
 
@@ -340,7 +358,6 @@ class Case(NamedTuple):
     edges: tuple  # for random chains, half of the time
     random: Callable  # of a generator: the other half
     judge: Callable | None  # of (x, value, keep, temperature, floor, ties); x in rank order
-    edit: Callable | None = None  # of an edit, in place of `judge`: (x, value), x the row
 
 
 def edits_first(stages):
@@ -360,12 +377,28 @@ def random_value(rng, stage, edge):
     return case.edges[rng.integers(len(case.edges))] if rng.random() < edge else case.random(rng)
 
 
+def edit(value, gentle, *more):
+    return Case(
+        values=(value, *more), gentle=(gentle,), after=gentle, edges=(), random=None, judge=None
+    )
+
+
 inf = float("inf")
 TABLE = {
-    SuppressTokens: Case(  # of rows whose token 4, at least, is there
-        values=((1,), (0, 2, 5)), gentle=((2,),), after=(6,), edges=(), random=None, judge=None,
-        edit=suppress_tokens,
-    ),
+    # Of rows whose token 4, at least, is there. The edits are judged by the twin.
+    LogitBias: edit({1: 1.5, 2: -0.7, 0: -inf}, {6: 2.0}),
+    SequenceBias: edit({(3, 1, 2): 1.5, (1,): -1.0, (1, 0): -inf}, {(1, 6): 2.0}),
+    RepetitionPenalty: edit((1.7, 3, True, 2), (1.1, 5, False, 0)),
+    FrequencyPenalty: edit((0.4, None, True, 0), -0.3),
+    PresencePenalty: edit((0.6, 2, False, 3), 0.2),
+    DRY: edit((0.8, 1.75, 1, None, True, ()), (1.0, 2.0, 2, 6, True, ((5,),))),
+    NoRepeatNgram: edit(2, 3),
+    BadWords: edit(((1, 2), (5,)), ((3, 1, 6),)),
+    SuppressTokens: edit((1,), (6,), (0, 2, 5)),
+    BeginSuppressTokens: edit((1, 2), (3,)),
+    MinNewTokens: edit((5, (1, 2)), (2, (1,))),
+    TokenCount: edit(5, 300),
+    ForcedTokens: edit({3: 4}, {9: 1}),
     Temperature: Case(
         values=(0.0, 0.3, 4.0, inf), gentle=(0.8, inf), after=0.0,
         edges=(0.0, 1e-30, 0.1, 0.5, 0.8, 1.0, 2.0, 5.0, 100.0, 1e30, inf),

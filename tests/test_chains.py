@@ -5,12 +5,17 @@ import itertools
 import numpy as np
 import pytest
 
-from law import TABLE, check_chain, coins_of, edits_first
-from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
+from law import HISTORY, TABLE, check_chain, coins_of, edits_first, given
+from sampler import MinP, Sampler, SuppressTokens, Temperature, TopK, TopP, reference
 
-SETTINGS = [stage.of(value) for stage, case in TABLE.items() for value in case.values]
-BEFORE = [stage.of(value) for stage, case in TABLE.items() for value in case.gentle]
-AFTER = [stage.of(case.after) for stage, case in TABLE.items()]
+# Edits come first in any chain: of those one is enough, and each has its turn before the others.
+OTHERS = {stage: case for stage, case in TABLE.items()
+          if stage.kind != "edit" or stage is SuppressTokens}  # fmt: skip
+EDITS = [stage.of(value) for stage, case in TABLE.items() if stage.kind == "edit"
+         for value in (*case.values, *case.gentle)]  # fmt: skip
+SETTINGS = [stage.of(value) for stage, case in OTHERS.items() for value in case.values]
+BEFORE = [stage.of(value) for stage, case in OTHERS.items() for value in case.gentle]
+AFTER = [stage.of(case.after) for stage, case in OTHERS.items()]
 FLOORS, TIES = (1, 2, 3, 70), ("id", "all")
 
 
@@ -27,17 +32,26 @@ def rows(size):
 def check(row, stages, floor, ties):
     stages = edits_first(stages)
     settings = {"min_tokens_to_keep": floor, "ties": ties}
-    state = reference.kept(row, stages, min_tokens_to_keep=floor, ties=ties, coins=coins_of(stages))
+    text = (HISTORY.prompt, HISTORY.output)
+    more = {**settings, "coins": coins_of(stages), "history": text}
+    state = reference.kept(row, stages, **more)
     s = Sampler(stages, seed=0, **settings)
-    r = s.sample(row, logprobs=1, raw=True, steps=0)
+    r = s.sample(row, logprobs=1, raw=True, steps=0, **given(stages))
     case = (stages, settings)
-    assert s.distribution(row).ids.tolist() == state.ids.tolist(), case
+    assert s.distribution(row, **given(stages)).ids.tolist() == state.ids.tolist(), case
     assert r.n_kept == len(state.ids), case
     assert r.tokens in state.ids, case
-    wanted = reference.log_mass(
-        row, stages, min_tokens_to_keep=floor, ties=ties, coins=coins_of(stages)
-    )
+    wanted = reference.log_mass(row, stages, **more)
     assert abs(r.log_mass - wanted) <= 2.0**-32, case
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=repr)
+def test_every_edit_before_others(edit):
+    for row in rows(7):
+        for number, stage in enumerate(SETTINGS):
+            floor, ties = FLOORS[number % 3], TIES[number % 2]
+            check(row, [edit, stage], floor, ties)
+            check(row, [EDITS[number % len(EDITS)], edit, stage], floor, ties)
 
 
 @pytest.mark.parametrize("place", range(4))

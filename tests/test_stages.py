@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 import sampler
 from law import TABLE, check_chain
+from law import given as given_text
 from sampler import Sampler, stages
-from sampler._checks import Flag, HasArray, Ids, Integers, Range, Reals
-from sampler.stages import XTC, DynamicTemperature, Smoothing
+from sampler._checks import Biases, Flag, HasArray, Ids, Integers, Range, Reals, Sequences
+from sampler.stages import DRY, XTC, DynamicTemperature, MinNewTokens, Smoothing
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, Settings
 
@@ -38,16 +39,28 @@ def inside(range_):
         return st.lists(st.integers(0, 3)).map(lambda ids: tuple(sorted(set(ids))))
     if isinstance(range_, Flag):
         return st.booleans()
+    token = st.integers(0, 3)
+    sequences = st.lists(token, min_size=1, max_size=3).map(tuple)
+    if isinstance(range_, Sequences):
+        return st.lists(sequences).map(lambda some: tuple(dict.fromkeys(some)))
+    if isinstance(range_, Biases):
+        biases = st.one_of(st.just(-math.inf), st.floats(-9, 9))
+        key = sequences if range_.sequences else token
+        value = token if range_.integers else biases
+        return st.dictionaries(key, value).map(lambda found: tuple(sorted(found.items())))
     if range_.kind is int:
-        return st.integers(min_value=range_.low)
+        return st.one_of(*[st.none()] * range_.optional, st.integers(min_value=range_.low))
     high = sys.float_info.max if range_.high is None else range_.high
-    opens, closes = range_.ends == "(]", range_.ends == "[)"
-    return st.floats(range_.low, high, exclude_min=opens, exclude_max=closes)
+    low = max(range_.low, -sys.float_info.max)
+    opens, closes = range_.ends[0] == "(", range_.ends[1] == ")"
+    return st.floats(low, high, exclude_min=opens, exclude_max=closes)
 
 
 def outside(range_):
     if isinstance(range_, Ids):
         return st.integers(max_value=-1).map(lambda token: (token,))
+    if isinstance(range_, Sequences):
+        return st.integers(max_value=-1).map(lambda token: ((token,),))
     low, high = range_.low, range_.high
     if range_.kind is int:
         return st.integers(max_value=low - 1)
@@ -55,6 +68,8 @@ def outside(range_):
     if high is not None and high < math.inf:
         above = [st.floats(min_value=high, exclude_min=range_.ends[1] == "]")]
     below = st.floats(max_value=low, exclude_max=range_.ends[0] == "[")
+    if low == -math.inf:
+        below = st.nothing()
     return st.one_of(st.just(math.nan), below, *above)
 
 
@@ -76,7 +91,7 @@ def test_values_in_the_range_are_kept(stage, data):
         or made.is_off
     )
     assert eval(repr(s), vars(sampler)).stages == s.stages
-    assert 1 <= len(s.distribution(ROW)) <= 5
+    assert 1 <= len(s.distribution(ROW, **given_text(s.stages))) <= 5
     check_chain(ROW, s.stages)
 
 
@@ -84,13 +99,15 @@ def test_values_in_the_range_are_kept(stage, data):
 @given(data=st.data())
 def test_values_outside_are_refused_in_one_sentence(stage, data):
     for place, (name, one) in enumerate(stage.parameters.items()):
-        if isinstance(one.range, Flag):
-            continue  # has no other values, only other types
+        if isinstance(one.range, (Flag, Biases)):
+            continue  # has no other values, only other types; or see test_edits.py
         values = [other.range.least if isinstance(other.range, Range) else other.off for other in
                   stage.parameters.values()]  # fmt: skip
         value = values[place] = data.draw(outside(one.range))
         keyword = value if len(values) == 1 else tuple(values)
         found = f"one is {value[0]}" if isinstance(one.range, Ids) else f"is {value}"
+        if isinstance(one.range, Sequences):
+            found = f"one is {value[0][0]}"
         message = re.escape(f"`{stage.label(name)}` has to be {one.range}, but {found}")
         with pytest.raises(ValueError, match=rf"^{message}( \([\d.]+\?\))?$"):
             stage(*values)
@@ -143,10 +160,21 @@ def test_signatures_list_the_settings():
     kinds["sequence of int"] = Collection[int] | None
     kinds["float, (float, float) or Smoothing"] = Reals | tuple[Reals, Reals] | Smoothing | None
     kinds["bool"] = bool | Collection[bool] | HasArray | None
+    kinds["mapping of int to float"] = Mapping[int, float] | None
+    kinds["mapping of int to int"] = Mapping[int, int] | None
+    kinds["mapping of tuple of int to float"] = Mapping[tuple[int, ...], float] | None
+    kinds["sequence of sequences of int"] = Iterable[int | Sequence[int]] | None
     several = tuple[Reals, ...] | DynamicTemperature | None
     kinds["(float, float, float) or DynamicTemperature"] = several
     kinds["(float, float, sequence of int, bool) or XTC"] = tuple[Any, ...] | XTC | None
-    assert shown == [(name, one.off, kinds[one.range.noun]) for name, one in STAGES.items()]
+    for name in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
+        kinds[STAGES[name].range.noun] = Reals | tuple[Any, ...] | None
+    kinds[STAGES["dry"].range.noun] = Reals | tuple[Any, ...] | DRY | None
+    kinds[STAGES["min_new_tokens"].range.noun] = tuple[Any, ...] | MinNewTokens | None
+    kinds["int"] = Integers | None
+    wanted = [(name, one.off, kinds[one.range.noun]) for name, one in STAGES.items()]
+    wanted[list(STAGES).index("n_tokens")] = ("n_tokens", None, int | None)
+    assert shown == wanted
     assert all(p.kind is p.KEYWORD_ONLY for name, p in parameters.items() if name != "stages")
     assert list(parameters)[: len(STAGES) + 1] == ["stages", *STAGES]
     with pytest.raises(
@@ -192,7 +220,8 @@ def test_documents_state_range_and_off_value(stage):
 # ------------------------------------------------------------------------ where a stage is named
 
 # The places that a new stage touches in the package.
-PLACES = {"core/row.pxd", "core/stages.pxd", "reference.py", "stages/settings.py",
+PLACES = {"core/row.pxd", "core/stages.pxd", "core/edits.pxd", "reference.py",
+          "_reference_edits.py", "stages/settings.py",
           "stages/edits.py", "stages/scales.py", "stages/cuts.py"}  # fmt: skip
 # Where some are named and a new one need not be: Hugging Face's settings and its versions of our
 # stages, what the self-test chooses to draw with, and rooms of the core that one stage or a family
@@ -219,7 +248,8 @@ def test_a_stage_is_named_in_five_places():
     # The fourth is law.TABLE, the fifth docs/law.md, which other tests hold to STAGES.
     names = {one.setting for one in STAGES.values()} | {one.__name__ for one in STAGES.values()}
     names |= {one.setting.upper() for one in STAGES.values()}  # as the core has them
-    names -= {"temperature", "Temperature", "smoothing"}  # of the softmax family too
+    # Of the softmax family too, and of the testing kit.
+    names -= {"temperature", "Temperature", "smoothing", "n_tokens"}
     found = {}
     for path in PACKAGE.rglob("*"):
         place = path.relative_to(PACKAGE).as_posix()

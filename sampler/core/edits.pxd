@@ -27,7 +27,17 @@ cdef extern from *:
     int count_bits(uint64_t word) nogil
 
 
-# The kinds of edits, by the names that `Edit.compiled` gives them.
+cdef extern from *:
+    """
+    /* Of the kinds of edits, by their numbers: as `Edit.compiled` has them. */
+    static const char *const edit_names[] = {"bias", "repetition", "frequency", "presence", "dry",
+                                             "no_repeat", "before", "force"};
+    #define N_EDITS ((int)(sizeof edit_names / sizeof *edit_names))
+    """
+    const char *const edit_names[]
+    int N_EDITS
+
+
 cdef enum:
     BIAS         # adds to the last token of a sequence whose others end the text; -inf forbids it
     REPETITION
@@ -213,8 +223,8 @@ cdef inline void find_matches(Workspace *w, const Edit *edit, const Text *text,
     cdef int64_t n = text.n - start, k, length, longest = 0, least, limit, left = 0, right = 0
     cdef const int32_t *end = text.tokens + text.n - 1  # end[-k] is token k from the end
     cdef int32_t *lengths = w.lengths
-    least = <int64_t> (value_of(edit, AMOUNT, row) - 1 if edit.kind == NO_REPEAT
-                       else value_of(edit, ALLOWED, row))
+    least = <int64_t> min(value_of(edit, AMOUNT, row) - 1.0 if edit.kind == NO_REPEAT
+                          else value_of(edit, ALLOWED, row), 4294967296.0)  # no text is so long
     if n <= least and edit.kind == DRY:
         return
     for k in range(1, n):
