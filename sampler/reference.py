@@ -174,14 +174,14 @@ def top_n_sigma(state: State, stage: TopNSigma, ties: str) -> _Array:
 def top_h(state: State, stage: TopH, ties: str) -> _Array:
     """Of the first 100 in rank, keep the longest prefix with h of their entropy."""
     z = state.z[:100]
-    # Only shares matter: of the weights but the first, which might underflow, what they are of the
-    # second.
-    shift = z[1] if len(z) > 1 and z[1] < -600 else np.longdouble(0)
-    w = _weights(z[1:] - shift)
-    log_mass = np.log1p(w.sum()) if shift == 0 else np.longdouble(0)
-    part = np.concatenate(
-        [[log_mass if shift == 0 else w.sum()], np.where(w > 0, w * (log_mass - z[1:]), 0)]
-    )
+    if len(z) > 1 and z[1] < -600:
+        # Only shares matter, and all but the first might underflow: they in parts of the second.
+        w = _weights(tempered(state.logits[1:100], state.temperature))
+        part = np.concatenate([[w.sum()], np.where(w > 0, w * -z[1:], 0)])
+    else:
+        w = _weights(z[1:])
+        log_mass = np.log1p(w.sum())
+        part = np.concatenate([[log_mass], np.where(w > 0, w * (log_mass - z[1:]), 0)])
     keep = np.cumsum(part) <= np.longdouble(stage.value) * part.sum()
     keep &= part.sum() > 0  # else the first has all there is
     keep |= stage.value == 1.0

@@ -248,11 +248,11 @@ def judge_top_h(x, h, keep, temperature, floor, ties):
     kept = length_of_prefix(keep)
     n = min(100, len(x))
     z = tempered(x[:n], temperature)
-    shift = z[1] if n > 1 and z[1] < -600 else 0  # the others might underflow
-    w = np.exp(z[1:] - shift)
-    log_mass = 0 if shift else np.log1p(w.sum())
+    deep = n > 1 and z[1] < -600  # so that all but the first might underflow
+    w = np.exp(tempered(x[1:n], temperature) if deep else z[1:])
+    log_mass = 0 if deep else np.log1p(w.sum())
     rest = np.where(w > 0, w * (log_mass - z[1:]), 0)
-    part = np.concatenate([[w.sum() if shift else log_mass], rest])
+    part = np.concatenate([[w.sum() if deep else log_mass], rest])
     share = np.cumsum(part) / part.sum() if part.sum() > 0 else np.ones(n)
     assert kept <= max(n, floor)
     if kept > max(floor, 1):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from law import random_stage
+from law import coins_of, random_stage
 from sampler import MinP, Sampler, Temperature, TopK, TopP, _core, _inputs, build_info, reference
 from sampler._engine import make_chain
 from test_law import KINDS, make_row
@@ -76,7 +76,7 @@ def test_half_a_step_from_the_exact_value(seed, size):
     stages = [random_stage(rng) for _ in range(rng.integers(0, 5))]
     floor = int(rng.choice([1, 3]))
     s = Sampler(stages, min_tokens_to_keep=floor, seed=0)
-    state = reference.kept(row, stages, min_tokens_to_keep=floor)
+    state = reference.kept(row, stages, min_tokens_to_keep=floor, coins=coins_of(stages))
     d = s.distribution(row)
     assert d.entropy == s.sample(row).entropy == on_grid(d.entropy)
     if state.greedy:

@@ -216,6 +216,8 @@ SIGMA = [
         (np.arange(4.0)[::-1] * step, [TopNSigma(1.0)], {}, [0, 1])
         for step in (1.0, 2.0**-140, 2.0**-149)
     ),
+    # The second has 1 / 12.40 of the entropy, each of the others 0.37 / 12.40.
+    ([2.0**54, 1.0, *[0.0] * 31], [TopH(0.5)], {}, [*range(16)]),
     # Where no token reaches the threshold, ties go as well, however close the logits are.
     ([1.0, 1.0], [Temperature(1e-20), EpsilonCutoff(0.9)], {}, [0]),
     ([20.0] * 3, [Temperature(1e-17), XTC(0.45, 1.0)], {}, [0, 1, 2]),

@@ -11,8 +11,9 @@ from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.string cimport memcpy
 
 from sampler.core.kernels cimport (
-    BLOCK, KEEP_ALL, LANES, NO_MASS, Cut, Mass, block_start, blocks_in, exp_canonical, high_part,
-    isa, keeps, log_canonical, low_part, mass_add, mass_value, philox_uniform, tempered, whole_words
+    BLOCK, KEEP_ALL, LANES, NO_MASS, Cut, Mass, Tempering, block_start, blocks_in, exp_canonical,
+    high_part, isa, log_canonical, low_part, make_tempering, mass_add, mass_value, philox_uniform,
+    tempered, whole_words
 )
 from sampler.core.moments cimport (
     cut_above, cut_by_probability, deviation_about, deviation_of, entropy_of, no_kept_between
@@ -251,23 +252,27 @@ cdef inline Cut top_h(RowState *s, double h) noexcept nogil:
     most h of it."""
     cdef double z[TOP_H_TOKENS]
     cdef double part[TOP_H_TOKENS]
-    cdef double log_mass, rest = 0.0, largest = 0.0, shift = 0.0
+    cdef double log_mass, rest = 0.0, largest = 0.0
+    cdef Tempering from_second
+    cdef bint one_leads = False
     cdef Mass entropy = NO_MASS, reached = NO_MASS
     cdef int64_t i, n = sort_kept(s, TOP_H_TOKENS)
     cdef const Item *items = s.scratch.items
     for i in range(n):
         z[i] = max(tempered(&s.tempering, items[i].value), -DBL_MAX)
     if n > 1 and z[1] < -600.0:
-        shift = z[1]  # the weights of all but the first might underflow, and only shares matter
+        # The weights of all but the first might underflow, and only shares matter.
+        one_leads = True
+        from_second = make_tempering(items[1].value, s.temperature)
     for i in range(n - 1, 0, -1):
-        part[i] = exp_canonical(z[i] - shift)
+        part[i] = exp_canonical(tempered(&from_second, items[i].value) if one_leads else z[i])
         rest += part[i]
     # ln(1 + rest), where 1 + rest would lose it.
     log_mass = rest * (1.0 - 0.5 * rest) if rest < 1e-8 else log_canonical(1.0 + rest)
     # q times the mass, which does not matter.
-    part[0] = rest if shift < 0.0 else log_mass
+    part[0] = rest if one_leads else log_mass
     for i in range(1, n):
-        part[i] = part[i] * ((0.0 if shift < 0.0 else log_mass) - z[i]) if part[i] > 0.0 else 0.0
+        part[i] = part[i] * ((0.0 if one_leads else log_mass) - z[i]) if part[i] > 0.0 else 0.0
     for i in range(n):
         largest = max(largest, part[i])
     if largest == 0.0 and h < 1.0:
