@@ -97,7 +97,7 @@ def hint_for(
         return "the result is float64 for float64, else float32: convert what goes in or comes out"
     if takes_logits and f"{ours}s" not in known and ours in ("stream", "step", "draw"):
         ours, shown = f"{ours}s", "[...]" if ours == "stream" else shown
-    elif near := get_close_matches(plain, known, n=1, cutoff=0.85):
+    elif name not in IGNORED_FIELDS and (near := get_close_matches(plain, known, n=1, cutoff=0.85)):
         return f"did you mean {near[0]}?"
     if ours == "seed" and "filter_value" in known:
         return f"Hugging Face draws there, so write torch.manual_seed({shown})"

@@ -1,7 +1,7 @@
 """The tokens of a text so far: what penalties, DRY and bans of sequences look at.
 
-A `History` is one text, its prompt and its output told apart; a batch has a list of them. Calls of
-a `Sampler` take it as `history=` and only read it: whoever draws a token also accepts it.
+A `History` is one text, with its prompt apart from its output; a batch has a list of them. Calls of
+a `Sampler` take it as `history=` and only read it: your loop accepts the tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class History:
     prompt : sequence of int, each in [0, 2**27), or array or tensor of shape (n,)
         The tokens that the model was given.
     output : sequence of int, or array or tensor of shape (n,)
-        Those that were drawn.
+        The tokens that followed.
 
     Raises
     ------
@@ -57,12 +57,12 @@ class History:
     --------
     >>> from sampler import Sampler
     >>> from sampler.history import History
-    >>> s = Sampler(frequency_penalty=1.5, seed=7)
+    >>> s = Sampler(temperature=0, frequency_penalty=1.5)
     >>> h = History(prompt=[0, 1])
     >>> for _ in range(4):
     ...     h.accept(s([1.0, 3.0, 2.0, 0.0], history=h))
     >>> h.output
-    [1, 2, 1, 2]
+    [1, 2, 1, 0]
     """
 
     __slots__ = ("_n_prompt", "_tokens")

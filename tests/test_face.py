@@ -323,8 +323,12 @@ WAYS_OUT = {
     "Sampler(top_q=0.8)": "did you mean top_p or top_k or top_h?",
     "Sampler(seeed=1)": "did you mean seed?",
     "Sampler(anything=1)": "help(sampler.Sampler) lists the settings",
-    "Sampler(repetition_penalty=1.1)": "generate() applies it before the draw: model.generate("
-    "**inputs, **sampler.hf.generate_kwargs(s), repetition_penalty=1.1)",
+    "Sampler(rep_pen=1.1)": "write repetition_penalty=1.1",
+    "Sampler(dry_multiplier=0.8, dry_base=2)": "write dry=(0.8, 2)",
+    "Sampler(guidance_scale=2)": "generate() applies it before the draw: model.generate("
+    "**inputs, **sampler.hf.generate_kwargs(s), guidance_scale=2)",
+    f"Sampler(repetition_penalty=1.1)({X})": "`repetition_penalty` looks at the text so far: give it "
+    "as history=History(prompt, output)",
     "Sampler(num_beams=4)": "it replaces the draw, so use it without a Sampler: "
     "model.generate(**inputs, num_beams=4)",
     "Sampler(max_new_tokens=50)": "it goes to generate(): model.generate(**inputs, "
@@ -350,7 +354,6 @@ WAYS_OUT = {
     "Sampler(typical_p=2)": "has to be a float in (0, 1] (1 or None is off), but is 2 (0.02?)",
     "Sampler(TopK(40), TopK(3))": "of stages: write Sampler([TopK(40), TopK(3)])",
     "Sampler(temperature=1.5, dynamic_temperature=(0.5, 2))": "in a chain they multiply",
-    "Sampler(frequency_penalty=1)": "no stage of a Sampler does this: change the logits before",
     "Sampler(logprobs=5)": "it goes with the logits, as in s.sample(logits, logprobs=5)",
     "Sampler(allowed_token_ids=[1])": "it goes with the logits, as in s(logits, mask=[1])",
     "Sampler(0.8)": "`stages` has to be a sequence of stages, but is 0.8: write Sampler("
@@ -370,7 +373,7 @@ WAYS_OUT = {
     f"s({X}, stream=3)": "write s.sample(logits, streams=[...])",
     f"s({X}, streams=[3])": "write s.sample(logits, streams=[3])",
     f"s({X}, masks=5)": "did you mean mask?",
-    f"s({X}, foo=5)": "it takes dtype, mask",
+    f"s({X}, foo=5)": "it takes dtype, history, mask",
     f"s([[1]], {X})": "a Sampler takes logits alone, but got 2 arguments. It is not a logits "
     "processor: write model.generate(**inputs, **sampler.hf.generate_kwargs(s))",
     f"s.sample({X}, num_samples=5)": "write n=5",
@@ -397,8 +400,8 @@ WAYS_OUT = {
     "write temperature=0.8, top_k=50, top_p=0.95",
     "Sampler([], 7)": "were given: write temperature=7",
     f"s.sample({X}, 3)": "takes 2 positional arguments but 3 were given: write n=3",
-    f"s.score({X}, 1, 3)": "were given: give mask, streams, steps, draws ... by name",
-    f"s.distribution({X}, 3)": "were given: give mask, stream, step, draw by name",
+    f"s.score({X}, 1, 3)": "were given: give mask, history, streams, steps ... by name",
+    f"s.distribution({X}, 3)": "were given: give mask, history, stream, step ... by name",
     f"softmax({X}, 0)": "takes 1 positional argument but 2 were given: give temperature, axis, "
     "out, where by name",
     "generate_kwargs(s, 1)": "were given: write attention_mask=1",
@@ -456,7 +459,7 @@ def test_mistakes_lead_somewhere(call, model):
     if "unexpected" in message:
         assert "() got an unexpected keyword argument '" in message or (
             "() got unexpected keyword arguments '" in message)  # fmt: skip
-        assert message.endswith(WAYS_OUT[call]) or call == "Sampler(frequency_penalty=1)"
+        assert message.endswith(WAYS_OUT[call])
     assert len(message) < 250 and "\n" not in message
 
 
