@@ -327,8 +327,8 @@ WAYS_OUT = {
     "Sampler(dry_multiplier=0.8, dry_base=2)": "write dry=(0.8, 2)",
     "Sampler(guidance_scale=2)": "generate() applies it before the draw: model.generate("
     "**inputs, **sampler.hf.generate_kwargs(s), guidance_scale=2)",
-    f"Sampler(repetition_penalty=1.1)({X})": "`repetition_penalty` looks at the text so far: give it "
-    "as history=History(prompt, output)",
+    f"Sampler(repetition_penalty=1.1)({X})": "`repetition_penalty` looks at the text so far: give "
+    "it as history=History(prompt, output)",
     "Sampler(num_beams=4)": "it replaces the draw, so use it without a Sampler: "
     "model.generate(**inputs, num_beams=4)",
     "Sampler(max_new_tokens=50)": "it goes to generate(): model.generate(**inputs, "
