@@ -136,7 +136,8 @@ def hint_for(
 def _shown_parts(ours: str, given: Mapping[str, Any]) -> str:
     """Show the value of a stage with several parameters, of the parts that are given."""
     stage = STAGES[ours]
-    parts = {PARTS.get(name): _short(value) for name, value in given.items()
+    first = next(iter(stage.parameters))
+    parts = {PARTS.get(name, first): _short(value) for name, value in given.items()
              if SAME.get(name) == ours and not _is_off(name, value)}  # fmt: skip
     spread, middle = given.get(SPREAD), given.get(stage.replaces)
     if SAME[SPREAD] == ours and isinstance(spread, (int, float)):

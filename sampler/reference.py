@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sampler._reference_edits import Text, edited
+from sampler._reference_edits import Text
+from sampler._reference_edits import edited as _edited
 from sampler.stages import (
     XTC,
     DynamicTemperature,
@@ -329,7 +330,7 @@ def kept(
     """
     stages, coins = list(stages), iter(coins)
     x = np.array(row, dtype=np.float64)
-    x = edited(x, stages, Text(*history))
+    x = _edited(x, stages, Text(*history))
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
     state = State(ids, x[ids], tempered(x[ids], 1.0))
