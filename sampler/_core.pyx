@@ -570,7 +570,7 @@ cdef class Rows:
         cdef CEdits *edits = &self._masked[row]
         cdef Row raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
                                 self._stride, self.vocab, self._kind, self._swapped)
-        cdef int64_t n, most, i = 0, chunk, chunks = (self.vocab + BLOCK - 1) // BLOCK
+        cdef int64_t n, i = 0, chunk, chunks = (self.vocab + BLOCK - 1) // BLOCK
         cdef int64_t words = (self.vocab + 31) // 32
         cdef int64_t first = collect(w, changes.edits, changes.count, text, row, self.vocab)
         cdef int64_t forced = forced_token(changes.edits, changes.count, text)

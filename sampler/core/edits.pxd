@@ -1,9 +1,9 @@
 """Edits that look at the text so far, or at the logit itself: `find_edits`.
 
-What an edit does to a logit is a function of that logit and of the text. So the tokens that any edit
-of a chain may touch are collected first, as bits, which gives them in order without sorting; then
-their logits are looked up, and each edit in turn changes those it is about. All of it takes time in
-proportion to the text and the ids of the edits, whatever the size of the vocabulary.
+What an edit does to a logit is a function of that logit and of the text. So the tokens that any
+edit of a chain may touch are collected first, as bits, which gives them in order without sorting;
+then their logits are looked up, and each edit in turn changes those it is about. All of it takes
+time in proportion to the text and the ids of the edits, whatever the size of the vocabulary.
 """
 
 from libc.float cimport DBL_MAX, FLT_MAX
