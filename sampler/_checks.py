@@ -167,7 +167,7 @@ class Range:
         """`value`, as it can be typed back: `repr` of infinity cannot."""
         if isinstance(value, np.ndarray):
             return f"[{', '.join(self.show(self.at(value, row)) for row in range(len(value)))}]"
-        return f"float('{value}')" if abs(value) == math.inf else repr(value)
+        return f"float('{value}')" if value in (math.inf, -math.inf) else repr(value)
 
     def at(self, value: FloatArray, row: int) -> Any:
         """Return the number for one row, None where it is off by that."""
