@@ -250,41 +250,42 @@ class _LLGuidance:
 
 
 class _LLGuidanceMatcher:
-    # After an error an LLMatcher is of no use any more, so it is never given a token that it has
-    # not said it would take. Where only the end is left, it takes an end token without a count of
-    # it: it is not given that one.
+    # After an error an LLMatcher is of no use any more, so it is given no token but those of its
+    # mask. Where only the end is left, it takes an end token without counting it: it is not given
+    # that one.
 
     def __init__(self, matcher: Any, width: int) -> None:
         self._matcher = matcher
-        self._width = width
-        self._ended = self._uncounted = False
+        self._words = np.zeros(width, np.int32)
+        self._is_filled = self._ended = self._uncounted = False
 
     def fill(self, words: npt.NDArray[np.int32]) -> None:
-        self._matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-        self._check()
+        if not self._is_filled:
+            own = self._words
+            self._matcher.unsafe_compute_mask_ptr(own.ctypes.data, own.nbytes)
+            self._check()
+            self._is_filled = True
+        words[:] = self._words
 
     def accept(self, token: int) -> bool:
-        if self._matcher.is_stopped():
-            self._check()
-            words = np.empty(self._width, np.int32)
-            self.fill(words)
-            self._ended = self._uncounted = token >> 5 < self._width and bool(
-                words[token >> 5] >> (token & 31) & 1
-            )
-            return self._ended
-        if not self._matcher.validate_tokens([token]):
-            self._check()
+        self.fill(self._words)
+        word = token // _BITS
+        if word >= len(self._words) or not self._words[word] >> token % _BITS & 1:
             return False
-        self._matcher.consume_token(token)
-        self._check()
-        self._ended = self._matcher.stop_reason() == "EndOfSentence"
+        if self._matcher.is_stopped():
+            self._ended = self._uncounted = True
+        else:
+            self._is_filled = False
+            self._matcher.consume_token(token)
+            self._check()
+            self._ended = self._matcher.stop_reason() == "EndOfSentence"
         return True
 
     def rollback(self, n: int) -> None:
-        n -= self._uncounted
-        self._ended = self._uncounted = False
         if n:
-            self._matcher.rollback(n)
+            counted = n - self._uncounted
+            self._is_filled = self._ended = self._uncounted = False
+            self._matcher.rollback(counted)
             self._check()
 
     def is_done(self) -> bool:
