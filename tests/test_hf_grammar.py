@@ -10,6 +10,7 @@ import json
 import pickle
 import re
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Words:
 class FollowsOn:
     def __init__(self, words):
         self.words, self.taken, self.filled, self.rolled = words, (), 0, 0
+        self.lock = threading.Lock()  # does not pickle
 
     def next(self):
         n = len(self.taken)
@@ -260,9 +262,22 @@ def test_rows_that_a_criterion_stops_are_padded_in_peace(model):
     def short(input_ids, scores, **kwargs):
         return torch.tensor([input_ids.shape[1] > 8, False, False])
 
-    (cut, *others) = plain(model, inputs, HOT, words, stopping_criteria=[short])
-    (whole, *same) = plain(model, inputs, HOT, words)
-    assert others == same and cut[:2] == whole[:2]
+    whole = plain(model, inputs, HOT, words)
+    assert len(whole[0]) > 3
+    texts = [whole[0][:2], *whole[1:]]
+    # The grammar lets 5 follow: nothing but the loop shows that it is padding.
+    how = {
+        "stopping_criteria": [short], "max_new_tokens": 12, "eos_token_id": EOS, "pad_token_id": 5,
+    }  # fmt: skip
+    for generate in (
+        lambda: model.generate(**inputs, **generate_kwargs(HOT, grammar=words), **how),
+        lambda: sampler.hf.generate(model, **inputs, sampler=HOT, grammar=words, **how),
+    ):
+        words.started.clear()
+        rows = generate()
+        for row, text in zip(rows[:, 7:].tolist(), texts, strict=True):
+            assert row == text + [5] * (len(row) - len(text))
+        assert [one.filled for one in words.started] == [len(text) for text in texts]
 
 
 # ---- matchers -----------------------------------------------------------------------------------
@@ -366,7 +381,9 @@ def test_a_matcher_of_the_callers_is_left_alone(guidance, model):
     assert given.consume_token(A)  # it goes on from there
     for text in plain(model, tiny.prompts(4), HOT, given):
         assert text in ([B, EOS], [C, EOS])
-    assert not given.is_stopped() and given.consume_token(B)
+    grammar = module._adapted(given)
+    assert given.consume_token(B) and given.is_stopped()
+    assert masked(grammar.start(), 7) == [B, C]
 
 
 def test_llguidance_that_gives_up_is_an_error(guidance):
@@ -396,11 +413,15 @@ class GrammarMatcher:
         self.rollback, self.is_terminated = self.of.rollback, self.of.is_done
 
     def accept_token(self, token):
-        return not self.of.is_done() and self.of.accept(token)
+        assert not self.of.is_done()  # it would warn
+        return self.of.accept(token)
 
     def fill_next_token_bitmask(self, bitmask, index=0):
         assert bitmask.ndim == 2 and bitmask.dtype == torch.int32 and not self.of.is_done()
         self.of.fill(bitmask[index].numpy())
+        if bitmask[index, 0] & 1:  # where all are allowed it may leave the words alone
+            bitmask[index] = 0
+            return False
         return True
 
 
@@ -412,6 +433,13 @@ def test_xgrammar_by_its_interface(model, monkeypatch):
     words, inputs = some_words(), tiny.padded(4, 7, 5)
     texts = plain(model, inputs, HOT, compiled(words))
     assert texts == plain(model, inputs, HOT, words) and all(map(words.has, texts))
+    kwargs = generate_kwargs(HOT, attention_mask=inputs["attention_mask"], grammar=compiled(words))
+    rows = model.generate(**inputs, **kwargs, max_new_tokens=12)[:, 7:].tolist()
+    assert rows == [text + [EOS] * (12 - len(text)) for text in texts]
+    anything = Words(*([token] for token in range(VOCAB)))
+    assert (
+        plain(model, inputs, HOT, compiled(anything))[0][0] == plain(model, inputs, HOT, None)[0][0]
+    )
 
 
 def test_xgrammar_itself(model):
@@ -482,7 +510,7 @@ def test_copies_and_pickles(model):
     copied = copy.deepcopy(kwargs["logits_processor"][-1])
     model.generate(**inputs, **kwargs, max_new_tokens=5)
     processor = kwargs["logits_processor"][-1]
-    vars(processor)["_grammars"] = None  # a grammar pickles if it can; what was drawn always does
+    words.started.clear()  # a grammar has to pickle by itself; its matchers do not
     again = pickle.loads(pickle.dumps(processor))
     assert again.samples.tokens.tolist() == processor.samples.tokens.tolist()
     rows = model.generate(**inputs, logits_processor=[copied], eos_token_id=EOS, max_new_tokens=5)

@@ -24,7 +24,7 @@ try:
     from sampler.hf._expansion import expand_inputs
     from sampler.hf._filtering import FilterLogitsProcessor, filter_kwargs
     from sampler.hf._generation import GenerateOutput, generate
-    from sampler.hf._grammar import Grammar, Matcher, json_grammar
+    from sampler.hf._grammar import json_grammar
     from sampler.hf._sampling import SamplingLogitsProcessor, generate_kwargs
     from sampler.hf._scoring import score
 except ImportError as error:
@@ -36,8 +36,6 @@ except ImportError as error:
 __all__ = [
     "FilterLogitsProcessor",
     "GenerateOutput",
-    "Grammar",
-    "Matcher",
     "SamplingLogitsProcessor",
     "expand_inputs",
     "filter_kwargs",

@@ -108,8 +108,8 @@ def generate(
         How many top tokens the `samples` of a `GenerateOutput` list.
     raw : bool
         Whether they have the figures under the model's own softmax and the kept mass as well.
-    grammar : Grammar, LLMatcher or xgrammar.CompiledGrammar, or a list with one or None per text
-        What the outputs may be, such as the JSON of `json_grammar`.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be, such as JSON: `json_grammar`. A list has one per text, or None.
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional

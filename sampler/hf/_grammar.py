@@ -77,7 +77,8 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
 
     See Also
     --------
-    generate, generate_kwargs : take it.
+    generate : takes it.
+    generate_kwargs : takes it.
 
     Notes
     -----

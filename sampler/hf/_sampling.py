@@ -52,8 +52,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         see `Sampler.sample`.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for `samples` to know padding by.
-    grammar : Grammar, LLMatcher or xgrammar.CompiledGrammar, or a list with one or None per row
-        What the outputs may be: each token is drawn from those that the grammar lets follow.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be: each token is drawn from those that the grammar lets follow. A list
+        has one per row, or None. docs/huggingface.md says what makes an object a grammar.
 
     Attributes
     ----------
@@ -72,8 +73,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
         If `sampler` is not a Sampler, streams, `logprobs` or `eos_token_id` are not integers,
         `raw` is not a bool, or `grammar` is none.
     ValueError
-        If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
-        right.
+        If one of these is out of range, the mask is not 2-D, not of 0 and 1, or pads on the right,
+        or `grammar` has an error.
 
     See Also
     --------
@@ -339,8 +340,8 @@ def generate_kwargs(
         Whether it has the figures under the model's own softmax and the kept mass as well.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for generation and for `samples` alike.
-    grammar : Grammar, LLMatcher or xgrammar.CompiledGrammar, or a list with one or None per row
-        What the outputs may be, such as the JSON of `json_grammar`.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be, such as JSON: `json_grammar`. A list has one per row, or None.
     logits_processor : iterable of LogitsProcessor, optional
         Yours, to run before the draw.
 
