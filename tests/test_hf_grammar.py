@@ -183,7 +183,20 @@ def test_assisted_decoding_writes_the_same_text(model, goes_back):
     assert not goes_back or went_back  # or this has tested nothing
 
 
-def test_samples_and_scores_are_of_what_the_grammar_lets_follow(model):
+def test_a_draft_with_a_tokenizer_of_its_own(model, tokenizer):
+    """Its rows are of other ids, of which the grammar knows nothing."""
+    spelled = [word for word, _ in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    draft = tiny.llama(seed=1, hidden_size=16, vocab=VOCAB + 50)
+    words = some_words(least=6, most=12)
+    how = {
+        "assistant_model": draft, "tokenizer": tokenizer,
+        "assistant_tokenizer": tiny.tokenizer(spelled[:8] + spelled[:7:-1]),
+    }  # fmt: skip
+    (text,) = plain(model, tiny.prompts(1), HOT, words)
+    assert plain(model, tiny.prompts(1), HOT, words, **how) == [text]
+
+
+def test_samples_and_laws_are_of_what_the_grammar_lets_follow(model):
     words, inputs = some_words(), tiny.prompts(2)
     out = sampler.hf.generate(
         model, **inputs, sampler=HOT, grammar=words, max_new_tokens=12, eos_token_id=EOS,
