@@ -129,13 +129,13 @@ endif
 demo: $(VENV)/.has-demo $(VENV)/.built
 	@$(PY) demos/generate.py $${PROMPT_TEXT:+--prompt "$$PROMPT_TEXT"} $(ARGS)
 
-# A process per core. Each loads torch, so eight at most.
+# A process per core. Each loads torch, so eight at most. One test writes with the demo's model.
 PYTEST := $(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal
-test: $(VENV)/.has-test $(VENV)/.built
+test: $(VENV)/.has-test $(VENV)/.has-demo $(VENV)/.built
 	$(call say,'Running the tests')
 	@$(PYTEST) $(ARGS)
 
-test-slow: $(VENV)/.has-test $(VENV)/.built
+test-slow: $(VENV)/.has-test $(VENV)/.has-demo $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PYTEST) -m slow $(ARGS)
 

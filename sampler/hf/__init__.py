@@ -12,10 +12,10 @@ whatever of Hugging Face's sampling runs after it. Its filters, softmax and mult
 Hugging Face's draw. `generate` is a loop of our own; `score` returns for an existing text what a
 sampler would have reported while drawing it.
 
-One concern per file: `_sampling` is our draw, with its `_record` of a generation and the `_masks`
-of its prompts; `_filtering`, `_scoring`, `_generation` and `_expansion` have what their names say;
-`_use` warns of a processor that is never called; `_transformers` is what all of this leans on
-inside transformers.
+One concern per file: `_sampling` is our draw, with its `_record` of a generation, the `_masks` of
+its prompts and the `_grammar` of its outputs; `_filtering`, `_scoring`, `_generation` and
+`_expansion` have what their names say; `_use` warns of a processor that is never called;
+`_transformers` is what all of this leans on inside transformers.
 """
 
 from sampler._build import install
@@ -24,6 +24,7 @@ try:
     from sampler.hf._expansion import expand_inputs
     from sampler.hf._filtering import FilterLogitsProcessor, filter_kwargs
     from sampler.hf._generation import GenerateOutput, generate
+    from sampler.hf._grammar import json_grammar
     from sampler.hf._sampling import SamplingLogitsProcessor, generate_kwargs
     from sampler.hf._scoring import score
 except ImportError as error:
@@ -40,6 +41,7 @@ __all__ = [
     "filter_kwargs",
     "generate",
     "generate_kwargs",
+    "json_grammar",
     "score",
 ]
 

@@ -81,6 +81,7 @@ def generate(
     streams: Any = None,
     logprobs: int = 0,
     raw: bool = False,
+    grammar: Any = None,
     num_return_sequences: int = 1,
     streamer: Any = None,
     **kwargs: Any,
@@ -107,6 +108,8 @@ def generate(
         How many top tokens the `samples` of a `GenerateOutput` list.
     raw : bool
         Whether they have the figures under the model's own softmax and the kept mass as well.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be, such as JSON: `json_grammar`. A list has one per text, or None.
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional
@@ -164,8 +167,8 @@ def generate(
         )
         _check_loop(kwargs)
         loop = partial(
-            _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, copies=copies,
-            streamer=streamer, draw_indices=itertools.count(),
+            _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, grammar=grammar,
+            copies=copies, streamer=streamer, draw_indices=itertools.count(),
         )  # fmt: skip
         return _run(model, inputs, loop, kwargs)
     finally:
@@ -236,6 +239,7 @@ def _loop(
     streams: Any,
     logprobs: int,
     raw: bool,
+    grammar: Any,
     copies: int,
     streamer: Any,
     draw_indices: Iterator[int],
@@ -282,6 +286,7 @@ def _loop(
         attention_mask=mask,
         logprobs=logprobs if returns_dict else None,
         raw=raw,
+        grammar=grammar,
     )
     processor._draw_index += next(draw_indices)
     if streamer is not None:
@@ -304,7 +309,7 @@ def _loop(
         # spread over devices gives them on its last one.
         next_logits = outputs.logits[:, -1].to(input_ids.device, torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
-        r = processor._draw(input_ids, next_scores)
+        r = processor._draw(input_ids, next_scores, unfinished.cpu().numpy() if padded else None)
         if returns_dict:
             drawn.append(r)
             real.append(unfinished.cpu().numpy() if padded else np.ones(len(unfinished), bool))

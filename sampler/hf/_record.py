@@ -13,6 +13,7 @@ import torch
 
 from sampler._tensors import container_of
 from sampler.api import Samples
+from sampler.hf._grammar import Outputs
 from sampler.hf._transformers import Caller
 
 TensorSamples: TypeAlias = Samples[torch.Tensor, torch.Tensor]
@@ -52,9 +53,10 @@ class Record:
         self._checked_length = rows.shape[1]  # up to here tokens are as they were drawn
         self._knows_unfinished = len(rows) == 1  # a lone row is never padded
         self._candidates: torch.Tensor | None = None  # the rows, where they were verified last
+        self.outputs: Outputs | None = None  # what its grammar follows
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_processors": None, "_candidates": None}
+        return {**vars(self), "_processors": None, "_candidates": None, "outputs": None}
 
     def is_over(self) -> bool:
         """Whether its generation is known to be over."""

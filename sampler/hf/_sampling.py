@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -18,6 +19,7 @@ from sampler._engine import Given
 from sampler._keywords import helps
 from sampler.api import Sampler, Samples, engine_of
 from sampler.hf._arguments import check_eos_ids, check_sampler
+from sampler.hf._grammar import Grammars
 from sampler.hf._masks import RowLengths
 from sampler.hf._record import Record, TensorSamples
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
@@ -50,6 +52,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         see `Sampler.sample`.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for `samples` to know padding by.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be: each token is drawn from those that the grammar lets follow. A list
+        has one per row, or None. docs/huggingface.md says what makes an object a grammar.
 
     Attributes
     ----------
@@ -65,11 +70,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
     Raises
     ------
     TypeError
-        If `sampler` is not a Sampler, streams, `logprobs` or `eos_token_id` are not integers, or
-        `raw` is not a bool.
+        If `sampler` is not a Sampler, streams, `logprobs` or `eos_token_id` are not integers,
+        `raw` is not a bool, or `grammar` is none.
     ValueError
-        If one of these is out of range, or the mask is not 2-D, not of 0 and 1, or pads on the
-        right.
+        If one of these is out of range, the mask is not 2-D, not of 0 and 1, or pads on the right,
+        or `grammar` has an error.
 
     See Also
     --------
@@ -111,6 +116,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         logprobs: int | None = 0,
         raw: bool = False,
         eos_token_id: Any = None,
+        grammar: Any = None,
     ) -> None:
         check_sampler(sampler)
         # A copy of its own: the caller's step counter is the caller's. An invalid row cannot be
@@ -123,6 +129,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         check_flag("raw", raw)
         self._raw = raw
         self._eos_ids = check_eos_ids(eos_token_id)
+        self._grammars = None if grammar is None else Grammars(grammar)
         self._draw_index = -1  # of the last generation
         self._records: list[Record] = []  # in order
         self._running: dict[int, Record] = {}  # by `Caller.key`
@@ -217,12 +224,22 @@ class SamplingLogitsProcessor(LogitsProcessor):
         drawn[torch.arange(len(scores)), torch.from_numpy(tokens[:, 0])] = 0.0
         return drawn
 
-    def _draw(self, input_ids: Any, scores: torch.Tensor) -> Samples:
-        """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1)."""
+    def _draw(
+        self,
+        input_ids: Any,
+        scores: torch.Tensor,
+        unfinished: npt.NDArray[np.bool_] | None = None,
+    ) -> Samples:
+        """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1).
+
+        `unfinished` are the rows that go on, where the caller's loop knows.
+        """
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
         if input_ids is None:
+            if self._grammars is not None:
+                raise ValueError("`grammar` follows the rows: `input_ids` cannot be None")
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
             tokens = engine_of(self.sampler).draw(source, given=Given(self._streams), name="scores")
@@ -256,12 +273,20 @@ class SamplingLogitsProcessor(LogitsProcessor):
         with _BEGINNING if begins else contextlib.nullcontext():
             draw_index = self._draw_index + 1 if record is None else record.draw_index
             at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64))
+            outputs = None if record is None else record.outputs
+            if self._grammars is not None and not caller.proposes:
+                if outputs is None:
+                    outputs = self._grammars.start(input_ids, scores.shape[1])
+                elif batch > 1 and unfinished is None:
+                    unfinished = caller.unfinished()
+                at = at._replace(mask=outputs.mask(input_ids, unfinished))
             if self._top is None or caller.proposes:
                 r = Samples(engine.draw(source, given=at, name="scores")[:, None])
             else:
                 r = engine.sample(source, 1, self._top, raw=self._raw, given=at, name="scores")
             if begins:
                 record = self._begin(input_ids, caller)
+                record.outputs = outputs
         if record is not None and not caller.proposes:
             record.add(input_ids, r, caller)
         return r
@@ -289,6 +314,7 @@ def generate_kwargs(
     logprobs: int | None = 0,
     raw: bool = False,
     eos_token_id: Any = None,
+    grammar: Any = None,
     logits_processor: Iterable[Any] = (),
 ) -> dict[str, Any]:
     """Return the keyword arguments that make ``model.generate()`` draw with `sampler`.
@@ -314,6 +340,8 @@ def generate_kwargs(
         Whether it has the figures under the model's own softmax and the kept mass as well.
     eos_token_id : int or sequence of int, optional
         The ids that end a row, for generation and for `samples` alike.
+    grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
+        What the outputs may be, such as JSON: `json_grammar`. A list has one per row, or None.
     logits_processor : iterable of LogitsProcessor, optional
         Yours, to run before the draw.
 
@@ -354,6 +382,7 @@ def generate_kwargs(
         logprobs=logprobs,
         raw=raw,
         eos_token_id=eos_token_id,
+        grammar=grammar,
     )
     before = check_processors(logits_processor)
     processor._use.warn_unless_called(processor, "so the sampler drew nothing")
