@@ -21,7 +21,6 @@ from transformers import (
 from sampler import (
     BadWords,
     BeginSuppressTokens,
-    ForcedTokens,
     MinNewTokens,
     NoRepeatNgram,
     RepetitionPenalty,
@@ -124,8 +123,8 @@ def check_same(ours, theirs, largest, bound):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_processor(kind):
-    # Ours is rounded to float32 once. Theirs computes in float32: a penalty is rounded, and each sum
-    # of biases.
+    # Ours is rounded to float32 once. Theirs computes in float32: it rounds the penalty, and each
+    # sum of biases.
     rng = np.random.default_rng(0)
     changed = 0
     for _ in range(150):
