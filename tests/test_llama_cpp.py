@@ -119,6 +119,22 @@ def test_an_edit_by_the_text_so_far(name):
             assert probs == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("breakers", "length"),
+    [((), 3), ([5], 2), ([[5]], 2), ([[5, 0]], 1), ([[0, 1]], 0), ([[0, 5]], 3), ([2], None)],
+)
+def test_a_breaker_ends_a_repetition(breakers, length):
+    # No published case has one that does. The last three tokens stand earlier, before token 2.
+    text = [5, 0, 1, 2, 5, 0, 1]
+    stages = [DRY(3.0, 2.0, 1, None, True, breakers)]
+    penalty = 3.0 * 2.0 ** (length - 1) if length else 0.0
+    expected = np.exp([0, 0, -penalty, 0, 0, 0]) / np.exp([0, 0, -penalty, 0, 0, 0]).sum()
+    twin = reference.kept(np.zeros(6), stages, history=((), text))
+    assert reference.probabilities(twin, 6).astype(float) == pytest.approx(expected)
+    d = Sampler(stages, seed=3).distribution(np.zeros(6), history=History(output=text))
+    assert d.dense() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain(name, dtype):
