@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages accuracy conformance llama-chains lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages bench-history accuracy conformance llama-chains llama-histories lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -31,10 +31,12 @@ help:
 	@echo 'make bench-instructions BASE=old.json  count instructions under valgrind; BASE: compare'
 	@echo 'make bench-masks   time a draw with a mask, and with bans, against the bare draw'
 	@echo 'make bench-stages  time a draw under each scale and each cut'
+	@echo 'make bench-history time penalties, DRY and bias against the bare draw, and against peers'
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
 	@echo 'make accuracy      measure the worst errors of softmax, ours and other libraries'
 	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
 	@echo 'make llama-chains  hold 100,000 random chains against llama.cpp: minutes, and to build it'
+	@echo 'make llama-histories    hold penalties and DRY against llama.cpp, on 10,000 texts: minutes'
 	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in a clean environment'
@@ -208,6 +210,11 @@ llama-chains: $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
 	$(call say,'Comparing kept tokens with llama.cpp (a few minutes)')
 	@$(PY) benchmarks/llama_chains.py $(ARGS)
 
+# DRY needs a vocabulary: that of the model of the demo.
+llama-histories: $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
+	$(call say,'Comparing penalties and DRY with llama.cpp (a few minutes)')
+	@$(PY) benchmarks/llama_histories.py $(ARGS)
+
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)
 
@@ -216,6 +223,9 @@ bench-masks: $(VENV)/.has-bench $(VENV)/.built
 
 bench-stages: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/stages.py $(ARGS)
+
+bench-history: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VENV)/.built
+	@$(PY) benchmarks/history.py $(ARGS)
 
 bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/logprobs.py $(ARGS)

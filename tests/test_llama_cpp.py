@@ -8,10 +8,14 @@ import pytest
 
 from law import BAND, prefix_mass
 from sampler import (
+    DRY,
     XTC,
     DynamicTemperature,
+    FrequencyPenalty,
     MinP,
     PLess,
+    PresencePenalty,
+    RepetitionPenalty,
     Sampler,
     Temperature,
     TopK,
@@ -20,12 +24,14 @@ from sampler import (
     TypicalP,
     reference,
 )
+from sampler.history import History
 
 CASES = {
     case["id"]: case
     for case in json.loads((Path(__file__).parent / "data" / "llama_cpp.json").read_text())["cases"]
 }
-SMALL = [name for name, case in CASES.items() if case["sampler"] != "chain"]
+EDITS = [name for name, case in CASES.items() if "last_tokens" in case]
+SMALL = [name for name in CASES if CASES[name]["sampler"] != "chain" and name not in EDITS]
 CHAINS = [name for name, case in CASES.items() if case["sampler"] == "chain"]
 
 STAGES = {
@@ -86,6 +92,49 @@ def test_a_single_stage(name):
             assert probs[token] == pytest.approx(p / total, abs=1e-5)
 
 
+def edits_of(case):
+    """Their window counts prompt and output; their penalties come in one stage."""
+    params = case["params"]
+    window = params["penalty_last_n"]
+    if case["sampler"] == "dry":
+        shape = params["multiplier"], params["base"], params["allowed_length"]
+        return [DRY(*shape, window, True, params["sequence_breakers"])]
+    return [
+        RepetitionPenalty(params["repeat"], window, True),
+        FrequencyPenalty(params["frequency"], window, True),
+        PresencePenalty(params["presence"], window, True),
+    ]
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edit_by_the_text_so_far(name):
+    case = CASES[name]
+    row, tokens = np.log(case["probs_in"]), case["last_tokens"]
+    expected = [case["probs_expected"].get(str(token), 0.0) for token in range(len(row))]
+    for prompt in range(len(tokens) + 1):
+        texts = tokens[:prompt], tokens[prompt:]
+        twin = reference.kept(row, edits_of(case), history=texts)
+        d = Sampler(edits_of(case), seed=3).distribution(row, history=History(*texts))
+        for probs in (reference.probabilities(twin, len(row)).astype(float), d.dense()):
+            assert probs == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("breakers", "length"),
+    [((), 3), ([5], 2), ([[5]], 2), ([[5, 0]], 1), ([[0, 1]], 0), ([[0, 5]], 3), ([2], None)],
+)
+def test_a_breaker_ends_a_repetition(breakers, length):
+    # No published case has one that does. The last three tokens stand earlier, before token 2.
+    text = [5, 0, 1, 2, 5, 0, 1]
+    stages = [DRY(3.0, 2.0, 1, None, True, breakers)]
+    penalty = 3.0 * 2.0 ** (length - 1) if length else 0.0
+    expected = np.exp([0, 0, -penalty, 0, 0, 0]) / np.exp([0, 0, -penalty, 0, 0, 0]).sum()
+    twin = reference.kept(np.zeros(6), stages, history=((), text))
+    assert reference.probabilities(twin, 6).astype(float) == pytest.approx(expected)
+    d = Sampler(stages, seed=3).distribution(np.zeros(6), history=History(output=text))
+    assert d.dense() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_chain(name, dtype):
@@ -102,7 +151,7 @@ def test_a_chain(name, dtype):
 
 
 def test_every_case_is_there_and_every_exception_is_one():
-    assert len(SMALL) == 32 and len(CHAINS) == 24
+    assert len(SMALL) == 32 and len(CHAINS) == 24 and len(EDITS) == 11
     assert IN_THE_BAND.keys() | NOT_EXPRESSED.keys() <= CASES.keys()
 
 
