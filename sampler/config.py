@@ -80,7 +80,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     if "min_new_tokens" in asked and not (
         _ends(fields) or isinstance(fields["min_new_tokens"], tuple)
     ):
-        refused.append("min_new_tokens")  # which end a text, generate() has to be told
+        refused.append("min_new_tokens")  # generate() may be given an end, or forbids nothing
     if "begin_suppress_tokens" in asked and forces_first:  # after which the text begins
         refused.append("begin_suppress_tokens")
     if refused:

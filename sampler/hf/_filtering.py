@@ -164,7 +164,9 @@ class FilterLogitsProcessor(LogitsProcessor):
             lengths = self._lengths.of(input_ids, proposed=caller.proposes)
             with BEGINNING:
                 begun = self._prompts.length(input_ids, caller)
-            at = at._replace(texts=texts_of(input_ids.cpu().numpy(), lengths, begun))
+            at = at._replace(
+                texts=texts_of(input_ids.cpu().numpy(), lengths, begun, scores.shape[1])
+            )
         filtered: torch.Tensor = source.to_original(engine.filter(source, given=at, name="scores"))
         if self.filter_value != -math.inf:
             gone = container_of(scores)(self._removes) | (scores > -math.inf)

@@ -263,7 +263,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if engine.needs_history is not None:
             begun = caller.text_length if caller.proposes else input_ids.shape[1]
             begun = begun if record is None else record.prompt_length
-            texts = texts_of(input_ids.cpu().numpy(), steps, begun)
+            texts = texts_of(input_ids.cpu().numpy(), steps, begun, scores.shape[1])
         begins = record is None and not caller.proposes
         with BEGINNING if begins else contextlib.nullcontext():
             draw_index = self._draw_index + 1 if record is None else record.draw_index

@@ -163,7 +163,9 @@ def score(
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
         lengths = np.maximum(place - padding, 0).astype(np.uint64)
-        texts = texts_of(tokens[:, :place], lengths, first) if engine.needs_history else None
+        texts = None
+        if engine.needs_history is not None:
+            texts = texts_of(tokens[:, :place], lengths, first, scores.shape[1])
         at = Given(streams, lengths, draws, None, texts)
         scored.append(engine.score(source, given, top, raw=raw, given=at, name="scores"))
     real = mask[:, first:].copy()

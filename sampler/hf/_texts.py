@@ -12,28 +12,24 @@ import torch
 
 from sampler.hf._transformers import Caller
 
-_MOST = 2**27  # ids of tokens
-
 
 def texts_of(
-    rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.uint64], prompt_length: int
+    rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.uint64], prompt_length: int, vocab: int
 ) -> list[tuple[array[int], int]]:
     """Return each row's text as an `Engine` takes it: its last tokens, and how many are the prompt.
 
-    `lengths` are those of the rows without left padding; `prompt_length` counts padding too.
+    `lengths` are those of the rows without left padding; `prompt_length` counts padding too. Ids
+    that have no logit, such as placeholders of images, are left out.
     """
-    outside = (rows < 0) | (rows >= _MOST)
-    if outside.any():
-        row, place = np.argwhere(outside)[0].tolist()
-        raise ValueError(
-            f"`input_ids` have to hold ids in [0, {_MOST}), but row {row} has {rows[row, place]} "
-            f"at place {place}"
-        )
-    ids, output = rows.astype(np.int32), rows.shape[1] - prompt_length
-    return [
-        (array("i", row[len(row) - length :].tobytes()), max(length - output, 0))
-        for row, length in zip(ids, lengths.tolist(), strict=True)
-    ]
+    known = (rows >= 0) & (rows < vocab)
+    ids, texts = rows.astype(np.int32), []
+    for row, has_logit, length in zip(ids, known, lengths.tolist(), strict=True):
+        padding = len(row) - length
+        shown = slice(padding, None)
+        n_prompt = int(has_logit[padding:prompt_length].sum())
+        tokens = row[shown] if has_logit[shown].all() else row[shown][has_logit[shown]]
+        texts.append((array("i", tokens.tobytes()), n_prompt))
+    return texts
 
 
 class Prompts:
