@@ -145,7 +145,7 @@ def test_assisted_decoding_writes_the_same_text(model, kind, settings):
 
 @pytest.mark.parametrize("kind", assistants())
 def test_the_prompt_of_what_is_proposed_is_that_of_the_text(model, kind, monkeypatch):
-    # Found by asking: a draft model that thinks its prompt longer agrees less often.
+    # Found: a draft model that takes the text for its prompt agrees less often.
     seen, texts_of = [], _sampling.texts_of
     monkeypatch.setattr(
         _sampling, "texts_of", lambda *args: seen.append(args[2]) or texts_of(*args)
