@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from sampler.hf import (
     generate_kwargs,
     score,
 )
+from sampler.hf._texts import Prompts
 from sampler.history import History
 from tiny import NEVER, NEW, VOCAB, encoder_inputs, generate, llama, padded, prompts
 
@@ -127,10 +129,14 @@ def test_embeddings_have_no_prompt(model):
 
 
 def assistants():
+    drafts = [llama(), llama(seed=1)]
+    for draft in drafts:  # several tokens at once, however unsure
+        draft.generation_config.num_assistant_tokens = 3
+        draft.generation_config.assistant_confidence_threshold = 0.0
     return {
         "lookup": {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 2},
-        "itself": {"assistant_model": llama()},
-        "another": {"assistant_model": llama(seed=1)},
+        "itself": {"assistant_model": drafts[0]},
+        "another": {"assistant_model": drafts[1]},
     }
 
 
@@ -159,6 +165,18 @@ def test_the_prompt_of_what_is_proposed_is_that_of_the_text(model, kind, monkeyp
     model.generate(**inputs, **filter_kwargs(frequency_penalty=2.0), **more)
     assert len(seen) >= 2 * NEW
     assert set(seen) == {7}
+
+
+def test_a_draft_of_another_tokenizer_is_not_taken_for_the_text():
+    caller = SimpleNamespace(processors=None, key=0, proposes=True, text_length=5)
+    rows, known = torch.arange(24).reshape(2, 12), Prompts()
+    assert known.length(rows[:, 1:9], caller) == 5
+    caller.proposes = False
+    assert [known.length(rows[:, :n], caller) for n in (5, 6, 7)] == [5, 5, 5]
+    caller.proposes, caller.text_length = True, 8
+    assert known.length(rows[:, 3:9], caller) == 5
+    caller.proposes = False
+    assert [known.length(rows[:, :n], caller) for n in (8, 6, 9, 11)] == [5, 5, 5, 11]
 
 
 def test_steps_that_are_taken_again_change_nothing(model):
@@ -395,6 +413,25 @@ def test_rows_have_to_be_there():
             kind(Sampler(dry=0.8))(None, scores)
         with pytest.raises(ValueError, match=r"^`input_ids` ha.* for 2 rows, but .* for 1"):
             kind(Sampler(dry=0.8))(torch.tensor([[5, 6]]), torch.zeros(2, VOCAB))
+
+
+def test_padding_is_no_part_of_the_text(model):
+    ids, mask = torch.tensor([[0, 0, 3], [4, 5, 6]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
+    scores = torch.zeros(2, 8)
+    scores[:, 0] = scores[:, 3] = 1.0
+    kept = FilterLogitsProcessor(presence_penalty=(2.0, None, True), attention_mask=mask)
+    assert kept(ids, scores)[0].tolist() == [1.0, 0, 0, -1.0, 0, 0, 0, 0]
+    s = Sampler(presence_penalty=(2.0, None, True), temperature=0, seed=7)
+    for known, token in ((mask, 0), (None, 1)):  # without a mask it counts
+        drawn = SamplingLogitsProcessor(s, attention_mask=known)(ids, scores)
+        assert drawn[0].argmax() == token
+    padding, bare = padded(2, 5), padded(2)
+    long = [torch.cat([one["input_ids"][:1], torch.tensor([[0, 9]])], 1) for one in (padding, bare)]
+    a, b = (
+        score(model, text, s, prompt_length=n, attention_mask=one["attention_mask"][:1])
+        for text, n, one in zip(long, (5, 2), (padding, bare), strict=True)
+    )
+    assert torch.allclose(a.logprobs, b.logprobs, rtol=0, atol=1e-4)
 
 
 def test_ids_without_a_logit_are_no_part_of_the_text():
