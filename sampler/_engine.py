@@ -165,6 +165,8 @@ class Engine:
     ----------
     seed_is_fresh : bool
         Whether the operating system gave the seed, so that nobody counts on it.
+    needs_history : str or None
+        The first setting that looks at the text so far, if there is one.
     per_row : (str, int) or None
         A setting that is one per row, and for how many rows all such settings are.
     """
@@ -176,9 +178,9 @@ class Engine:
         "_is_plain",
         "_keys",
         "_largest_ids",
-        "_needs_history",
         "_prepared",
         "_threads",
+        "needs_history",
         "per_row",
         "seed_is_fresh",
     )
@@ -196,7 +198,7 @@ class Engine:
     ) -> None:
         self._chain = chain
         self._edits = [one for one in stages if isinstance(one, Edit) and not one.is_off]
-        self._needs_history = next((e.setting for e in self._edits if e.needs_history), None)
+        self.needs_history = next((e.setting for e in self._edits if e.needs_history), None)
         # For the last vocabulary.
         self._prepared: tuple[int, _core.Edits | _core.Changes] | None = None
         self._largest_ids = [
@@ -394,9 +396,9 @@ class Engine:
                 )
         if given.mask is None and not self._edits:
             return rows
-        if self._needs_history is not None and given.texts is None:
+        if self.needs_history is not None and given.texts is None:
             raise ValueError(
-                f"`{self._needs_history}` looks at the text so far: give it as history="
+                f"`{self.needs_history}` looks at the text so far: give it as history="
                 "History(prompt, output)"
             )
         edits = self._edits_of(rows.vocab)

@@ -111,23 +111,29 @@ HF_STAGES: dict[str, tuple[Any, ...]] = {
     "top_h": (),  # 1.0 too cuts to 100 tokens
 }
 # These change the logits before any draw, greedy ones too: the first that we have, then the others.
-EDITS: dict[str, tuple[Any, ...]] = {"suppress_tokens": ()}
-PROCESSORS: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (1.0,),
-    "encoder_repetition_penalty": (1.0,),
-    "no_repeat_ngram_size": (0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "bad_words_ids": (),
+EDITS: dict[str, tuple[Any, ...]] = {
     "sequence_bias": (),
+    "repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,),
+    "bad_words_ids": (),
+    "min_new_tokens": (0,),
+    "suppress_tokens": (),
     "begin_suppress_tokens": (),
+}
+EDITS_OF_ONE = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens")  # number
+# The first token and the last that a length allows are not places in the output, and a least length
+# counts the prompt and its padding.
+PROCESSORS: dict[str, tuple[Any, ...]] = {
+    "encoder_repetition_penalty": (1.0,),
+    "encoder_no_repeat_ngram_size": (0,),
     "forced_bos_token_id": (),
     "forced_eos_token_id": (),
     "min_length": (0,),
-    "min_new_tokens": (0,),
     "exponential_decay_length_penalty": (),
     "guidance_scale": (1.0,),
     "remove_invalid_values": (),
 }
+APPLIED = (*EDITS, *PROCESSORS)  # by generate(), before the draw
 # Not a draw per token, or, as a watermark, applied after it.
 ALGORITHMS: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),

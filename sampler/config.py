@@ -11,14 +11,15 @@ from typing import Any
 from sampler._inputs import kind_of
 from sampler._keywords import check_known
 from sampler._names import (
+    APPLIED,
     EDITS,
+    EDITS_OF_ONE,
     HF_DEFAULTS,
     HF_STAGES,
     IGNORED_FIELDS,
     OF_OTHERS,
     OF_THE_DRAW,
     OFF,
-    PROCESSORS,
     SAME,
     SAMPLER_ONLY,
 )
@@ -62,12 +63,13 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
             fields[name] = default
     known = fields.keys() | OF_THE_DRAW.keys() | IGNORED_FIELDS | set(SAMPLER_ONLY)
     check_known("from_generation_config", changes, known)
-    for name in HF_STAGES:
+    for name in (*HF_STAGES, *EDITS_OF_ONE):
         value = fields.get(name)
         if isinstance(value, Sequence) and not isinstance(value, str):  # only a change is per row
             if len(value):
                 raise TypeError(f"`{name}` has to be a number in a configuration, but is {value!r}")
             fields[name] = None
+    forces_first = fields.get("forced_bos_token_id") is not None
     fields |= changes  # where None means off
     draws = fields.pop("do_sample", None)
     if not isinstance(draws, (bool, type(None))):
@@ -75,6 +77,12 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
     own = {name: fields.pop(name) for name in SAMPLER_ONLY if name in changes}
     asked = {name: value for name, value in fields.items() if _asks(name, value)}
     refused = [name for name in asked if name not in (*HF_STAGES, *EDITS)]
+    if "min_new_tokens" in asked and not (
+        _ends(fields) or isinstance(fields["min_new_tokens"], tuple)
+    ):
+        refused.append("min_new_tokens")  # generate() may be given an end, or forbids nothing
+    if "begin_suppress_tokens" in asked and forces_first:  # after which the text begins
+        refused.append("begin_suppress_tokens")
     if refused:
         taken = asked.keys() | changes.keys() | ({"do_sample"} if draws is not None else set())
         raise ValueError(_refusal({name: asked[name] for name in refused}, changes, taken))
@@ -86,8 +94,24 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
             _check_not_of_parts(config, fields, changes)
         _warn_of_greedy({k: v for k, v in asked.items() if k not in EDITS}, changes)
         settings = {"temperature": 0.0}
-    settings |= {name: asked[name] for name in EDITS if name in asked}
+    settings |= dict(_edit(name, asked[name], _ends(fields)) for name in EDITS if name in asked)
     return settings | {name: value for name, value in own.items() if value is not None}
+
+
+def _ends(fields: Mapping[str, Any]) -> list[int]:
+    """Return the ids that end a text."""
+    ends: Any = fields.get("eos_token_id")
+    ends = ends.tolist() if hasattr(ends, "tolist") else ends
+    return [] if ends is None else list(ends) if isinstance(ends, Sequence) else [ends]
+
+
+def _edit(name: str, value: Any, ends: list[int]) -> tuple[str, Any]:
+    """Return the setting that a field is."""
+    if name == "min_new_tokens":
+        return name, value if isinstance(value, tuple) else (value, ends)
+    if name == "bad_words_ids":  # as generate() does, it leaves the ends alone
+        return "bad_words", [ids for ids in value if list(ids) not in [[one] for one in ends]]
+    return name, value
 
 
 def _fields_of(config: Any) -> dict[str, Any]:
@@ -124,18 +148,19 @@ def _meant(name: str) -> str:
 
 def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[str]) -> str:
     # Of many fields only the first are shown: misspelled ones, then what generate() does not apply.
-    order = sorted(asked, key=lambda name: (_meant(name) == name, name in PROCESSORS, name))
+    order = sorted(asked, key=lambda name: (_meant(name) == name, name in APPLIED, name))
     more: dict[str, Any] = {}
     for name in order:
         meant, value = _meant(name), asked[name]
         is_argument = name in SAMPLER_ONLY and name in STAGES and not STAGES[name].has_several
+        is_argument = is_argument and not isinstance(value, (Sequence, Mapping))  # perhaps of words
         more[name] = value if is_argument else None
         meant = SAME.get(name, meant) if SAME.get(name) in HF_STAGES else meant
         is_ours = meant in HF_STAGES or meant in EDITS or (meant == "do_sample" and value is True)
         if meant not in taken and is_ours:
             more.setdefault(meant, value)
-    applied = [name for name in order if name in PROCESSORS]
-    lost = [name for name in order if name not in PROCESSORS]
+    applied = [name for name in order if name in APPLIED]
+    lost = [name for name in order if name not in APPLIED]
     if not applied:
         instead = len(more) > len(order) or any(value is not None for value in more.values())
         do = "Instead" if instead else "To go without"

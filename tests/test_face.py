@@ -406,7 +406,7 @@ WAYS_OUT = {
     "out, where by name",
     "generate_kwargs(s, 1)": "were given: write attention_mask=1",
     "score(model, ids, s, 2)": "3 positional arguments but 4 were given: write prompt_length=2",
-    "filter_kwargs(s, 0.5)": "give filter_value, min_tokens_to_keep, logits_processor by name",
+    "filter_kwargs(s, 0.5)": "give filter_value, min_tokens_to_keep, attention_mask, logits_p",
     "generate(model, ids, s)": "were given: write sampler=Sampler(seed=7)",
     "generate(model, s, input_ids=ids)": "keyword-only argument: 'sampler': write sampler=...",
     # What other libraries have.

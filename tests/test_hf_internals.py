@@ -128,6 +128,12 @@ def test_proposed_and_verified_candidates(model, how):
     assert not all(proposed)
     assert [caller.verifies for caller in spy.seen] == [not one for one in proposed]
     assert len({id(caller.processors) for caller in spy.seen}) == 1
+    # The first are for the prompt, where a processor has not been called yet.
+    assert proposed[0]
+    lengths = [caller.text_length for caller in spy.seen if caller.proposes]
+    assert lengths[0] == 30
+    assert sorted(lengths) == lengths
+    assert lengths[-1] > 30
 
 
 def test_rows_that_are_finished(model):

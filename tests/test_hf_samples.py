@@ -464,7 +464,7 @@ def test_a_fork_while_another_thread_begins_a_generation():
     )
 
     def begin():
-        with _sampling._BEGINNING:
+        with _sampling.BEGINNING:
             holds.set()
             done.wait()
 

@@ -14,16 +14,19 @@ from transformers import (
 )
 
 from sampler import _inputs
-from sampler._checks import Integers, check_real
+from sampler._checks import Integers, check_batch, check_real
 from sampler._engine import Given
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
-from sampler.hf._sampling import check_processors
-from sampler.hf._transformers import NEUTRAL
+from sampler.hf._masks import RowLengths
+from sampler.hf._sampling import BEGINNING, check_processors, no_rows
+from sampler.hf._texts import Prompts, texts_of
+from sampler.hf._transformers import NEUTRAL, Caller, ours
 from sampler.hf._use import Use
 from sampler.stages import Temperature
+from sampler.stages.base import Edit
 from sampler.stages.settings import Settings, lists_settings
 
 _FILTER_TEXT = "a float, finite in float32, or -inf"
@@ -46,13 +49,17 @@ class FilterLogitsProcessor(LogitsProcessor):
     filter_value : float, below inf
         The score of every token that the stages remove, including those that were -inf before.
     min_tokens_to_keep : int, >= 1, off at 1
+    attention_mask : tensor or array of shape (batch, length), optional
+        The prompts' mask, for settings that look at the text so far: left padding is no part of
+        it. Without it padding counts. Not for encoder-decoder models.
 
     Raises
     ------
     TypeError
         If `sampler` is not a Sampler, settings are given as well, or one has the wrong type.
     ValueError
-        If a setting is out of its range.
+        If a setting is out of its range, or the mask is not 2-D, not of 0 and 1, or pads on the
+        right.
 
     See Also
     --------
@@ -80,6 +87,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         *,
         filter_value: float = -math.inf,
         min_tokens_to_keep: Integers | None = 1,
+        attention_mask: Any = None,
         **settings: Unpack[Settings],
     ) -> None:
         check_known("FilterLogitsProcessor", settings, keywords_of(FilterLogitsProcessor))
@@ -97,12 +105,13 @@ class FilterLogitsProcessor(LogitsProcessor):
         if filter_value != -math.inf:
             check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
         self.filter_value = float(filter_value)
+        self._lengths, self._prompts = RowLengths(attention_mask, repeats=True), Prompts()
         self._use = Use()
         # Of each row, or of one that stands for all.
         removes = np.zeros((1, 1), bool)
         for stage in made.stages:
-            if stage.kind == "edit":
-                removes = removes | (not stage.is_off)
+            if isinstance(stage, Edit):  # what the others forbid had a score
+                removes = removes | (stage.bans and not stage.is_off)
                 continue
             if isinstance(stage, Temperature):
                 removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
@@ -117,7 +126,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         Parameters
         ----------
         input_ids : tensor of shape (batch, length), int64, or None
-            Not used.
+            The rows so far, for settings that look at the text.
         scores : tensor of shape (batch, vocab), float32
             Never written to.
 
@@ -128,7 +137,8 @@ class FilterLogitsProcessor(LogitsProcessor):
         Raises
         ------
         ValueError
-            If a row is invalid, or the dtype cannot hold `filter_value`.
+            If a row is invalid, the dtype cannot hold `filter_value`, a setting looks at the text
+            and the rows are None, or the mask is not that of the prompt.
         """
         self._use.called = True
         if not (
@@ -145,9 +155,19 @@ class FilterLogitsProcessor(LogitsProcessor):
         if self._has_coins:  # Hugging Face draws from torch's random state: so do the coins
             step = int(torch.randint(2**63 - 1, ()))
             at = Given(steps=np.full(source.batch, step, np.uint64))
-        filtered: torch.Tensor = source.to_original(
-            engine_of(self.sampler).filter(source, given=at, name="scores")
-        )
+        engine = engine_of(self.sampler)
+        if engine.needs_history is not None:
+            if input_ids is None:
+                raise no_rows(engine.needs_history)
+            check_batch("input_ids", len(input_ids), source.batch)
+            caller = Caller()
+            lengths = self._lengths.of(input_ids, proposed=caller.proposes)
+            with BEGINNING:
+                begun = self._prompts.length(input_ids, caller)
+            at = at._replace(
+                texts=texts_of(input_ids.cpu().numpy(), lengths, begun, scores.shape[1])
+            )
+        filtered: torch.Tensor = source.to_original(engine.filter(source, given=at, name="scores"))
         if self.filter_value != -math.inf:
             gone = container_of(scores)(self._removes) | (scores > -math.inf)
             filtered.masked_fill_((filtered == -math.inf) & gone, self.filter_value)
@@ -164,6 +184,7 @@ def filter_kwargs(
     *,
     filter_value: float = -math.inf,
     min_tokens_to_keep: Integers | None = 1,
+    attention_mask: Any = None,
     logits_processor: Iterable[Any] = (),
     **settings: Unpack[Settings],
 ) -> dict[str, Any]:
@@ -171,11 +192,11 @@ def filter_kwargs(
 
     Hugging Face draws, from its global random state: ``torch.manual_seed``. Its own filters are
     off, the hidden ``top_k=50`` included, so that giving one of them again is a TypeError
-    ("multiple values").
+    ("multiple values"); and so are those of its penalties and bans for which a setting is on here.
 
     Parameters
     ----------
-    sampler, filter_value, min_tokens_to_keep, **settings
+    sampler, filter_value, min_tokens_to_keep, attention_mask, **settings
         As for `FilterLogitsProcessor`.
     logits_processor : iterable of LogitsProcessor, optional
         Yours, to run before the filters.
@@ -207,9 +228,14 @@ def filter_kwargs(
     """
     check_known("filter_kwargs", settings, keywords_of(filter_kwargs))
     processor = FilterLogitsProcessor(
-        sampler, filter_value=filter_value, min_tokens_to_keep=min_tokens_to_keep, **settings
+        sampler,
+        filter_value=filter_value,
+        min_tokens_to_keep=min_tokens_to_keep,
+        attention_mask=attention_mask,
+        **settings,
     )
     before = check_processors(logits_processor)
     processor._use.warn_unless_called(processor, "so nothing was filtered")
     processors = LogitsProcessorList([*before, processor])
-    return {"logits_processor": processors, "do_sample": True, **NEUTRAL}
+    off = NEUTRAL | ours(processor.sampler)
+    return {"logits_processor": processors, "do_sample": True, **off}

@@ -28,11 +28,13 @@ from sampler.hf._transformers import (
     CACHE_FIELD,
     CACHE_NAMES,
     EXPANDS_MEDIA,
+    NOT_TWICE,
     OUR_DRAW,
     OUR_LOOPS,
     TAKES_LENGTH,
     UNSUPPORTED,
     is_prepared,
+    ours,
     overrides,
     pads,
 )
@@ -165,7 +167,7 @@ def generate(
         copies = check_integer(
             "num_return_sequences", num_return_sequences, 1, None, "an integer >= 1"
         )
-        _check_loop(kwargs)
+        _check_loop(sampler, kwargs)
         loop = partial(
             _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, grammar=grammar,
             copies=copies, streamer=streamer, draw_indices=itertools.count(),
@@ -211,7 +213,8 @@ def _run(model: Any, inputs: Any, loop: partial[Any], kwargs: dict[str, Any]) ->
             f"`num_return_sequences` has to be 1 for {type(model).__name__}, which puts its texts "
             "together by row: repeat its inputs with expand_inputs"
         )
-    draw = {name: value for name, value in OUR_DRAW.items() if name not in named}
+    draw = OUR_DRAW | ours(loop.keywords["sampler"])
+    draw = {name: value for name, value in draw.items() if name not in named}
     not_run = RuntimeError(
         f"{type(model).__name__}.generate() does not run this loop, so the sampler cannot draw in "
         "it: use model.generate(**inputs, **generate_kwargs(sampler)), or pass the part of the "
@@ -264,6 +267,12 @@ def _loop(
     for name in UNSUPPORTED:
         if getattr(config, name, None):
             raise _not_with_a_sampler(name)
+    for name, off in ours(sampler).items():  # on where model.generate() is calling
+        if name in NOT_TWICE and getattr(config, name, None) not in (None, off):
+            raise ValueError(
+                f"`{name}` would be applied twice, by the sampler and by model.generate(): give "
+                f"that {name}={off!r}"
+            )
     encoder_decoder = model.config.is_encoder_decoder
     if copies > 1 and not EXPANDS_MEDIA and not overrides(model, "_expand_inputs_for_generation"):
         check_rows_are_prompts(
@@ -347,7 +356,7 @@ def _loop(
 OUR_LOOPS.add(_loop.__code__)
 
 
-def _check_loop(kwargs: Mapping[str, Any]) -> None:
+def _check_loop(sampler: Sampler, kwargs: Mapping[str, Any]) -> None:
     for name in ("assistant_model", "assistant_tokenizer", "token_healing"):
         if kwargs.get(name):
             raise _not_in_this_loop(name)
@@ -362,6 +371,8 @@ def _check_loop(kwargs: Mapping[str, Any]) -> None:
     if "generation_config" in kwargs:  # perhaps that of a model.generate() that is calling
         return
     for name, value in kwargs.items():
+        if name in ours(sampler):
+            raise TypeError(f"`{name}` has to be left out, because the sampler has such a setting")
         if name in SAMPLER_ONLY or name in SAME_IN_GENERATE:
             raise unknown_keyword("generate", {name: value}, ())
         if name in OUR_DRAW:

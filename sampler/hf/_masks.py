@@ -14,10 +14,11 @@ from sampler._checks import as_array, check_batch
 class RowLengths:
     """The length of each row, less the left padding that the prompt's mask shows.
 
-    Without a mask, padding counts.
+    Without a mask, padding counts. `repeats` says that there may be several rows of each prompt.
     """
 
-    def __init__(self, attention_mask: Any) -> None:
+    def __init__(self, attention_mask: Any, *, repeats: bool = False) -> None:
+        self._repeats = repeats
         self._padding, self._prompt_length = None, 0
         self._prompt: torch.Tensor | None = None
         if attention_mask is None:
@@ -37,10 +38,14 @@ class RowLengths:
         batch, length = rows.shape
         if self._padding is None:
             return np.full(batch, length, np.uint64)
-        check_batch("attention_mask", len(self._padding), batch)
+        if self._repeats and batch % len(self._padding) == 0:
+            padding = np.repeat(self._padding, batch // len(self._padding))
+        else:
+            check_batch("attention_mask", len(self._padding), batch)
+            padding = self._padding
         if proposed:
             # Perhaps by a draft model with another tokenizer: the mask is not that of its rows.
-            return np.maximum(length - self._padding, 0).astype(np.uint64)
+            return np.maximum(length - padding, 0).astype(np.uint64)
         # The first draw follows the prompt; later ones follow more than that.
         if length < self._prompt_length or (self._prompt is None and length != self._prompt_length):
             raise ValueError(
@@ -56,7 +61,7 @@ class RowLengths:
                 "the rows begin with a different prompt than at the first draw, which "
                 "`attention_mask` belongs to: make a processor for each prompt"
             )
-        return (length - self._padding).astype(np.uint64)
+        return (length - padding).astype(np.uint64)
 
 
 def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:

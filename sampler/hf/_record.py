@@ -58,6 +58,11 @@ class Record:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_processors": None, "_candidates": None, "outputs": None}
 
+    @property
+    def prompt_length(self) -> int:
+        """The length of its prompts, padding included."""
+        return self._prompt.shape[1]
+
     def is_over(self) -> bool:
         """Whether its generation is known to be over."""
         return self._processors is not None and self._processors() is None

@@ -22,13 +22,14 @@ from sampler.hf._arguments import check_eos_ids, check_sampler
 from sampler.hf._grammar import Grammars
 from sampler.hf._masks import RowLengths
 from sampler.hf._record import Record, TensorSamples
-from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller
+from sampler.hf._texts import texts_of
+from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller, ours
 from sampler.hf._use import Use
 
 # Held while a generation takes its number: two threads may begin one of the same processor at once.
-_BEGINNING = threading.Lock()
+BEGINNING = threading.Lock()
 if hasattr(os, "register_at_fork"):  # a child lacks the thread that held it
-    os.register_at_fork(after_in_child=_BEGINNING._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=BEGINNING._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 class SamplingLogitsProcessor(LogitsProcessor):
@@ -90,6 +91,10 @@ class SamplingLogitsProcessor(LogitsProcessor):
     A processor is made for one generation. In another one, such as each 30-second segment of
     Whisper's long form, it draws with the next draw index (docs/law.md). With `streams`, that one
     has to have as many rows; with an `attention_mask`, the same prompts.
+
+    What a setting such as `repetition_penalty` looks at is read from the rows in each step: the
+    prompt is what a row had when the generation began, without its left padding, the output the
+    rest. Of an encoder-decoder model both are tokens of the decoder.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
@@ -237,12 +242,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
         batch = source.batch
+        engine = engine_of(self.sampler)
         if input_ids is None:
             if self._grammars is not None:
                 raise ValueError("`grammar` follows the rows: `input_ids` cannot be None")
+            if engine.needs_history is not None:
+                raise no_rows(engine.needs_history)
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
-            tokens = engine_of(self.sampler).draw(source, given=Given(self._streams), name="scores")
+            tokens = engine.draw(source, given=Given(self._streams), name="scores")
             return Samples(tokens[:, None])
         if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
             kind = _inputs.kind_of(input_ids)
@@ -268,11 +276,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
         # What is proposed is not of the text until it is verified.
         if record is not None and not record.continues(input_ids, caller):
             record = None
-        engine = engine_of(self.sampler)
+        texts = None
+        if engine.needs_history is not None:
+            begun = caller.text_length if caller.proposes else input_ids.shape[1]
+            begun = begun if record is None else record.prompt_length
+            texts = texts_of(input_ids.cpu().numpy(), steps, begun, scores.shape[1])
         begins = record is None and not caller.proposes
-        with _BEGINNING if begins else contextlib.nullcontext():
+        with BEGINNING if begins else contextlib.nullcontext():
             draw_index = self._draw_index + 1 if record is None else record.draw_index
-            at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64))
+            at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64), None, texts)
             outputs = None if record is None else record.outputs
             if self._grammars is not None and not caller.proposes:
                 if outputs is None:
@@ -322,7 +334,8 @@ def generate_kwargs(
     Every setting of Hugging Face's own sampling is among them at a value that does nothing, so
     that giving one of them twice is a TypeError ("multiple values") and not a second filter; beams,
     watermarks, `penalty_alpha` and `dola_layers` too, which a draw of our own leaves without
-    effect.
+    effect. So are the processors of Hugging Face's for which the sampler has a setting that is on,
+    such as `repetition_penalty`: nothing is applied twice.
 
     Parameters
     ----------
@@ -391,9 +404,15 @@ def generate_kwargs(
         "logits_processor": LogitsProcessorList([*before, processor]),
         **OUR_DRAW,
         **OTHER_ALGORITHMS,
+        **ours(sampler),
         "watermarking_config": None,  # it would run after the draw, and change nothing
         **eos,
     }
+
+
+def no_rows(setting: str) -> ValueError:
+    """Return the error for a setting that looks at the text, where there are no `input_ids`."""
+    return ValueError(f"`{setting}` looks at the text so far: give the processor `input_ids`")
 
 
 def check_processors(processors: Any) -> list[Any]:

@@ -25,6 +25,7 @@ from sampler.hf._arguments import (
 from sampler.hf._masks import check_mask, left_padding
 from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import check_processors
+from sampler.hf._texts import texts_of
 from sampler.hf._transformers import has_own_positions
 
 
@@ -161,7 +162,11 @@ def score(
         scores = processors(rows, logits[:, place - first].float())
         source = _inputs.read(scores, name="scores")
         given = tokens[:, place : place + 1]
-        at = Given(streams, np.maximum(place - padding, 0).astype(np.uint64), draws)
+        lengths = np.maximum(place - padding, 0).astype(np.uint64)
+        texts = None
+        if engine.needs_history is not None:
+            texts = texts_of(tokens[:, :place], lengths, first, scores.shape[1])
+        at = Given(streams, lengths, draws, None, texts)
         scored.append(engine.score(source, given, top, raw=raw, given=at, name="scores"))
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)

@@ -19,6 +19,8 @@ from transformers import GenerationMixin, LogitsProcessorList, StoppingCriteriaL
 from transformers.generation import candidate_generator
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from sampler.api import Sampler
+
 # Every setting of Hugging Face's own sampling at a value that does nothing. None for top_k, min_p
 # and top_h: under do_sample=False a number is taken for a setting that is ignored, and warned of.
 NEUTRAL: dict[str, Any] = {
@@ -40,6 +42,19 @@ OUR_DRAW: dict[str, Any] = {
 }
 # Other ways to choose a token. They would have no effect on a draw of our own, silently.
 OTHER_ALGORITHMS: dict[str, Any] = {"dola_layers": None, "penalty_alpha": None}
+# What a sampler may do in place of a processor of Hugging Face's: its setting, and the argument of
+# generate() at a value that makes no such processor.
+_OURS: dict[str, tuple[str, Any]] = {
+    "sequence_bias": ("sequence_bias", None),
+    "repetition_penalty": ("repetition_penalty", 1.0),
+    "no_repeat_ngram_size": ("no_repeat_ngram_size", 0),
+    "bad_words": ("bad_words_ids", None),
+    "suppress_tokens": ("suppress_tokens", None),
+    "begin_suppress_tokens": ("begin_suppress_tokens", None),
+    "min_new_tokens": ("min_new_tokens", None),
+}
+# Those of these arguments that do something else when they are applied again.
+NOT_TWICE = ("sequence_bias", "repetition_penalty")
 UNSUPPORTED = (*OTHER_ALGORITHMS, "constraints", "force_words_ids")
 # The names that a model's cache has had; "cache" is that of transformers 5.24.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params", "state", "mems", "past_buckets_states")
@@ -62,6 +77,12 @@ OUR_LOOPS: set[CodeType] = set()  # `_generation` adds its own
 CACHE_FIELD = "cache" if hasattr(GenerateDecoderOnlyOutput, "cache") else "past_key_values"
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
 EXPANDS_MEDIA = hasattr(GenerationMixin, "_expand_multimodal_outputs")
+
+
+def ours(sampler: Sampler) -> dict[str, Any]:
+    """Return the arguments of generate() that switch off what a sampler does itself."""
+    on = {stage.setting for stage in sampler.stages if not stage.is_off}
+    return dict(named for setting, named in _OURS.items() if setting in on)
 
 
 def overrides(model: Any, method: str) -> bool:
@@ -94,6 +115,8 @@ class Caller:
     proposes : bool
         Whether candidates of assisted decoding are proposed: drawn from a draft model's logits, or,
         by prompt lookup, from made-up scores, to learn which tokens are forbidden.
+    text_length : int
+        Where candidates are proposed, the length of the text that they would go on with.
     verifies : bool
         Whether candidates are verified, for which assisted decoding comes back to them.
     """
@@ -101,6 +124,7 @@ class Caller:
     def __init__(self) -> None:
         self.processors: Any = None
         self.proposes = self.verifies = False
+        self.text_length = 0
         self._loop: FrameType | None = None
         frame: FrameType | None = sys._getframe(2)
         # Outwards to the loop of the generation. One that runs inside another, in a processor of
@@ -110,7 +134,9 @@ class Caller:
             if code in _PROPOSES:
                 self.proposes = True
             elif code is _VERIFIES and self.proposes:
-                self.processors, self._loop = frame.f_locals["logits_processor"], None
+                known = frame.f_locals
+                self.processors, self._loop = known["logits_processor"], None
+                self.text_length = known["input_ids"].shape[1]
                 break
             elif self._loop is not None and not self.proposes and code in _NESTS:
                 break
