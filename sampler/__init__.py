@@ -38,7 +38,9 @@ from sampler.softmax import (
     softmax_jvp,
     softmax_vjp,
 )
-from sampler.stages import *  # noqa: F403 -- every stage; its __all__ lists them
+from sampler.stages.cuts import *  # noqa: F403 -- every stage; each __all__ lists them
+from sampler.stages.edits import *  # noqa: F403
+from sampler.stages.scales import *  # noqa: F403
 
 if TYPE_CHECKING:
     from sampler import hf as hf
