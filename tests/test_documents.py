@@ -91,9 +91,12 @@ def test_prose_has_one_width(path):
 # Nothing next to them is more use to a reader.
 ALONE = {
     "sampler.build_info",
-    *(f"{place}.{name}.compiled" for place in ("sampler", "sampler.stages")
-      for name in sampler.stages.edits.__all__
-      if "compiled" in vars(getattr(sampler, name))),
+    *(
+        f"{place}.{name}.compiled"
+        for place in ("sampler", "sampler.stages")
+        for name in sampler.stages.edits.__all__
+        if "compiled" in vars(getattr(sampler, name))
+    ),
     "sampler.XTC.branches",
     "sampler.stages.XTC.branches",
     "sampler.temperature.Reliability.plot",

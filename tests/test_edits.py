@@ -209,9 +209,10 @@ def test_a_float32_stays_one_whatever_the_dtype():
     small = s.filter(x32, history=h)
     assert s.filter(x32.astype(np.float64), history=h).tolist() == small.tolist()
     assert s.filter(x64, history=h).tolist() == [1.1 / 1.3, 3.3 / 1.3, -2.7 * 1.3, 0.1 / 1.3]
-    assert small.tolist() == np.array(
-        [float(x) / 1.3 if x > 0 else float(x) * 1.3 for x in x32], np.float32
-    ).tolist()
+    assert (
+        small.tolist()
+        == np.array([float(x) / 1.3 if x > 0 else float(x) * 1.3 for x in x32], np.float32).tolist()
+    )
 
 
 @pytest.mark.parametrize("stage", [one for one in TABLE if one.kind == "edit"])
