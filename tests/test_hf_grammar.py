@@ -506,7 +506,7 @@ def test_a_grammar_and_a_ban_that_leave_nothing_say_so(model):
 
 
 def test_what_is_no_schema_is_refused(guidance):
-    for wrong in ("nonsense", 3, [SCHEMA], {"type": "objekt"}, {"type": "string", "pattern": "("}):
+    for wrong in ("nonsense", 3, [SCHEMA], {"type": "thing"}, {"type": "string", "pattern": "("}):
         with pytest.raises(ValueError, match=r"`schema` (has to be a JSON schema|is not one that)"):
             json_grammar(wrong, guidance)
 
