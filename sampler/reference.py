@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sampler._reference_edits import Text
-from sampler._reference_edits import edited as _edited
+from sampler._reference_edits import Text, edited
 from sampler.stages import (
     XTC,
     DynamicTemperature,
@@ -40,8 +39,10 @@ from sampler.stages.base import Stage
 
 __all__ = [
     "State",
+    "Text",
     "draw",
     "dynamic_temperature",
+    "edited",
     "entropy",
     "epsilon_cutoff",
     "eta_cutoff",
@@ -330,7 +331,7 @@ def kept(
     """
     stages, coins = list(stages), iter(coins)
     x = np.array(row, dtype=np.float64)
-    x = _edited(x, stages, Text(*history))
+    x = edited(x, stages, Text(*history))
     ids = np.argsort(-x, kind="stable")  # rank: logit descending, then id ascending
     ids = ids[x[ids] > -np.inf]
     state = State(ids, x[ids], tempered(x[ids], 1.0))

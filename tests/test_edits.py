@@ -164,7 +164,7 @@ def check_random_rows(seed):
     rows[rng.random(rows.shape) < 0.05] = -inf
     texts = [random_text(rng, vocab) for _ in rows]
     edited = [
-        reference._edited(row.astype(np.float64), edits, reference.Text(*text))
+        reference.edited(row.astype(np.float64), edits, reference.Text(*text))
         for row, text in zip(rows, texts, strict=True)
     ]
     histories = [History(*text) for text in texts]
@@ -222,7 +222,7 @@ def test_an_edit_makes_its_row_before_all_else(stage):
     for value in (*TABLE[stage].values, *TABLE[stage].gentle):
         edit = stage.of(value)
         text = (HISTORY.prompt, HISTORY.output)
-        new = reference._edited(row, [edit], reference.Text(*text))
+        new = reference.edited(row, [edit], reference.Text(*text))
         s = Sampler([edit, TopP(0.9)], seed=1)
         r = s.sample(row, n=20, raw=True, logprobs=7, history=HISTORY, steps=0)
         plain = Sampler([TopP(0.9)], seed=1)
