@@ -226,8 +226,8 @@ PLACES = {"core/row.pxd", "core/stages.pxd", "core/edits.pxd", "reference.py",
 # Where some are named and a new one need not be: Hugging Face's settings and its versions of our
 # stages, what the self-test chooses to draw with, and rooms of the core that one stage or a family
 # of them needs.
-EXCEPT = {"_names.py", "config.py", "hf/_filtering.py", "hf/_transformers.py", "testing/_selftest.py",
-          "core/typical.pxd", "core/moments.pxd"}  # fmt: skip
+EXCEPT = {"_names.py", "config.py", "hf/_filtering.py", "hf/_transformers.py",
+          "testing/_selftest.py", "core/typical.pxd", "core/moments.pxd"}  # fmt: skip
 
 
 def words_of(path):
