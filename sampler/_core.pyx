@@ -585,6 +585,7 @@ cdef class Rows:
         self._changed[row] = malloc((chunks + 1 + 2 * n + (words if forced >= 0 else 0))
                                     * sizeof(int64_t))
         if self._changed[row] == NULL:
+            forget_all(w)
             raise MemoryError()
         firsts = <int64_t *> self._changed[row]
         ids = firsts + chunks + 1

@@ -32,7 +32,7 @@ from sampler.stages.base import Stage
 __all__ = ["Text", "edited"]
 
 _Array = npt.NDArray[np.float64]
-_MOST_FLOAT = np.finfo(np.float64).max
+_MOST_FLOAT = float(np.finfo(np.float64).max)
 
 
 class Text(NamedTuple):
@@ -57,25 +57,25 @@ def edited(row: _Array, stages: Sequence[Stage], text: Text) -> _Array:
         for stage in stages:
             if stage.kind == "edit" and not stage.is_off:
                 _EDITS[type(stage)](x, stage, text)
-        clipped = np.clip(x, -_MOST_FLOAT, _MOST_FLOAT)
         most = np.finfo(np.float32).max
-        narrow = np.clip(clipped, -most, most).astype(np.float32).astype(np.float64)
+        narrow = np.clip(x, -most, most).astype(np.float32).astype(np.float64)
         was_float32 = row.astype(np.float32).astype(np.float64) == row
     touched = (x != row) & np.isfinite(row) & (x > -np.inf)
-    return np.where(touched, np.where(was_float32, narrow, clipped), x)
+    return np.where(touched & was_float32, narrow, x)
 
 
 def logit_bias(x: _Array, stage: LogitBias, text: Text) -> None:
     """Add to single tokens."""
     for one, bias in stage.value:
-        x[one] = x[one] + bias if bias > -math.inf else -math.inf
+        x[one] = _finite(x[one], x[one] + bias) if bias > -math.inf else -math.inf
 
 
 def sequence_bias(x: _Array, stage: SequenceBias, text: Text) -> None:
     """Add to the last token of each sequence whose others end the text."""
     for ids, bias in stage.value:
         if text.tokens[len(text.tokens) - len(ids) + 1 :] == [*ids[:-1]] or len(ids) == 1:
-            x[ids[-1]] = x[ids[-1]] + bias if bias > -math.inf else -math.inf
+            last = ids[-1]
+            x[last] = _finite(x[last], x[last] + bias) if bias > -math.inf else -math.inf
 
 
 def penalty(x: _Array, stage: Any, text: Text) -> None:
@@ -94,10 +94,10 @@ def penalty(x: _Array, stage: Any, text: Text) -> None:
             shares[token] = before + share if is_sum else max(before, share)
     for token, share in shares.items():
         if isinstance(stage, RepetitionPenalty):
-            whole = x[token] / amount if x[token] > 0 else x[token] * amount
+            whole = _finite(x[token], x[token] / amount if x[token] > 0 else x[token] * amount)
             x[token] = whole if share == 1.0 else x[token] * (1.0 - share) + whole * share
         else:
-            x[token] -= share * amount
+            x[token] = _finite(x[token], x[token] - share * amount)
 
 
 def dry(x: _Array, stage: DRY, text: Text) -> None:
@@ -125,7 +125,12 @@ def dry(x: _Array, stage: DRY, text: Text) -> None:
     for token, length in longest.items():
         if (token,) not in breakers:
             exponent = min(length - allowed_length, most)
-            x[token] -= min(multiplier * _power(base, exponent), _MOST_FLOAT)
+            x[token] = _finite(x[token], x[token] - multiplier * _power(base, exponent))
+
+
+def _finite(before: float, after: float) -> float:
+    """What a finite logit becomes is finite too."""
+    return min(max(after, -_MOST_FLOAT), _MOST_FLOAT) if math.isfinite(before) else after
 
 
 def _power(base: float, exponent: int) -> float:

@@ -88,6 +88,11 @@ EDITED = [
     ([LogitBias({1: 1e308}), LogitBias({1: 1e308})], [], [],
      [1.0, np.finfo(np.float32).max, -2.0, 0.0, 2.0]),
     ([SuppressTokens([1]), LogitBias({1: 5.0})], [], [], [1.0, -inf, -2.0, 0.0, 2.0]),
+    # What is not a ban leaves a finite logit.
+    ([LogitBias({2: -1e308}), RepetitionPenalty(1e10)], [2], [],
+     [1.0, 3.0, -np.finfo(np.float32).max, 0.0, 2.0]),
+    ([FrequencyPenalty(1e308)], [], [1, 1], [1.0, -np.finfo(np.float32).max, -2.0, 0.0, 2.0]),
+    ([DRY(1e308, 9.0, 1)], [], [1, 1, 1, 1], [1.0, -np.finfo(np.float32).max, -2.0, 0.0, 2.0]),
 ]  # fmt: skip
 
 

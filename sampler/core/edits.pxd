@@ -344,12 +344,16 @@ cdef inline void apply_edits(Workspace *w, const Edit *edits, int n_edits, const
 
 
 cdef inline void add_bias(double *x, double bias) noexcept nogil:
-    x[0] = -INFINITY if bias == -INFINITY else x[0] + bias
+    x[0] = -INFINITY if bias == -INFINITY else finite_like(x[0], x[0] + bias)
+
+
+cdef inline double finite_like(double before, double x) noexcept nogil:
+    """What a finite logit becomes is finite too: only a ban makes it -inf."""
+    return max(min(x, DBL_MAX), -DBL_MAX) if isfinite(before) else x
 
 
 cdef inline double rounded_like(double before, double x) noexcept nogil:
-    """Where the logit was a float32, its edited value is one as well; and both stay finite."""
-    x = max(min(x, DBL_MAX), -DBL_MAX)
+    """Where the logit was a float32, its edited value is one as well."""
     if <double> (<float> before) != before:
         return x
     return <double> <float> max(min(x, <double> FLT_MAX), -<double> FLT_MAX)
@@ -377,9 +381,9 @@ cdef inline void penalise(Workspace *w, const Edit *edit, const Text *text, int6
         if share <= 0.0:
             continue
         if edit.kind != REPETITION:
-            x[i] -= share * amount
+            x[i] = finite_like(x[i], x[i] - share * amount)
         else:
-            changed = x[i] / amount if x[i] > 0.0 else x[i] * amount
+            changed = finite_like(x[i], x[i] / amount if x[i] > 0.0 else x[i] * amount)
             x[i] = changed if share == 1.0 else x[i] * (1.0 - share) + changed * share
 
 
@@ -403,7 +407,7 @@ cdef inline int64_t apply_matches(Workspace *w, const Edit *edit, int64_t row, i
             penalty = lengths[place] - value_of(edit, ALLOWED, row)
             penalty = value_of(edit, AMOUNT, row) * power(value_of(edit, BASE, row),
                                                           <int> min(penalty, <double> most))
-            x[place] -= min(penalty, DBL_MAX)
+            x[place] = finite_like(x[place], x[place] - penalty)
         lengths[place] = 0.0
     return end + 1
 
