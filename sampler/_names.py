@@ -58,7 +58,7 @@ BY_NAME = {
 # What is in sampler.hf, and looked for in sampler.
 IN_HF = (
     *("FilterLogitsProcessor", "GenerateOutput", "SamplingLogitsProcessor", "expand_inputs"),
-    *("filter_kwargs", "generate", "generate_kwargs", "json_grammar", "score"),
+    *("filter_kwargs", "generate", "generate_kwargs", "json_grammar", "score", "dry_breakers"),
 )
 
 # Those that are one parameter of ours, and which.

@@ -13,14 +13,16 @@ Hugging Face's draw. `generate` is a loop of our own; `score` returns for an exi
 sampler would have reported while drawing it.
 
 One concern per file: `_sampling` is our draw, with its `_record` of a generation, the `_masks` of
-its prompts and the `_grammar` of its outputs; `_texts` reads the text so far from the rows;
-`_filtering`, `_scoring`, `_generation` and `_expansion` have what their names say; `_use` warns of
-a processor that is never called; `_transformers` is what all of this leans on inside transformers.
+its prompts and the `_grammar` of its outputs; `_texts` reads the text so far from the rows, and
+`_breakers` makes what ends a repetition in it out of strings; `_filtering`, `_scoring`,
+`_generation` and `_expansion` have what their names say; `_use` warns of a processor that is never
+called; `_transformers` is what all of this leans on inside transformers.
 """
 
 from sampler._build import install
 
 try:
+    from sampler.hf._breakers import dry_breakers
     from sampler.hf._expansion import expand_inputs
     from sampler.hf._filtering import FilterLogitsProcessor, filter_kwargs
     from sampler.hf._generation import GenerateOutput, generate
@@ -37,6 +39,7 @@ __all__ = [
     "FilterLogitsProcessor",
     "GenerateOutput",
     "SamplingLogitsProcessor",
+    "dry_breakers",
     "expand_inputs",
     "filter_kwargs",
     "generate",
