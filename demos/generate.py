@@ -2,6 +2,7 @@
 
     python demos/generate.py --prompt "Why is the sky blue?" --temperature 0.7 --top-k 40
     python demos/generate.py --raw --prompt "The sea" -n 3 --max-new-tokens 30 --logprobs 5
+    python demos/generate.py --set repetition_penalty=1.1 --set dry=0.8 --set xtc=0.1,0.5
 
 One text is streamed; several are written as one batch, and shown when all are done. The text goes
 to standard output, everything else to standard error.
@@ -9,6 +10,7 @@ to standard output, everything else to standard error.
 
 from __future__ import annotations
 
+import ast
 import math
 import secrets
 import time
@@ -98,11 +100,31 @@ def read_order(
     return names
 
 
+def read_settings(
+    context: click.Context, option: click.Parameter, values: Sequence[str]
+) -> dict[str, Any]:
+    """Read ``--set NAME=VALUE``, the value as Python writes it."""
+    settings = {}
+    for text in values:
+        name, _, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if name not in STAGES:
+            raise click.BadParameter(f"has to set one of {', '.join(STAGES)}, but sets {name!r}")
+        try:
+            settings[name] = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            raise click.BadParameter(
+                f"{value!r} is not a value: write 0.8, (0.1, 0.5) ..."
+            ) from None
+    return settings
+
+
 def make_sampler(order: Sequence[str] | None, named: Mapping[str, Any], **others: Any) -> Sampler:
     """Make a sampler whose stages are those of `order`, then the rest as usual."""
     if order is None:
         return Sampler(**named, **others)
-    chain = [STAGES[name](named[name]) for name in dict.fromkeys([*order, *named])]
+    chain = [STAGES[name].of(named.get(name)) for name in dict.fromkeys([*order, *named])]
+    chain.sort(key=lambda stage: stage.kind != "edit")  # which come first
     return Sampler([stage for stage in chain if not stage.is_off], **others)
 
 
@@ -188,6 +210,14 @@ def show_texts(
 @click.option("--top-k", type=int, default=0, help="Keep the k most likely tokens; 0 is off.")
 @click.option("--top-p", type=float, default=0.9, help="Keep this much probability; 1 is off.")
 @click.option("--min-p", type=float, default=0.0, help="Keep tokens this likely; 0 is off.")
+@click.option(
+    "--set",
+    "others",
+    multiple=True,
+    callback=read_settings,
+    metavar="NAME=VALUE",
+    help="Any other setting, such as repetition_penalty=1.1, dry=0.8 or xtc=0.1,0.5.",
+)
 @click.option("--min-tokens-to-keep", type=int, default=1, help="A floor for all of these.")
 @click.option(
     "--ties",
@@ -218,6 +248,7 @@ def main(
     top_k: int,
     top_p: float,
     min_p: float,
+    others: dict[str, Any],
     min_tokens_to_keep: int,
     ties: str,
     order: list[str] | None,
@@ -232,6 +263,9 @@ def main(
     if seed is None:
         seed = secrets.randbits(32)  # 32 of the 64 bits: short enough to type again
     named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    named |= others
+    if "dynamic_temperature" in others and "temperature" not in others:
+        named["temperature"] = None  # of which it takes the place
     try:
         s = make_sampler(order, named, min_tokens_to_keep=min_tokens_to_keep, ties=ties, seed=seed)
     except (TypeError, ValueError) as error:
