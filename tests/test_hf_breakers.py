@@ -29,11 +29,11 @@ class Tokenizer:
 
 def test_every_way_to_write_a_string():
     # Planted: only tokens that are the string.
-    assert dry_breakers(Tokenizer(), ["\n"]) == ((2,), (3,))
-    assert dry_breakers(Tokenizer(), ["\n", ":"]) == ((2,), (3,), (4,))
+    assert dry_breakers(Tokenizer(), strings=["\n"]) == ((2,), (3,))
+    assert dry_breakers(Tokenizer(), strings=["\n", ":"]) == ((2,), (3,), (4,))
     # "</s>" begins with "<", which two tokens end with, and goes on with "/s" and ">".
-    assert dry_breakers(Tokenizer(), ["</s>"]) == ((5, 6, 10), (7, 6, 10))
-    made = DRY(0.8, breakers=dry_breakers(Tokenizer(), ["\n", "</s>"]))
+    assert dry_breakers(Tokenizer(), strings=["</s>"]) == ((5, 6, 10), (7, 6, 10))
+    made = DRY(0.8, breakers=dry_breakers(Tokenizer(), strings=["\n", "</s>"]))
     assert made.breakers == ((2,), (3,), (5, 6, 10), (7, 6, 10))
 
 
@@ -47,4 +47,4 @@ def test_every_way_to_write_a_string():
 ])  # fmt: skip
 def test_bad_input(tokenizer, strings, error, message):
     with pytest.raises(error, match=message):
-        dry_breakers(tokenizer, strings)
+        dry_breakers(tokenizer, strings=strings)

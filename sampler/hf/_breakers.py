@@ -13,7 +13,7 @@ _LONGEST = 20  # tokens of what follows the first: as in llama.cpp
 
 
 def dry_breakers(
-    tokenizer: Any, strings: Iterable[str] = ("\n", ":", '"', "*")
+    tokenizer: Any, *, strings: Iterable[str] = ("\n", ":", '"', "*")
 ) -> tuple[tuple[int, ...], ...]:
     """Return the sequences of tokens that write one of the strings, for the setting `dry`.
 
