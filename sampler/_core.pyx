@@ -550,7 +550,7 @@ cdef class Rows:
         if self._changed == NULL:
             raise MemoryError()
         if texts is not None:
-            longest = max([len(one[0]) for one in texts])
+            longest = max([len(one[0]) for one in texts], default=0)
         with changes._lock:
             if not make_workspace(&changes._workspace, changes.edits, changes.count, self.vocab,
                                   longest):

@@ -198,6 +198,11 @@ def test_histories_that_do_not_fit_a_batch(history, error, message):
         s(np.stack([X, X]), history=history)
 
 
+def test_an_empty_batch():
+    s = Sampler(repetition_penalty=2.0, seed=1)
+    assert s(np.empty((0, 5)), history=[]).shape == (0,)
+
+
 def test_a_history_that_nothing_looks_at_changes_nothing():
     assert Sampler(seed=3)(X, history=History([1])) == Sampler(seed=3)(X)
     with pytest.raises(TypeError, match=r"^`history` has to be"):
