@@ -414,9 +414,10 @@ class Engine:
 
     def _edits_of(self, vocab: int) -> _core.Edits | _core.Changes:
         """Put the edits into the core's form, for the vocabulary of a call."""
-        if self._prepared is None or self._prepared[0] != vocab:
-            self._prepared = vocab, _compiled(self._edits, vocab, self.per_row)
-        return self._prepared[1]
+        prepared = self._prepared  # once: another thread may have rows of another vocabulary
+        if prepared is None or prepared[0] != vocab:
+            prepared = self._prepared = vocab, _compiled(self._edits, vocab, self.per_row)
+        return prepared[1]
 
     def _workers(self) -> int:
         """How many threads a call may use, as a number."""
