@@ -582,7 +582,7 @@ cdef class Rows:
             forget_all(w)
             return text.tokens[min(-1 - first, text.n - 1)]
         n = count_touched(w, self.vocab)
-        self._changed[row] = malloc((chunks + 1 + 2 * n + (words if forced >= 0 else 0))
+        self._changed[row] = malloc((chunks + 1 + 2 * n + (words if forced != -1 else 0))
                                     * sizeof(int64_t))
         if self._changed[row] == NULL:
             forget_all(w)
@@ -600,11 +600,12 @@ cdef class Rows:
             firsts[chunk] = i
         if n > 0:
             edits.ids, edits.values, edits.first = ids, values, firsts
-        if 0 <= forced < self.vocab:
+        if forced != -1:
             only = <int32_t *> (values + n)
             memset(only, 0, words * sizeof(int32_t))
-            if edits.allowed == NULL or (forced < edits.words * 32 and
-                                         edits.allowed[forced >> 5] >> (forced & 31) & 1):
+            if forced >= 0 and (edits.allowed == NULL or (
+                    forced < edits.words * 32
+                    and edits.allowed[forced >> 5] >> (forced & 31) & 1)):
                 only[forced >> 5] = <int32_t> (<uint64_t> 1 << (forced & 31))
             edits.allowed, edits.words = only, words
         return -1

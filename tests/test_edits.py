@@ -345,11 +345,13 @@ def test_a_ban_of_everything():
         ([SuppressTokens(range(5))], None),
         ([NoRepeatNgram(1)], None),
         ([ForcedTokens({0: 2})], [0, 1]),
-        ([ForcedTokens({0: 2}), SuppressTokens([2])], None),
+        ([ForcedTokens({5: 1}), ForcedTokens({5: 2}), ForcedTokens({5: 1})], None),
+        ([ForcedTokens({5: 2}), SuppressTokens([2])], None),
         ([LogitBias(dict.fromkeys(range(5), -inf))], None),
     ):
         s = Sampler(stages, seed=1)
-        how = {"history": History(range(5)), "mask": mask}
+        output = range(5) if mask is None else ()
+        how = {"history": History(range(5), output), "mask": mask}
         with pytest.raises(ValueError, match=r"^the mask and the bans leave no token in row 0$"):
             s(ROW, **how)
         assert s.replace(on_invalid="flag")(ROW, **how) == -1

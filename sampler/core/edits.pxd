@@ -442,12 +442,12 @@ cdef inline double power(double base, int32_t exponent) noexcept nogil:
 
 
 cdef inline int64_t forced_token(const Edit *edits, int n_edits, const Text *text) noexcept nogil:
-    """The token that has to come next, or -1: the last of those that say so."""
+    """The token that has to come next; -1 where none has to, -2 where two have to."""
     cdef int64_t token = -1, i
     cdef int one
     for one in range(n_edits):
         if edits[one].kind == FORCE:
             for i in range(edits[one].n_sequences):
                 if edits[one].biases[i] == text.n - text.n_prompt:
-                    token = edits[one].ids[i]
+                    token = edits[one].ids[i] if token in (-1, edits[one].ids[i]) else -2
     return token
