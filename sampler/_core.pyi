@@ -26,7 +26,7 @@ class Edits:
 
 @final
 class Changes:
-    def __new__(cls, edits: Sequence[tuple[Any, ...]], batch: int = 1) -> Self: ...
+    def __new__(cls, vocab: int, edits: Sequence[tuple[Any, ...]], batch: int = 0) -> Self: ...
 
 @final
 class Rows:

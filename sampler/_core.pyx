@@ -83,8 +83,8 @@ from libc.string cimport memset
 
 from sampler.core.draw cimport draw_row
 from sampler.core.edits cimport (
-    EDIT_PARAMETERS, N_EDITS, Edit, Text, Workspace, apply_edits, collect, count_touched,
-    edit_names, forced_token, forget_all, forget_touched, list_touched, make_workspace
+    EDIT_PARAMETERS, N_EDITS, Edit, Text, Workspace, edit_names, find_edits, first_outside,
+    index_edits, make_workspace
 )
 from sampler.core.job cimport (
     WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, rebased_room,
@@ -127,6 +127,7 @@ cdef enum:
 # ------------------------------------------------------------------------------------- scratch
 
 cdef pymutex _lock
+cdef Workspace _idle_workspace  # for the next call with texts
 cdef Scratch *_free[MAX_FREE]
 cdef int _free_count = 0
 cdef int64_t _counts[COUNTERS]
@@ -377,7 +378,7 @@ cdef class Edits:
     cdef const double[::1] _values
 
     def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values):
-        cdef int64_t i, n = ids.shape[0], chunk, chunks = (vocab + BLOCK - 1) // BLOCK
+        cdef int64_t i, n = ids.shape[0]
         self._vocab = vocab
         self._ids, self._values = ids, values
         if values.shape[0] != n:
@@ -387,14 +388,10 @@ cdef class Edits:
                 raise ValueError("the ids have to ascend, in [0, vocab)")
         if n == 0:
             return
-        self._first = <int64_t *> malloc((chunks + 1) * sizeof(int64_t))
+        self._first = <int64_t *> malloc(((vocab + BLOCK - 1) // BLOCK + 1) * sizeof(int64_t))
         if self._first == NULL:
             raise MemoryError()
-        i = 0
-        for chunk in range(chunks + 1):
-            while i < n and ids[i] < chunk * BLOCK:
-                i += 1
-            self._first[chunk] = i
+        index_edits(&ids[0], n, vocab, self._first)
         self.edits.ids, self.edits.values, self.edits.first = &ids[0], &values[0], self._first
 
     def __dealloc__(self):
@@ -407,26 +404,29 @@ cdef class Changes:
 
     Parameters
     ----------
+    vocab : int
+        How many logits a row has.
     edits : sequence of (int, sequence, ndarray, ndarray, ndarray)
         For each its number, of `EDITS`; its parameters, each a number or a float64 array of one
-        per row, the first NaN where the edit is off; its ids, int64, in sequences one after
-        another; where each of these ends, int64; a bias for each of them, float64.
+        per row, the first NaN where the edit is off; its ids, int64, each in [0, vocab), in
+        sequences one after another; where each of these ends, int64; a bias for each, float64.
     batch : int
-        Of the arrays, if there are any.
+        Of the arrays; 0 without any.
     """
 
     cdef Edit *edits
     cdef int count
+    cdef int64_t vocab
+    cdef int64_t batch  # of the arrays; 0 without any
     cdef list _kept  # what the edits point to
-    cdef Workspace _workspace
-    cdef pymutex _lock  # around the workspace
 
-    def __cinit__(self, edits, int64_t batch=1):
+    def __cinit__(self, int64_t vocab, edits, int64_t batch=0):
         cdef Edit *edit
         cdef _Values values
         cdef const int64_t[::1] ids, ends
         cdef const double[::1] biases
         cdef int place
+        self.vocab, self.batch = vocab, batch
         self._kept = []
         self.edits = <Edit *> calloc(max(len(edits), 1), sizeof(Edit))
         if self.edits == NULL:
@@ -449,7 +449,6 @@ cdef class Changes:
 
     def __dealloc__(self):
         free(self.edits)
-        free(self._workspace.memory)
 
 
 @cython.final
@@ -539,9 +538,16 @@ cdef class Rows:
         Returns None, or (row, token) for the first id of a text that is not in the vocabulary.
         """
         cdef Text text
-        cdef int64_t row, bad, longest = 0
+        cdef Row raw
+        cdef Workspace w
         cdef CEdits none
+        cdef int64_t row, place, longest = 0
         cdef array.array tokens
+        global _idle_workspace
+        if (self._masked != NULL or changes.vocab != self.vocab
+                or changes.batch not in (0, self.batch)
+                or not (texts is None or len(texts) == self.batch)):
+            raise ValueError("the changes have to be of these rows, and the first")
         memset(&none, 0, sizeof(CEdits))
         if mask is not None:
             self._hold(mask)
@@ -551,64 +557,32 @@ cdef class Rows:
             raise MemoryError()
         if texts is not None:
             longest = max([len(one[0]) for one in texts], default=0)
-        with changes._lock:
-            if not make_workspace(&changes._workspace, changes.edits, changes.count, self.vocab,
-                                  longest):
+        with _lock:
+            w = _idle_workspace
+            memset(&_idle_workspace, 0, sizeof(Workspace))
+        try:
+            if not make_workspace(&w, changes.edits, changes.count, self.vocab, longest):
                 raise MemoryError()
             for row in range(self.batch):
                 text = Text(NULL, 0, 0)
                 if texts is not None:
                     tokens, text.n_prompt = texts[row]
                     text.tokens, text.n = <const int32_t *> tokens.data.as_ints, len(tokens)
-                bad = self._change_row(&changes._workspace, changes, &text, row)
-                if bad >= 0:
-                    return row, bad
-
-    cdef int64_t _change_row(self, Workspace *w, Changes changes, const Text *text,
-                             int64_t row) except -2:
-        """Find the edits of a row. Returns a token that is not in the vocabulary, or -1."""
-        cdef CEdits *edits = &self._masked[row]
-        cdef Row raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
-                                self._stride, self.vocab, self._kind, self._swapped)
-        cdef int64_t n, i = 0, chunk, chunks = (self.vocab + BLOCK - 1) // BLOCK
-        cdef int64_t words = (self.vocab + 31) // 32
-        cdef int64_t first = collect(w, changes.edits, changes.count, text, row, self.vocab)
-        cdef int64_t forced = forced_token(changes.edits, changes.count, text)
-        cdef int64_t *ids
-        cdef int64_t *firsts
-        cdef double *values
-        cdef int32_t *only
-        if first < 0:
-            forget_all(w)
-            return text.tokens[min(-1 - first, text.n - 1)]
-        n = count_touched(w, self.vocab)
-        self._changed[row] = malloc((chunks + 1 + 2 * n + (words if forced != -1 else 0))
-                                    * sizeof(int64_t))
-        if self._changed[row] == NULL:
-            forget_all(w)
-            raise MemoryError()
-        firsts = <int64_t *> self._changed[row]
-        ids = firsts + chunks + 1
-        values = <double *> (ids + n)
-        list_touched(w, self.vocab, ids)
-        raw.kernels.look_up(&raw, ids, n, values)
-        apply_edits(w, changes.edits, changes.count, text, row, self.vocab, first, ids, values, n)
-        forget_touched(w, ids, n)
-        for chunk in range(chunks + 1):
-            while i < n and ids[i] < chunk * BLOCK:
-                i += 1
-            firsts[chunk] = i
-        if n > 0:
-            edits.ids, edits.values, edits.first = ids, values, firsts
-        if forced != -1:
-            only = <int32_t *> (values + n)
-            memset(only, 0, words * sizeof(int32_t))
-            if forced >= 0 and (edits.allowed == NULL or (
-                    forced < edits.words * 32
-                    and edits.allowed[forced >> 5] >> (forced & 31) & 1)):
-                only[forced >> 5] = <int32_t> (<uint64_t> 1 << (forced & 31))
-            edits.allowed, edits.words = only, words
-        return -1
+                place = first_outside(&text, self.vocab)
+                if place >= 0:
+                    return row, text.tokens[place]
+                raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
+                               self._stride, self.vocab, self._kind, self._swapped)
+                if not find_edits(&w, changes.edits, changes.count, &text, row, &raw,
+                                  &self._masked[row], &self._changed[row]):
+                    raise MemoryError()
+        finally:
+            if 40 * w.longest > MOST_IDLE_BYTES:  # a token takes about that
+                free(w.memory)
+                memset(&w, 0, sizeof(Workspace))
+            with _lock:
+                _idle_workspace, w = w, _idle_workspace
+            free(w.memory)  # of another thread's call, if there was one
 
     cdef int _hold(self, mask) except -1:
         cdef int64_t words
@@ -1084,8 +1058,14 @@ def idle_scratch(bint give_back=False):
     """How many tokens, cumulative masses and items each scratch has room for that waits for later
     calls, the next to be used first. With give_back, its memory goes back to the system."""
     cdef Scratch *idle[MAX_FREE]
+    cdef Workspace w
     cdef int i, n
-    global _free_count
+    global _free_count, _idle_workspace
+    if give_back:
+        with _lock:
+            w = _idle_workspace
+            memset(&_idle_workspace, 0, sizeof(Workspace))
+        free(w.memory)
     with _lock:
         n = _free_count
         for i in range(n):

@@ -19,9 +19,7 @@ from sampler import _core
 from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
 from sampler.results import Distribution, Samples
-from sampler.stages.base import Edit, Stage
-
-_NO_IDS = np.empty(0, np.int64)
+from sampler.stages.base import NO_IDS, Edit, Stage
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
@@ -127,21 +125,20 @@ def _compiled(
     edits = list(edits)
     compiled = [edit.compiled(vocab) for edit in edits]
     if all(edit.bans for edit in edits):
-        banned = np.unique(np.concatenate([_NO_IDS, *(one.ids for one in compiled)]))
+        banned = np.unique(np.concatenate([NO_IDS, *(one.ids for one in compiled)]))
         return _core.Edits(vocab, banned, np.full(len(banned), -np.inf))
     return _core.Changes(
+        vocab,
         [(_core.EDITS[kind], *others) for kind, *others in compiled],
-        1 if per_row is None else per_row[1],
+        0 if per_row is None else per_row[1],
     )
 
 
 def _for_core(stage: Stage) -> list[Any]:
-    """Token ids, and the numbers as the core takes them: the first is NaN in rows that are off."""
+    """Token ids, and the numbers, the first NaN in rows where the stage is off."""
     ids = [value for value in stage.values if isinstance(value, tuple)]
     first, *others = (value for value in stage.values if not isinstance(value, tuple))
-    if isinstance(stage.off_rows, np.ndarray):
-        first = np.where(stage.off_rows, np.nan, first)
-    return [np.array(ids[0] if ids else (), np.int64), first, *others]
+    return [np.array(ids[0] if ids else (), np.int64), stage.nan_where_off(first), *others]
 
 
 def _fields(

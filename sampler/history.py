@@ -50,8 +50,8 @@ class History:
 
     Notes
     -----
-    A token takes 4 bytes. `accept` is amortised O(1). One thread may write to a history; any number
-    may read it meanwhile.
+    A token takes 4 bytes. `accept` is amortised O(1). One thread may write to a history while any
+    number read it; on a Python without a GIL, not at the same time.
 
     Examples
     --------
@@ -157,9 +157,7 @@ class History:
         History.rollback : takes tokens back.
         """
         if type(token) is not int or not 0 <= token < MOST_TOKENS:  # quicker than to ask
-            token = check_integer(
-                "token", token, 0, MOST_TOKENS, f"an integer in [0, {MOST_TOKENS})"
-            )
+            token = check_integer("token", token, 0, MOST_TOKENS, _ID)
         _check_length(len(self._tokens) + 1)
         self._tokens.append(token)
 

@@ -206,6 +206,56 @@ def test_the_twin_on_many_random_texts():
         check_random_rows(seed)
 
 
+def test_memory_that_is_used_again():
+    # Planted: a workspace of another vocabulary, text or chain taken as it is; bits left after an
+    # error. Each sampler meets long and short texts, several vocabularies, and rows that fail.
+    rng = np.random.default_rng(3)
+    samplers = {}
+    for turn in range(150):
+        vocab = int(rng.choice([5, 70, 5000]))
+        name = int(rng.integers(4))
+        kept = samplers.setdefault(name, [random_edit(np.random.default_rng(name), 5)])
+        s = samplers.setdefault((name, "s"), Sampler(kept, seed=1, on_invalid="flag"))
+        rows = rng.normal(0, 2, (int(rng.integers(1, 4)), vocab))
+        texts = [rng.integers(0, vocab, int(rng.choice([0, 3, 90, 900]))).tolist() for _ in rows]
+        histories = [History((), text) for text in texts]
+        if turn % 5 == 0 and s.replace().stages[0].needs_history:
+            bad = [*histories[:-1], History((), [*texts[-1], 1, 1, vocab])]
+            with pytest.raises(ValueError, match=rf"but one is {vocab} in row {len(rows) - 1}$"):
+                s.filter(rows, history=bad)
+        wanted = [reference.edited(row, kept, reference.Text((), text))
+                  for row, text in zip(rows, texts, strict=True)]  # fmt: skip
+        left = [i for i, row in enumerate(wanted) if (row > -inf).any()]
+        assert s.filter(rows, history=histories)[left].tolist() == [
+            wanted[i].tolist() for i in left
+        ]
+
+
+@pytest.mark.parametrize("stages", [
+    [DRY(1.0)], [NoRepeatNgram(2)], [BadWords([[1, 2]])], [RepetitionPenalty(2.0, 1)],
+], ids=repr)  # fmt: skip
+def test_an_id_outside_is_an_error_wherever_it_stands(stages):
+    for tokens in ([9, 1], [1, 9, 1, 1]):
+        with pytest.raises(
+            ValueError, match=r"^`history` has to hold ids in \[0, 5\), but one is 9$"
+        ):
+            Sampler(stages, seed=1)(ROW, history=History(tokens))
+
+
+def test_many_breakers():
+    # Looked up by their last ids, whatever the order they are given in.
+    rng = np.random.default_rng(4)
+    breakers = [rng.integers(0, 9, int(rng.integers(1, 4))).tolist() for _ in range(40)]
+    row = np.zeros(12)
+    for n in (0, 1, 3, 40):
+        for _ in range(20):
+            output = rng.integers(0, 12, 60).tolist() + [10, 11, 9] * 3
+            edit = DRY(1.0, 1.5, 1, breakers=breakers[:n])
+            wanted = reference.edited(row, [edit], reference.Text((), output))
+            found = Sampler([edit], seed=1).filter(row, history=History((), output))
+            assert found.tolist() == wanted.tolist()
+
+
 def test_a_float32_stays_one_whatever_the_dtype():
     # Planted: rounding by the dtype of the row.
     x32 = np.array([1.1, 3.3, -2.7, 0.1], np.float32)
@@ -317,7 +367,12 @@ def test_a_long_text_that_repeats_itself():
     (lambda: DRY(1.0, 2.0, 0), ValueError, None),
     (lambda: DRY(1.0, breakers=[[]]), TypeError, None),
     (lambda: DRY(1.0, breakers="ab"), TypeError, None),
-    (lambda: DRY(1.0, breakers=[[9]]), ValueError, "`dry` has to hold ids in [0, 5), but one is 9"),
+    (lambda: DRY(1.0, breakers=[[9]]), ValueError,
+     "`dry.breakers` has to hold ids in [0, 5), but one is 9"),
+    (lambda: MinNewTokens(3, [9]), ValueError,
+     "`min_new_tokens.eos_token_id` has to hold ids in [0, 5), but one is 9"),
+    (lambda: Sampler(min_new_tokens=5), ValueError,
+     "`min_new_tokens` has to have the ids that end a text: min_new_tokens=(5, [2])"),
     (lambda: NoRepeatNgram(-1), ValueError, None),
     (lambda: NoRepeatNgram(2.5), TypeError, None),
     (lambda: BadWords([[]]), TypeError, None),

@@ -12,19 +12,7 @@ from libc.stdint cimport int32_t, int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from sampler.core.kernels cimport first_bit, log_canonical
-
-
-cdef extern from *:
-    """
-    #if defined(__GNUC__)
-    #define count_bits(word) __builtin_popcountll(word)
-    #else
-    #include <intrin.h>
-    #define count_bits(word) (int)__popcnt64(word)
-    #endif
-    """
-    int count_bits(uint64_t word) nogil
+from sampler.core.kernels cimport BLOCK, Edits, Row, count_bits, first_bit, log_canonical
 
 
 cdef extern from *:
@@ -86,47 +74,121 @@ cdef struct Match:
 
 # Memory for one row at a time. The bits are 0 between rows.
 cdef struct Workspace:
+    void *memory         # all of this
+    int64_t vocab        # of what it has room for, at least
+    int64_t longest
+    int64_t most_touched
+    int64_t most_matches
     uint64_t *bits       # of the tokens that are touched
     uint64_t *any        # of the words of bits that are not 0
-    int32_t *before      # how many bits are set before each of these words
+    double *came         # the logits of the touched tokens, as they came in
+    double *shares       # of the touched tokens; 0 between edits
+    Match *matches       # of all edits, one after another
+    int32_t *before      # how many bits are set before each word of bits that is not 0
     int32_t *lengths     # of repetitions, one for each token of the text
     int32_t *places      # of the text's tokens, among those that are touched
-    Match *matches       # of all edits, one after another
-    double *shares       # two for each token that is touched
     int64_t n_matches
-    void *memory         # all of this
-    int64_t vocab        # as far as it reaches
-    int64_t longest
+    int64_t first        # where a penalty first looks at the text
 
 
 cdef inline bint make_workspace(Workspace *w, const Edit *edits, int n_edits, int64_t vocab,
                                 int64_t longest) noexcept nogil:
-    """Make room for texts of so many tokens, unless there is. False where memory is out."""
-    cdef int64_t words = (vocab >> 6) + 1, groups = (vocab >> 12) + 1, touched = longest, lists = 0
+    """Make room for such edits of texts of so many tokens, unless there is. False where memory is
+    out."""
+    cdef int64_t words, groups, touched = longest, matches = 0
     cdef int one
-    if w.memory != NULL and w.vocab == vocab and w.longest >= longest:
-        return True
-    longest += longest // 2
     for one in range(n_edits):
-        lists += edits[one].kind == DRY or edits[one].kind == NO_REPEAT
         touched += edits[one].n_ids
-    touched = min(vocab, touched + longest)
+        if repeats(edits + one):
+            matches += longest + 2
+    touched = min(touched, vocab)
+    if (w.memory != NULL and w.vocab >= vocab and w.longest >= longest
+            and w.most_touched >= touched and w.most_matches >= matches):
+        return True
     free(w.memory)
-    w.memory = malloc((words + groups + 2 * touched) * sizeof(uint64_t)
-                      + lists * (longest + 2) * sizeof(Match)
-                      + (words + 2 * longest + 2) * sizeof(int32_t))
-    w.vocab, w.longest = vocab, longest
+    w.vocab = max(w.vocab, vocab)
+    w.longest = max(w.longest, longest + longest // 2)  # it will grow
+    w.most_touched = max(w.most_touched, min(touched + longest // 2, vocab))
+    w.most_matches = max(w.most_matches, matches + matches // 2)
+    words = (w.vocab >> 6) + 1
+    groups = (w.vocab >> 12) + 1
+    w.memory = malloc((words + groups + 2 * w.most_touched) * sizeof(uint64_t)
+                      + w.most_matches * sizeof(Match)
+                      + (words + 2 * w.longest + 1) * sizeof(int32_t))
     if w.memory == NULL:
         return False
     w.bits = <uint64_t *> w.memory
     w.any = w.bits + words
-    w.shares = <double *> (w.any + groups)
-    w.matches = <Match *> (w.shares + 2 * touched)
-    w.before = <int32_t *> (w.matches + lists * (longest + 2))
+    w.came = <double *> (w.any + groups)
+    w.shares = w.came + w.most_touched
+    w.matches = <Match *> (w.shares + w.most_touched)
+    w.before = <int32_t *> (w.matches + w.most_matches)
     w.lengths = w.before + words
-    w.places = w.lengths + longest + 2
+    w.places = w.lengths + w.longest + 1
     memset(w.bits, 0, (words + groups) * sizeof(uint64_t))
     return True
+
+
+cdef inline bint find_edits(Workspace *w, const Edit *edits, int n_edits, const Text *text,
+                            int64_t index, const Row *row, Edits *found,
+                            void **memory) noexcept nogil:
+    """What edits make of a row that has none, and whose text has no id that is not one of it; into
+    memory that is the caller's to free. `found` may have a mask. False where memory is out."""
+    cdef int64_t forced = forced_token(edits, n_edits, text)
+    cdef int64_t n, blocks = (row.n + BLOCK - 1) // BLOCK
+    cdef int64_t words = (row.n + 31) // 32 if forced != -1 else 0
+    cdef int64_t *first
+    cdef int64_t *ids
+    cdef double *values
+    cdef int32_t *only
+    collect(w, edits, n_edits, text, index)
+    n = count_touched(w)
+    memory[0] = malloc((blocks + 1 + 2 * n + words) * sizeof(int64_t))
+    if memory[0] == NULL:
+        forget_all(w)
+        return False
+    first = <int64_t *> memory[0]
+    ids = first + blocks + 1
+    values = <double *> (ids + n)
+    list_touched(w, ids)
+    row.kernels.look_up(row, ids, n, values)
+    apply_edits(w, edits, n_edits, text, index, values, n)
+    forget_touched(w, ids, n)
+    if n > 0:
+        index_edits(ids, n, row.n, first)
+        found.ids, found.values, found.first = ids, values, first
+    if forced != -1:
+        only = <int32_t *> (values + n)
+        memset(only, 0, words * sizeof(int32_t))
+        if forced >= 0 and (found.allowed == NULL or (
+                forced < found.words * 32 and found.allowed[forced >> 5] >> (forced & 31) & 1)):
+            only[forced >> 5] = <int32_t> (<uint64_t> 1 << (forced & 31))
+        found.allowed, found.words = only, words
+    return True
+
+
+cdef inline void index_edits(const int64_t *ids, int64_t n, int64_t vocab,
+                             int64_t *first) noexcept nogil:
+    """first[c] .. first[c + 1] are the ids in [c BLOCK, (c + 1) BLOCK)."""
+    cdef int64_t i = 0, block
+    for block in range((vocab + BLOCK - 1) // BLOCK + 1):
+        while i < n and ids[i] < block * BLOCK:
+            i += 1
+        first[block] = i
+
+
+cdef inline int64_t first_outside(const Text *text, int64_t vocab) noexcept nogil:
+    """The place of the first token of a text that is not in the vocabulary; -1 without one."""
+    cdef int32_t signs = 0, last = <int32_t> (vocab - 1)
+    cdef int64_t i
+    for i in range(text.n):  # without a branch: whether any of these is negative
+        signs |= text.tokens[i] | (last - text.tokens[i])
+    if signs >= 0:
+        return -1
+    i = 0
+    while 0 <= text.tokens[i] <= last:
+        i += 1
+    return i
 
 
 cdef inline double value_of(const Edit *edit, int place, int64_t row) noexcept nogil:
@@ -157,55 +219,60 @@ cdef inline bint is_penalty(const Edit *edit) noexcept nogil:
     return edit.kind == REPETITION or edit.kind == FREQUENCY or edit.kind == PRESENCE
 
 
-cdef inline bint is_off_in(const Edit *edit, int64_t row) noexcept nogil:
-    return value_of(edit, AMOUNT, row) != value_of(edit, AMOUNT, row)
+cdef inline bint repeats(const Edit *edit) noexcept nogil:
+    """Whether an edit is about repetitions."""
+    return edit.kind == DRY or edit.kind == NO_REPEAT
 
 
-cdef inline int64_t collect(Workspace *w, const Edit *edits, int n_edits, const Text *text,
-                            int64_t row, int64_t vocab) noexcept nogil:
-    """Touch what the edits may change. Returns where the text is first looked at by a penalty, or
-    -1 - i where its token i is not in the vocabulary."""
+cdef inline bint applies(const Edit *edit, const Text *text, int64_t row) noexcept nogil:
+    """Whether an edit may change anything in a row."""
+    cdef double amount = value_of(edit, AMOUNT, row)
+    return amount == amount and (edit.kind != BEFORE or text.n - text.n_prompt < amount)
+
+
+cdef inline int64_t start_of(const Edit *edit, int64_t sequence) noexcept nogil:
+    return 0 if sequence == 0 else edit.ends[sequence - 1]
+
+
+cdef inline int64_t last_of(const Edit *edit, int64_t sequence) noexcept nogil:
+    return edit.ids[edit.ends[sequence] - 1]
+
+
+cdef inline void collect(Workspace *w, const Edit *edits, int n_edits, const Text *text,
+                         int64_t row) noexcept nogil:
+    """Touch what the edits may change."""
     cdef const Edit *edit
-    cdef int64_t i, k, first = text.n
+    cdef int64_t i
     cdef int one
-    for i in range(n_edits):
-        edit = edits + i
-        if is_penalty(edit) and not is_off_in(edit, row):
-            first = min(first, window_start(edit, text, row))
-    for i in range(first, text.n):
-        if text.tokens[i] >= vocab:
-            return -1 - i
-        touch(w, text.tokens[i])
+    w.first = text.n
     w.n_matches = 0
     for one in range(n_edits):
         edit = edits + one
-        if is_off_in(edit, row):
+        if not applies(edit, text, row):
             continue
         if edit.kind == BIAS:
             for i in range(edit.n_sequences):
-                if ends_with(text, edit, i) and edit.ids[edit.ends[i] - 1] < vocab:
-                    touch(w, edit.ids[edit.ends[i] - 1])
+                if ends_with(text, edit, i):
+                    touch(w, last_of(edit, i))
         elif edit.kind == BEFORE:
-            if text.n - text.n_prompt < value_of(edit, AMOUNT, row):
-                for i in range(edit.n_ids):
-                    touch(w, edit.ids[i])
-        elif edit.kind == DRY or edit.kind == NO_REPEAT:
-            k = w.n_matches
+            for i in range(edit.n_ids):
+                touch(w, edit.ids[i])
+        elif repeats(edit):
+            i = w.n_matches
             find_matches(w, edit, text, row)
-            for i in range(k, w.n_matches):
-                if w.matches[i].token >= vocab:
-                    return -1 - text.n
+            for i in range(i, w.n_matches):
                 touch(w, w.matches[i].token)
-            # Ends what the edit has found.
-            w.matches[w.n_matches] = Match(-1, 0)
+            w.matches[w.n_matches] = Match(-1, 0)  # ends what the edit has found
             w.n_matches += 1
-    return first
+        elif is_penalty(edit):
+            w.first = min(w.first, window_start(edit, text, row))
+    for i in range(w.first, text.n):
+        touch(w, text.tokens[i])
 
 
 cdef inline bint ends_with(const Text *text, const Edit *edit, int64_t sequence) noexcept nogil:
     """Whether the text ends with a sequence but for its last token."""
-    cdef int64_t start = 0 if sequence == 0 else edit.ends[sequence - 1], i
-    cdef int64_t n = edit.ends[sequence] - 1 - start
+    cdef int64_t start = start_of(edit, sequence), i, n = edit.ends[sequence] - 1 - start
     if n > text.n:
         return False
     for i in range(n):
@@ -254,26 +321,46 @@ cdef inline int64_t since_breaker(const Edit *edit, const Text *text, int64_t n,
                                   int64_t longest) noexcept nogil:
     """How many tokens at the end of the window follow the last breaker, as far as that matters for
     repetitions of up to `longest` tokens."""
-    cdef int64_t k, i, start, size, sequence
+    cdef const int32_t *end = text.tokens + text.n - 1
+    cdef int64_t k, i, size, sequence
     for k in range(min(longest, n)):
-        start = 0
-        for sequence in range(edit.n_sequences):
-            size = edit.ends[sequence] - start
-            # Whether the breaker ends k tokens before the end.
-            i = 0
+        sequence = first_breaker(edit, end[-k])
+        while sequence < edit.n_sequences and last_of(edit, sequence) == end[-k]:
+            size = edit.ends[sequence] - start_of(edit, sequence)
+            i = 1
             while (i < size and k + i < n
-                   and text.tokens[text.n - 1 - k - i] == edit.ids[start + size - 1 - i]):
+                   and end[-k - i] == edit.ids[edit.ends[sequence] - 1 - i]):
                 i += 1
             if i == size:
                 return k
-            start = edit.ends[sequence]
+            sequence += 1
     return longest
 
 
-cdef inline int64_t count_touched(const Workspace *w, int64_t vocab) noexcept nogil:
+cdef inline int64_t first_breaker(const Edit *edit, int32_t token) noexcept nogil:
+    """The first of the breakers that end with a token, or where it would be: they are in the order
+    of their last ids, and of those with the same one the shortest come first."""
+    cdef int64_t low = 0, high = edit.n_sequences, middle
+    while low < high:
+        middle = (low + high) // 2
+        if last_of(edit, middle) < token:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef inline bint is_breaker(const Edit *edit, int32_t token) noexcept nogil:
+    """Whether the token is a breaker by itself."""
+    cdef int64_t sequence = first_breaker(edit, token)
+    return (sequence < edit.n_sequences and last_of(edit, sequence) == token
+            and edit.ends[sequence] - start_of(edit, sequence) == 1)
+
+
+cdef inline int64_t count_touched(const Workspace *w) noexcept nogil:
     cdef int64_t group, n = 0
     cdef uint64_t words
-    for group in range((vocab >> 12) + 1):
+    for group in range((w.vocab >> 12) + 1):
         words = w.any[group]
         while words != 0:
             n += count_bits(w.bits[group * 64 + first_bit(words)])
@@ -281,11 +368,11 @@ cdef inline int64_t count_touched(const Workspace *w, int64_t vocab) noexcept no
     return n
 
 
-cdef inline int64_t list_touched(Workspace *w, int64_t vocab, int64_t *ids) noexcept nogil:
-    """The touched tokens, ascending. Returns how many."""
+cdef inline void list_touched(Workspace *w, int64_t *ids) noexcept nogil:
+    """The touched tokens, ascending."""
     cdef int64_t group, word, n = 0
     cdef uint64_t words, bits
-    for group in range((vocab >> 12) + 1):
+    for group in range((w.vocab >> 12) + 1):
         words = w.any[group]
         while words != 0:
             word = group * 64 + first_bit(words)
@@ -296,7 +383,6 @@ cdef inline int64_t list_touched(Workspace *w, int64_t vocab, int64_t *ids) noex
                 ids[n] = word * 64 + first_bit(bits)
                 n += 1
                 bits &= bits - 1
-    return n
 
 
 cdef inline void forget_all(Workspace *w) noexcept nogil:
@@ -311,36 +397,33 @@ cdef inline void forget_touched(Workspace *w, const int64_t *ids, int64_t n) noe
 
 
 cdef inline void apply_edits(Workspace *w, const Edit *edits, int n_edits, const Text *text,
-                             int64_t row, int64_t vocab, int64_t first, const int64_t *ids,
-                             double *x, int64_t n) noexcept nogil:
+                             int64_t row, double *x, int64_t n) noexcept nogil:
     """Change the logits x of the n touched tokens."""
     cdef const Edit *edit
-    cdef double *came = w.shares  # the logits as they came in
     cdef int64_t i, at = 0
     cdef int one
-    for i in range(first, text.n):
+    for i in range(w.first, text.n):
         w.places[i] = place_of(w, text.tokens[i])
-    memcpy(came, x, n * sizeof(double))
-    memset(came + n, 0, n * sizeof(double))
+    memcpy(w.came, x, n * sizeof(double))
+    memset(w.shares, 0, n * sizeof(double))
     for one in range(n_edits):
         edit = edits + one
-        if is_off_in(edit, row):
+        if not applies(edit, text, row):
             continue
         if edit.kind == BIAS:
             for i in range(edit.n_sequences):
-                if ends_with(text, edit, i) and edit.ids[edit.ends[i] - 1] < vocab:
-                    add_bias(&x[place_of(w, edit.ids[edit.ends[i] - 1])], edit.biases[i])
+                if ends_with(text, edit, i):
+                    add_bias(&x[place_of(w, last_of(edit, i))], edit.biases[i])
         elif edit.kind == BEFORE:
-            if text.n - text.n_prompt < value_of(edit, AMOUNT, row):
-                for i in range(edit.n_ids):
-                    x[place_of(w, edit.ids[i])] = -INFINITY
-        elif edit.kind == DRY or edit.kind == NO_REPEAT:
-            at = apply_matches(w, edit, row, at, n, x)
+            for i in range(edit.n_ids):
+                x[place_of(w, edit.ids[i])] = -INFINITY
+        elif repeats(edit):
+            at = apply_matches(w, edit, row, at, x)
         elif is_penalty(edit):
             penalise(w, edit, text, row, x, n)
     for i in range(n):
-        if isfinite(came[i]) and x[i] > -INFINITY:
-            x[i] = rounded_like(came[i], x[i])
+        if isfinite(w.came[i]) and x[i] > -INFINITY:
+            x[i] = rounded_like(w.came[i], x[i])
 
 
 cdef inline void add_bias(double *x, double bias) noexcept nogil:
@@ -366,18 +449,17 @@ cdef inline void penalise(Workspace *w, const Edit *edit, const Text *text, int6
     cdef double amount = value_of(edit, AMOUNT, row), decay = value_of(edit, DECAY, row)
     cdef double window = value_of(edit, WINDOW, row)
     cdef double share, changed
-    cdef double *shares = w.shares + n
     cdef double *one
     cdef int64_t i, start = window_start(edit, text, row), whole = start
     if window < text.n - start:
         whole = text.n - <int64_t> window
     for i in range(start, text.n):
-        one = &shares[w.places[i]]
+        one = &w.shares[w.places[i]]
         share = 1.0 if i >= whole else 1.0 - (text.n - i - window) / decay
         one[0] = one[0] + share if edit.kind == FREQUENCY else max(one[0], share)
     for i in range(n):
-        share = shares[i]
-        shares[i] = 0.0
+        share = w.shares[i]
+        w.shares[i] = 0.0
         if share <= 0.0:
             continue
         if edit.kind != REPETITION:
@@ -388,10 +470,10 @@ cdef inline void penalise(Workspace *w, const Edit *edit, const Text *text, int6
 
 
 cdef inline int64_t apply_matches(Workspace *w, const Edit *edit, int64_t row, int64_t at,
-                                  int64_t n, double *x) noexcept nogil:
+                                  double *x) noexcept nogil:
     """Forbid or penalise what would go on with a repetition. Returns where the matches of the next
     edit begin."""
-    cdef double *lengths = w.shares + n
+    cdef double *lengths = w.shares
     cdef double penalty
     cdef int64_t i, end = at
     cdef int32_t place, most = most_exponent(value_of(edit, BASE, row))
@@ -412,20 +494,10 @@ cdef inline int64_t apply_matches(Workspace *w, const Edit *edit, int64_t row, i
     return end + 1
 
 
-cdef inline bint is_breaker(const Edit *edit, int32_t token) noexcept nogil:
-    """Whether the token is a breaker by itself."""
-    cdef int64_t i, start = 0
-    for i in range(edit.n_sequences):
-        if edit.ends[i] == start + 1 and edit.ids[start] == token:
-            return True
-        start = edit.ends[i]
-    return False
-
-
 cdef inline int32_t most_exponent(double base) noexcept nogil:
     """The largest exponent for which base ** exponent is a float32, as llama.cpp finds it."""
     cdef float largest = 88.7228391
-    if not <float> base > <float> 1.000001:
+    if not <float> base > <float> 1.000001:  # whose power no text is long enough to make too large
         return 2147483647
     return <int32_t> min(largest / <float> log_canonical(<float> base), 2147483647.0)
 

@@ -89,7 +89,8 @@ cdef extern from "rows.h" nogil:
         const Edits *edits
         const uint64_t *allowed
 
-    int first_bit(uint64_t word)
+    int count_bits(uint64_t bits)
+    int first_bit(uint64_t bits)
     int64_t blocks_in(const Row *row)
     int64_t block_start(const Row *row, int64_t b)
     int64_t most_blocks(int64_t n)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from sampler._checks import Several
 
-__all__ = ["Edit", "Parameter", "Stage", "setting", "stage"]
+__all__ = ["NO_IDS", "Compiled", "Edit", "Parameter", "Stage", "setting", "stage"]
 
 _Class = TypeVar("_Class", bound="type[Stage]")
 
@@ -168,6 +168,11 @@ class Stage:
         value, off = getattr(self, self.switch), self.parameters[self.switch].off
         return np.isnan(value) if off is None and _is_array(value) else value == off
 
+    def nan_where_off(self, value: Any) -> Any:
+        """Return a parameter of a stage that is on: NaN in the rows where it is off."""
+        off = self.off_rows
+        return np.where(off, np.nan, value) if _is_array(off) else value
+
     def branches(self) -> list[tuple[float, Stage]]:
         """What the stage's coin decides between: stages without one, and how likely each is."""
         return [(1.0, self)]
@@ -182,7 +187,7 @@ class Stage:
         )
 
 
-_NO_IDS, _NO_BIASES = np.empty(0, np.int64), np.empty(0, np.float64)
+NO_IDS, _NO_BIASES = np.empty(0, np.int64), np.empty(0, np.float64)
 
 
 def _is_array(value: Any) -> bool:
@@ -200,8 +205,8 @@ class Compiled(NamedTuple):
 
     kind: str  # of _core.EDITS
     parameters: Sequence[Any] = (0.0,)
-    ids: npt.NDArray[np.int64] = _NO_IDS
-    ends: npt.NDArray[np.int64] = _NO_IDS
+    ids: npt.NDArray[np.int64] = NO_IDS
+    ends: npt.NDArray[np.int64] = NO_IDS
     biases: npt.NDArray[np.float64] = _NO_BIASES
 
 
@@ -227,16 +232,17 @@ class Edit(Stage):
         self,
         vocab: int,
         kind: str,
+        name: str,
         pairs: Iterable[tuple[Sequence[int], float]],
         parameters: Sequence[Any] = (0.0,),
     ) -> Compiled:
-        """Compile sequences of ids, each with a number."""
+        """Compile sequences of ids, of the parameter of that name, each with a number."""
         sequences, biases = [], []
         for ids, bias in pairs:
             for one in ids:
                 if one >= vocab:
                     raise ValueError(
-                        f"`{self.setting}` has to hold ids in [0, {vocab}), but one is {one}"
+                        f"`{self.label(name)}` has to hold ids in [0, {vocab}), but one is {one}"
                     )
             sequences.append(ids)
             biases.append(bias)

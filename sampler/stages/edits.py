@@ -64,11 +64,9 @@ class _Penalty(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the penalty, NaN in the rows where it is off."""
         penalty, window, include_prompt, decay = self.values
-        penalty = np.where(self.off_rows, math.nan, penalty)
-        if not penalty.ndim:
-            penalty = float(penalty)
         window = math.nan if window is None else window
-        return Compiled(self.compiled_kind, (penalty, window, include_prompt, decay))
+        parameters = (self.nan_where_off(penalty), window, include_prompt, decay)
+        return Compiled(self.compiled_kind, parameters)
 
 
 @stage
@@ -110,7 +108,8 @@ class LogitBias(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return a sequence of one for each id."""
         pairs: Any = self.logit_bias
-        return self._sequences(vocab, "bias", (((one,), bias) for one, bias in pairs))
+        pairs = (((one,), bias) for one, bias in pairs)
+        return self._sequences(vocab, "bias", "logit_bias", pairs)
 
 
 @stage
@@ -138,7 +137,8 @@ class SequenceBias(Edit):
 
     Notes
     -----
-    Looks at the prompt and the output. Several that complete at once add up, in the order given.
+    Looks at the prompt and the output. Several that complete at once add up, in the
+    order of their ids; of a sequence given twice the last number counts.
 
     References
     ----------
@@ -152,7 +152,7 @@ class SequenceBias(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the sequences."""
         pairs: Any = self.sequence_bias
-        return self._sequences(vocab, "bias", pairs)
+        return self._sequences(vocab, "bias", "sequence_bias", pairs)
 
 
 @stage
@@ -184,9 +184,9 @@ class RepetitionPenalty(_Penalty):
 
     Notes
     -----
-    x / penalty where x > 0, else x penalty. Of a token `decay` counts as the share 1 - (d - window)
-    / decay, d its distance from the end, which is 1 for the last token; then x goes that share of
-    the way. The largest share counts.
+    y = x / penalty where x > 0, else x penalty. With `decay`, a token at the distance d > window
+    from the end (the last token has d = 1) has the share s = 1 - (d - window) / decay, and the new
+    logit is (1 - s) x + s y. The largest share counts.
 
     References
     ----------
@@ -295,9 +295,9 @@ class DRY(Edit):
     multiplier : float, >= 0, off at 0
         The penalty of a repetition of `allowed_length` tokens.
     base : float, >= 1
-        How much the penalty grows with each token more.
+        The factor for each further token.
     allowed_length : int, >= 1
-        How many tokens may repeat without a penalty on the next but one.
+        The shortest repetition whose next token is penalised.
     window : int, >= 1
         How many tokens at the end of the text count; None: all.
     include_prompt : bool
@@ -319,10 +319,10 @@ class DRY(Edit):
 
     Notes
     -----
-    With n the length of the longest end of the text that stands just before the token elsewhere:
-    x - multiplier base^(n - allowed_length), if n >= allowed_length. The end begins after the last
-    breaker, and a breaker of one token is never penalised. base^k is at most the largest float32.
-    Linear in the text, whatever it is.
+    With n the length of the longest run that ends the text and also stands right before an earlier
+    occurrence of the token: x - multiplier base^(n - allowed_length), if n >= allowed_length. The
+    run begins after the last breaker, and a breaker of one token is never penalised. The power is
+    at most the largest float32. Linear in the text, whatever it is.
 
     References
     ----------
@@ -340,12 +340,12 @@ class DRY(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the breakers, and the multiplier: NaN in the rows where it is off."""
         multiplier, base, allowed, window, include_prompt, breakers = self.values
-        multiplier = np.where(self.off_rows, math.nan, multiplier)
-        if not multiplier.ndim:
-            multiplier = float(multiplier)
         window = math.nan if window is None else window
-        parameters = (multiplier, window, include_prompt, base, allowed)
-        return self._sequences(vocab, "dry", ((one, 0.0) for one in breakers), parameters)
+        parameters = (self.nan_where_off(multiplier), window, include_prompt, base, allowed)
+        # By their last ids, for the core to look them up, the shortest first.
+        breakers = sorted(breakers, key=lambda ids: (ids[-1], len(ids)))
+        pairs = ((ids, 0.0) for ids in breakers)
+        return self._sequences(vocab, "dry", "breakers", pairs, parameters)
 
 
 @stage
@@ -382,8 +382,7 @@ class NoRepeatNgram(Edit):
 
     def compiled(self, vocab: int) -> Compiled:
         """Return the size, NaN in the rows where it is off."""
-        size: Any = np.where(self.off_rows, math.nan, self.values[0])
-        return Compiled("no_repeat", (size if size.ndim else float(size),))
+        return Compiled("no_repeat", (self.nan_where_off(self.no_repeat_ngram_size),))
 
 
 @stage
@@ -421,7 +420,7 @@ class BadWords(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the sequences."""
         words: Any = self.bad_words
-        return self._sequences(vocab, "bias", ((one, -math.inf) for one in words))
+        return self._sequences(vocab, "bias", "bad_words", ((one, -math.inf) for one in words))
 
 
 @stage
@@ -463,7 +462,8 @@ class SuppressTokens(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the ids."""
         ids: Any = self.suppress_tokens
-        return self._sequences(vocab, "bias", (((one,), -math.inf) for one in ids))
+        pairs = (((one,), -math.inf) for one in ids)
+        return self._sequences(vocab, "bias", "suppress_tokens", pairs)
 
 
 @stage
@@ -501,7 +501,8 @@ class BeginSuppressTokens(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the ids, forbidden before the first token."""
         ids: Any = self.begin_suppress_tokens
-        return self._sequences(vocab, "before", (((one,), 0.0) for one in ids), (1.0,))
+        pairs = (((one,), 0.0) for one in ids)
+        return self._sequences(vocab, "before", "begin_suppress_tokens", pairs, (1.0,))
 
 
 @stage
@@ -520,7 +521,8 @@ class MinNewTokens(Edit):
     TypeError
         If a parameter has the wrong type.
     ValueError
-        If one is out of its range. A call raises it if an id is not in the vocabulary.
+        If one is out of its range, or there are no ends. A call raises it if an id is not in the
+        vocabulary.
 
     See Also
     --------
@@ -538,10 +540,19 @@ class MinNewTokens(Edit):
     min_new_tokens: Integers | None = setting(default=0, range_=integers(0))
     eos_token_id: Collection[int] | None = setting(default=(), range_=Ids())
 
+    def __post_init__(self) -> None:
+        Edit.__post_init__(self)
+        if not self.is_off and not self.eos_token_id:
+            raise ValueError(
+                "`min_new_tokens` has to have the ids that end a text: min_new_tokens=(5, [2])"
+            )
+
     def compiled(self, vocab: int) -> Compiled:
         """Return the ids, forbidden before so many tokens."""
         least, ids = self.values
-        return self._sequences(vocab, "before", (((one,), 0.0) for one in ids), (least,))
+        pairs = (((one,), 0.0) for one in ids)
+        parameters = (self.nan_where_off(least),)
+        return self._sequences(vocab, "before", "eos_token_id", pairs, parameters)
 
 
 @stage
@@ -584,9 +595,8 @@ class TokenCount(Edit):
 
     def compiled(self, vocab: int) -> Compiled:
         """Return the ids beyond."""
-        return self._sequences(
-            vocab, "bias", (((one,), -math.inf) for one in range(int(self.values[0]), vocab))
-        )
+        pairs = (((one,), -math.inf) for one in range(int(self.values[0]), vocab))
+        return self._sequences(vocab, "bias", "n_tokens", pairs)
 
 
 @stage
@@ -625,4 +635,5 @@ class ForcedTokens(Edit):
     def compiled(self, vocab: int) -> Compiled:
         """Return the ids, and their places as the numbers."""
         pairs: Any = self.forced_tokens
-        return self._sequences(vocab, "force", (((one,), place) for place, one in pairs))
+        pairs = (((one,), place) for place, one in pairs)
+        return self._sequences(vocab, "force", "forced_tokens", pairs)
