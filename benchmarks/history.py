@@ -97,6 +97,8 @@ class Llama:
 
     def time(self, x: Array, tokens: Array, keywords: dict[str, Any], rounds: int) -> float | None:
         llama, n = self.llama, len(tokens)
+        if isinstance(keywords.get("dry"), tuple):
+            return None  # breakers are strings there
         if "dry" in keywords:
             none = (ctypes.c_char_p * 1)()
             sampler = llama.llama_sampler_init_dry(self.vocab, 0.8, 1.75, 2, n, none, 0)
@@ -143,6 +145,9 @@ def main(rounds: int) -> None:
             (f"DRY, text, {n:,} tokens", words[:n], {"dry": 0.8}),
             (f"DRY, loop, {n:,} tokens", loop[:n], {"dry": 0.8}),
         ]
+    breakers = [[int(i)] for i in rng.permutation(np.arange(49_001, 51_001))]
+    many = {"dry": (0.8, 1.75, 2, None, False, breakers)}
+    cases.append(("DRY, loop, 131,072 tokens, 2,000 breakers", loop[:131_072], many))
     cases.append(("bias of 50 tokens", words[:64], {"logit_bias": dict.fromkeys(range(50), 1.0)}))
     try:
         llama: Llama | None = Llama()

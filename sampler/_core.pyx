@@ -476,10 +476,10 @@ cdef class Rows:
     cdef ptrdiff_t _row_stride
     cdef ptrdiff_t _stride
     cdef Edits _edits
-    cdef CEdits *_masked  # the edits of each row, where there is a mask
+    cdef CEdits *_masked  # the edits of each row, where they differ
     cdef Py_buffer _mask
     cdef bint _is_masked  # whether `_mask` is held
-    cdef void **_changed  # what `_masked` points to, where each row has edits of its own
+    cdef void **_changed  # the memory of `_masked`, where the rows' edits differ
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last

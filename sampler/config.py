@@ -69,6 +69,7 @@ def from_generation_config(config: Any, changes: Mapping[str, Any]) -> dict[str,
             if len(value):
                 raise TypeError(f"`{name}` has to be a number in a configuration, but is {value!r}")
             fields[name] = None
+    # Of the model's own configuration: generate() reads that, whatever is changed here.
     forces_first = fields.get("forced_bos_token_id") is not None
     fields |= changes  # where None means off
     draws = fields.pop("do_sample", None)

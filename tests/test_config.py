@@ -541,7 +541,7 @@ def test_a_change_may_be_what_a_sampler_takes():
 
 
 def test_edits_that_would_not_be_what_generate_does():
-    # Without an end of its own generate() may be given one, or forbids nothing.
+    # Where the configuration has no end, generate() may be given one, or forbids nothing.
     with pytest.raises(ValueError, match=r": min_new_tokens=4\. model\.gen") as caught:
         read({"min_new_tokens": 4}, seed=7)
     assert evaluate(call_in(str(caught.value)), {}) == Sampler(temperature=0.0, seed=7)

@@ -66,14 +66,14 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
     Returns
     -------
     llguidance.LLMatcher
-        For any number of texts and calls. Making one takes some tenths of a second.
+        For any number of texts and calls. Making one takes a few tenths of a second.
 
     Raises
     ------
     ImportError
         If llguidance is not installed.
     ValueError
-        If `schema` is no schema that llguidance knows, or the tokenizer is not a fast one.
+        If `schema` is not one that llguidance knows, or the tokenizer is not a fast one.
 
     See Also
     --------
@@ -85,7 +85,7 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
     The JSON is on one line, with a space after each comma and colon, as ``json.dumps`` writes it:
     where any white space is allowed, a hot sampler writes it for ever. A schema's ``x-guidance``
     says otherwise. For a grammar in another form (Lark, a regular expression), make the
-    ``LLMatcher`` by yourself.
+    ``LLMatcher`` yourself.
 
     A text that ``max_new_tokens`` cuts off is not whole. Bound strings by ``maxLength`` and lists
     by ``maxItems``.
@@ -131,7 +131,8 @@ class Grammars:
         grammars = self._of if self._per_row else self._of * len(rows)
         check_batch("grammar", len(grammars), len(rows))
         for size in {one.vocab_size for one in grammars if one is not None}:
-            # Masks know their words, not always their bits.
+            # Masks know their words, not always their bits. Models pad their vocabulary, so fewer
+            # tokens may be right; of fewer than seven eighths it is taken for another model's.
             if size > -(-vocab // _BITS) * _BITS or 8 * size < 7 * vocab:
                 raise ValueError(
                     f"`grammar` is for a vocabulary of {size} tokens, but the model's has {vocab}: "
@@ -205,23 +206,13 @@ class _Output:
 
 def _adapted(grammar: Any) -> Grammar:
     kind = type(grammar)
-    package = kind.__module__.partition(".")[0]
-    for is_it, adapter in (
-        (
-            hasattr(grammar, "unsafe_compute_mask_ptr") and hasattr(grammar, "deep_copy"),
-            _LLGuidance,
-        ),
-        (package == "xgrammar" and kind.__name__ == "CompiledGrammar", _XGrammar),
-    ):
-        if is_it:
-            adapted: Grammar = adapter(grammar)
-            return adapted
-    if (
-        not isinstance(grammar, type)
-        and hasattr(grammar, "start")
-        and hasattr(grammar, "vocab_size")
-    ):
-        return grammar  # type: ignore[no-any-return]
+    if hasattr(grammar, "unsafe_compute_mask_ptr") and hasattr(grammar, "deep_copy"):
+        return _LLGuidance(grammar)
+    if kind.__module__.partition(".")[0] == "xgrammar" and kind.__name__ == "CompiledGrammar":
+        return _XGrammar(grammar)
+    if kind is not type and hasattr(grammar, "start") and hasattr(grammar, "vocab_size"):
+        own: Grammar = grammar
+        return own
     raise TypeError(f"`grammar` has to be {_TAKES}, but is {_inputs.kind_of(grammar)}")
 
 

@@ -72,7 +72,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     ------
     TypeError
         If `sampler` is not a Sampler, streams, `logprobs` or `eos_token_id` are not integers,
-        `raw` is not a bool, or `grammar` is none.
+        `raw` is not a bool, or `grammar` is not one.
     ValueError
         If one of these is out of range, the mask is not 2-D, not of 0 and 1, or pads on the right,
         or `grammar` has an error.
