@@ -152,7 +152,7 @@ def test_the_bounds_at_the_depths_where_weights_are_left_out(depth):
 
 def coefficients(function):
     """The coefficients of a polynomial in the source, the highest power first."""
-    source = (Path(__file__).parents[1] / "sampler" / "core" / "kernels.h").read_text()
+    source = (Path(__file__).parents[1] / "sampler" / "core" / "masses.h").read_text()
     body = source.split(f"FN({function})(", 1)[1].split("uint", 1)[0]
     first = re.search(r"(?:float|double) p = ([^;]+);", body)
     rest = re.findall(r"p = MULADD_\w+\(p, f, ([^)]+)\)", body)

@@ -1,7 +1,8 @@
 /* The kernels of one instruction set: those over candidates, which are here, and those over rows,
- * `load.h`, `kernels.h` and `softmax.h`, for both element types. `dispatch.h` includes this file once per
- * instruction set, with ISA its number, CANDIDATES, FN_FLOAT and FN_DOUBLE giving the functions of
- * each their own names, and SAMPLER_FUSED defined where it has a fused multiply-add.
+ * `load.h`, `kernels.h`, `masses.h` and `softmax.h`, for both element types. `dispatch.h` includes
+ * this file once per instruction set, with ISA its number, CANDIDATES, FN_FLOAT and FN_DOUBLE giving
+ * the functions of each their own names, and SAMPLER_FUSED defined where it has a fused
+ * multiply-add.
  */
 
 /* weights[0..n), n a whole number of words, of values[0..n): canonical, 0 for -inf. */
@@ -154,6 +155,7 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 #define FN FN_FLOAT
 #include "load.h"
 #include "kernels.h"
+#include "masses.h"
 #include "softmax.h"
 #undef REAL
 #undef WORD_OF_REAL
@@ -169,6 +171,7 @@ static void CANDIDATES(align)(const Row *row, uint64_t *bits) { align_mask(row, 
 #define FN FN_DOUBLE
 #include "load.h"
 #include "kernels.h"
+#include "masses.h"
 #include "softmax.h"
 #undef REAL
 #undef WORD_OF_REAL

@@ -101,7 +101,7 @@ cdef extern from "rows.h" nogil:
     double halfway(const Row *row, double low, double high)
 
 cdef extern from "dispatch.h" nogil:
-    # Over rows, for one element type: kernels.h and softmax.h.
+    # Over rows, for one element type: kernels.h, masses.h and softmax.h.
     ctypedef struct Kernels:
         int64_t (*scan)(const Row *, void *) noexcept nogil
         double (*top)(const Row *) noexcept nogil
