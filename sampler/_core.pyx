@@ -1,7 +1,13 @@
 """The core: rows of logits in, tokens out.
 
-This file has the scratch memory, the threads of a call, and what Python sees. What happens to a row
-is in core/, one concern a file, here in the order in which to read them:
+This file has what Python sees. Two parts of it have rooms of their own, and so have the functions
+that only the tests call:
+
+    rows.pxi     rows of logits as they come in, their edits and masks
+    run.pxi      who has which scratch memory; the threads of a call
+    probes.pxi   what only the tests call
+
+What happens to a row is in core/ too, one concern a file, here in the order in which to read them:
 
     stages.pxd   `apply_stages`, and each stage: what it keeps
     draw.pxd     the token of what is kept, at a uniform
@@ -67,245 +73,43 @@ G. Threads and signals. A call is a `Job`: rows, and what to do with each. The G
    the thread that called looks at signals. Scratch memory belongs to a thread while it works: it is
    taken from a free list and put back.
 
-H. Cython. The .pxd files hold inline functions, so that the core is one extension, and one unit for
-   the C compiler. Cython's directives are in setup.py: those at the head of a .pyx do not reach a
-   .pxd.
+H. Cython. The .pxd files hold inline functions, and the .pxi files are included here, so that the
+   core is one extension, and one unit for the C compiler. Cython's directives are in setup.py:
+   those at the head of a .pyx do not reach a .pxd.
 """
 
 cimport cython
-from cpython cimport array
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cython cimport pymutex
-from libc.math cimport INFINITY
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
 
 from sampler.core.draw cimport draw_row
-from sampler.core.edits cimport (
-    EDIT_PARAMETERS, N_EDITS, Edit, Text, Workspace, edit_names, find_edits, first_outside,
-    index_edits, make_workspace
-)
-from sampler.core.job cimport (
-    WORK_PER_LOOK, Job, PyErr_CheckSignals, begin_row, interrupts, is_interrupted, rebased_room,
-    row_of, stop
-)
+from sampler.core.edits cimport N_EDITS, edit_names
+from sampler.core.job cimport WORK_PER_LOOK, Job, begin_row, rebased_room
 from sampler.core.kernels cimport (
-    BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, FLOORS, KEEP_ALL, LOG_SOFTMAX, LOGSUMEXP,
-    MOST_TOKENS, SAMPLER_COMPILER, SAMPLER_ISAS, SOFTMAX, Edits as CEdits, Row, edit_row,
-    exp_canonical, fetch_add, fused_emulated, getpid, isa_name, isa_runs, log_canonical, make_row,
-    mass_value, philox_uniform, pool_enter, pool_leave, pool_start, pool_wait, set_isa
+    BFLOAT16, BLOCK, FLOAT16, FLOAT32, FLOAT64, LOG_SOFTMAX, LOGSUMEXP, SAMPLER_COMPILER,
+    SAMPLER_ISAS, SOFTMAX, Row, isa_name, isa_runs, make_row, philox_uniform, set_isa
 )
-from sampler.core.moments cimport deviation_about, deviation_of, exact_depth, exact_squares
-from sampler.core.report cimport filter_row, find_whole_masses, read_distribution, sample_row
+from sampler.core.report cimport filter_row, read_distribution, sample_row
 from sampler.core.row cimport (
-    COUNTERS, DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES,
-    ENTROPY_EXACT, ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT,
-    LOG_MASS_FINE, PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE,
-    Bounded, Chain as CChain, Item, RowState, Scratch, Stage, depth_of_row,
-    fine_error, forget_sums, refine, rounding, scan_row, set_temperature
+    DRAWS_CANDIDATES, DRAWS_EXACT, DRAWS_FAST, DRAWS_FINE, ENTROPY_CANDIDATES, ENTROPY_EXACT,
+    ENTROPY_FINE, EXACT, FAST, FINE, LOG_MASS_CANDIDATES, LOG_MASS_EXACT, LOG_MASS_FINE,
+    PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE, Chain as CChain, RowState,
+    Scratch, Stage
 )
-from sampler.core.scratch cimport destroy, lay_out, regrow
 from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
 
 
 cdef enum:
-    MAX_FREE = 80         # scratch kept for later calls; more threads than that allocate each time
-    # How rows are shared over threads, by what they take on a fast machine: a thread is worth
-    # waking, which takes some 50 us, for a share like this, and claims rows for so long at a time.
-    NS_PER_THREAD = 50000
-    NS_PER_CLAIM = 25000
-    NS_PER_ROW = 500
-    NS_PER_DRAW = 40           # after the first; and for each logit, in units of a 16th
+    # What a call takes for each logit, in 16ths of a nanosecond.
     READ_COST = 1
     MASS_COST = 4
     FILTER_COST = 10
     REPORT_COST = 10
-    MOST_IDLE_BYTES = 1 << 24  # of the buffers that only some calls need, kept for later ones
 
 
-# ------------------------------------------------------------------------------------- scratch
-
-cdef pymutex _lock
-cdef Workspace _idle_workspace  # for the next call with texts
-cdef Scratch *_free[MAX_FREE]
-cdef int _free_count = 0
-cdef int64_t _counts[COUNTERS]
-
-
-cdef Scratch *acquire(int64_t vocab, int64_t cumulative_size=0, int64_t items_size=0,
-                      int64_t rebased_size=0) except NULL:
-    """Scratch for rows of `vocab` logits; the caller gives it back with `release`."""
-    global _free_count
-    cdef Scratch *scratch = NULL
-    with _lock:
-        if _free_count > 0:
-            _free_count -= 1
-            scratch = _free[_free_count]
-    if scratch == NULL:
-        scratch = <Scratch *> malloc(sizeof(Scratch))
-        if scratch == NULL:
-            raise MemoryError()
-        memset(scratch, 0, sizeof(Scratch))
-    if scratch.vocab < vocab:
-        scratch.vocab = 0
-        free(scratch.arena)
-        scratch.arena = NULL
-        scratch.arena = malloc(lay_out(scratch, vocab) + 64)
-        if scratch.arena == NULL:
-            destroy(scratch)
-            raise MemoryError()
-        lay_out(scratch, vocab)
-        scratch.vocab = vocab
-    if scratch.cumulative_size < cumulative_size:
-        scratch.cumulative = <double *> regrow(scratch.cumulative, cumulative_size * sizeof(double))
-        scratch.cumulative_size = cumulative_size if scratch.cumulative != NULL else 0
-    if scratch.items_size < items_size:
-        scratch.items = <Item *> regrow(scratch.items, items_size * sizeof(Item))
-        scratch.items_size = items_size if scratch.items != NULL else 0
-    if scratch.rebased_size < rebased_size:
-        scratch.rebased = <double *> regrow(scratch.rebased, rebased_size * sizeof(double))
-        scratch.rebased_size = rebased_size if scratch.rebased != NULL else 0
-    if (scratch.cumulative_size < cumulative_size or scratch.items_size < items_size
-            or scratch.rebased_size < rebased_size):
-        release(scratch)
-        raise MemoryError()
-    return scratch
-
-
-cdef void release(Scratch *scratch) noexcept:
-    global _free_count
-    cdef bint kept = False
-    cdef int i
-    if scratch.cumulative_size * sizeof(double) > MOST_IDLE_BYTES:
-        scratch.cumulative = <double *> regrow(scratch.cumulative, 0)
-        scratch.cumulative_size = 0
-    if scratch.items_size * sizeof(Item) > MOST_IDLE_BYTES:
-        scratch.items = <Item *> regrow(scratch.items, 0)
-        scratch.items_size = 0
-    if scratch.rebased_size * sizeof(double) > MOST_IDLE_BYTES:
-        scratch.rebased = <double *> regrow(scratch.rebased, 0)
-        scratch.rebased_size = 0
-    with _lock:
-        for i in range(COUNTERS):
-            _counts[i] += scratch.counts[i]
-            scratch.counts[i] = 0
-        if _free_count < MAX_FREE:
-            _free[_free_count] = scratch
-            _free_count += 1
-            kept = True
-    if not kept:
-        destroy(scratch)
-
-
-# ------------------------------------------------------------------------------ jobs, threads
-
-cdef object run(Job *job, int threads, int64_t cumulative_size, int64_t items_size):
-    """Do every row. Return None, or `first_invalid` of the first invalid row, if that stops the
-    call."""
-    cdef int64_t row_ns = (NS_PER_ROW + job.vocab * job.cost // 16
-                           + max(<int64_t> 0, job.n - 1) * NS_PER_DRAW), bad_row = INT64_MAX
-    cdef int helpers = 0, ready = 0, i
-    cdef Row row
-    if job.batch == 0:
-        return None
-    job.next = 0
-    job.claim = max(<int64_t> 1, NS_PER_CLAIM // row_ns)
-    threads = min(<int64_t> threads, job.batch // job.claim, job.batch * row_ns // NS_PER_THREAD)
-    if threads > 1:
-        with _lock:  # which a Python without a GIL needs
-            helpers = pool_enter(threads - 1)
-    try:
-        for ready in range(helpers + 1):
-            job.scratch[ready] = acquire(job.vocab, cumulative_size,
-                                         max(items_size, min(job.sorts, job.vocab)),
-                                         rebased_room(job))
-            job.scratch[ready].bad_row = INT64_MAX
-        ready = helpers + 1
-        if helpers == 0:
-            with nogil:
-                run_caller(job)
-        else:
-            job.process = getpid()
-            pool_start(helpers, run_worker, job)
-            try:
-                with nogil:
-                    run_caller(job)
-            finally:
-                stop(job)
-                if getpid() == job.process:
-                    with nogil:
-                        pool_wait(helpers)
-                else:
-                    helpers = 0  # the child has none to wait for, or to give back
-        for i in range(ready):
-            bad_row = min(bad_row, job.scratch[i].bad_row)
-    finally:
-        for i in range(ready):
-            release(job.scratch[i])
-        if helpers > 0:
-            pool_leave()
-    if bad_row == INT64_MAX:
-        return None
-    row = row_of(job, bad_row)
-    return first_invalid(bad_row // job.repeat, &row)
-
-
-cdef tuple first_invalid(int64_t index, const Row *row):
-    """(row, token, value) of the first NaN or +inf; token -1 where no logit is finite, and -2 where
-    that is so because of the edits."""
-    cdef int64_t i
-    cdef double x
-    cdef Row raw = row[0]
-    for i in range(row.n):
-        x = row.kernels.at(row, i)
-        if not x < INFINITY:
-            return index, i, x
-    edit_row(&raw, NULL)
-    for i in range(row.n):
-        if row.kernels.at(&raw, i) != -INFINITY:
-            return index, -2, -INFINITY
-    return index, -1, -INFINITY
-
-
-cdef int run_caller(Job *job) except -1 nogil:
-    """What the thread that called does: rows, and a look at signals now and then."""
-    cdef int64_t done = 0
-    while claim_rows(job, job.scratch[0], &done):
-        if done >= WORK_PER_LOOK:
-            done = 0
-            if interrupts(job, job.scratch[0]):
-                break
-    return -1 if is_interrupted(job) else 0
-
-
-cdef void run_worker(void *job, int worker) noexcept nogil:
-    cdef int64_t done = 0
-    while claim_rows(<Job *> job, (<Job *> job).scratch[worker + 1], &done):
-        pass
-
-
-cdef bint claim_rows(Job *job, Scratch *scratch, int64_t *done) noexcept nogil:
-    """Do the next few rows. False where there are none left, or one of them is invalid."""
-    cdef int64_t row, first = fetch_add(&job.next, job.claim)
-    for row in range(first, min(first + job.claim, job.batch)):
-        if not job.do_row(job, row, scratch) and not job.flag_invalid:
-            scratch.bad_row = row
-            stop(job)
-            return False
-        done[0] += job.vocab + BLOCK + job.n
-    return first + job.claim < job.batch
-
-
-cdef int look_at_signals(int64_t work, int64_t *done) except -1 nogil:
-    """Count work; every WORK_PER_LOOK of it, let Python handle signals. For loops of one thread:
-    where a handler forks, the child goes on too."""
-    done[0] += work
-    if done[0] >= WORK_PER_LOOK:
-        done[0] = 0
-        with gil:
-            return PyErr_CheckSignals()
-    return 0
+include "core/run.pxi"
+include "core/rows.pxi"
 
 
 # ----------------------------------------------------------------------------- the Python face
@@ -356,275 +160,6 @@ def counts():
             "entropy": {"candidates": _counts[ENTROPY_CANDIDATES],
                         "fine": _counts[ENTROPY_FINE], "exact": _counts[ENTROPY_EXACT]},
         }
-
-
-@cython.final
-cdef class Edits:
-    """Logits that have another value, the same in every row.
-
-    Parameters
-    ----------
-    vocab : int
-        How many logits a row has.
-    ids, values : buffers of shape (n,), int64 and float64
-        Ids ascending, each once, in [0, vocab); the values numbers that the rows' dtype has, or
-        -inf.
-    """
-
-    cdef CEdits edits
-    cdef int64_t _vocab
-    cdef int64_t *_first
-    cdef const int64_t[::1] _ids
-    cdef const double[::1] _values
-
-    def __cinit__(self, int64_t vocab, const int64_t[::1] ids, const double[::1] values):
-        cdef int64_t i, n = ids.shape[0]
-        self._vocab = vocab
-        self._ids, self._values = ids, values
-        if values.shape[0] != n:
-            raise ValueError("one value for each id")
-        for i in range(n):
-            if not (ids[i - 1] if i > 0 else -1) < ids[i] < vocab:
-                raise ValueError("the ids have to ascend, in [0, vocab)")
-        if n == 0:
-            return
-        self._first = <int64_t *> malloc(((vocab + BLOCK - 1) // BLOCK + 1) * sizeof(int64_t))
-        if self._first == NULL:
-            raise MemoryError()
-        index_edits(&ids[0], n, vocab, self._first)
-        self.edits.ids, self.edits.values, self.edits.first = &ids[0], &values[0], self._first
-
-    def __dealloc__(self):
-        free(self._first)
-
-
-@cython.final
-cdef class Changes:
-    """Edits that look at the text so far or at the logits: see core/edits.pxd.
-
-    Parameters
-    ----------
-    vocab : int
-        How many logits a row has.
-    edits : sequence of (int, sequence, ndarray, ndarray, ndarray)
-        For each its number, of `EDITS`; its parameters, each a number or a float64 array of one
-        per row, the first NaN where the edit is off; its ids, int64, each in [0, vocab), in
-        sequences one after another; where each of these ends, int64; a bias for each, float64.
-    batch : int
-        Of the arrays; 0 without any.
-    """
-
-    cdef Edit *edits
-    cdef int count
-    cdef int64_t vocab
-    cdef int64_t batch  # of the arrays; 0 without any
-    cdef list _kept  # what the edits point to
-
-    def __cinit__(self, int64_t vocab, edits, int64_t batch=0):
-        cdef Edit *edit
-        cdef _Values values
-        cdef const int64_t[::1] ids, ends
-        cdef const double[::1] biases
-        cdef int place
-        self.vocab, self.batch = vocab, batch
-        self._kept = []
-        self.edits = <Edit *> calloc(max(len(edits), 1), sizeof(Edit))
-        if self.edits == NULL:
-            raise MemoryError()
-        for kind, parameters, some_ids, some_ends, some_biases in edits:
-            edit = &self.edits[self.count]
-            self.count += 1
-            edit.kind = kind
-            for place in range(EDIT_PARAMETERS):
-                values = _Values(parameters[place] if place < len(parameters) else 0.0, batch)
-                edit.values[place], edit.strides[place] = values.at, values.stride
-                self._kept.append(values)
-            ids, ends, biases = some_ids, some_ends, some_biases
-            self._kept.append((some_ids, some_ends, some_biases))
-            edit.n_ids, edit.n_sequences = ids.shape[0], ends.shape[0]
-            if ends.shape[0] > 0:
-                edit.ends, edit.ids = &ends[0], &ids[0]
-            if biases.shape[0] > 0:
-                edit.biases = &biases[0]
-
-    def __dealloc__(self):
-        free(self.edits)
-
-
-@cython.final
-@cython.no_gc  # its edits refer to nothing else
-cdef class Rows:
-    """A batch of rows of logits: an array, the kind of its floats, and their byte order.
-
-    Parameters
-    ----------
-    words : buffer of shape (batch, vocab) or (vocab,)
-        Of items of 2, 4 or 8 bytes, as the kind wants. Any strides, read-only or not; never
-        written to.
-    kind : int
-        Of `KINDS`.
-    swapped : bool
-        Whether the items are in the other byte order.
-    """
-
-    cdef readonly int64_t batch
-    cdef readonly int64_t vocab
-    cdef Py_buffer _buffer
-    cdef bint _held
-    cdef int _kind
-    cdef bint _swapped
-    cdef ptrdiff_t _row_stride
-    cdef ptrdiff_t _stride
-    cdef Edits _edits
-    cdef CEdits *_masked  # the edits of each row, where they differ
-    cdef Py_buffer _mask
-    cdef bint _is_masked  # whether `_mask` is held
-    cdef void **_changed  # the memory of `_masked`, where the rows' edits differ
-
-    def __cinit__(self, words, int kind, bint swapped):
-        cdef int last
-        if not FLOAT16 <= kind <= FLOAT64:
-            raise ValueError(f"unknown kind {kind}")
-        PyObject_GetBuffer(words, &self._buffer, PyBUF_STRIDES)
-        self._held = True
-        last = self._buffer.ndim - 1
-        if not 0 <= last <= 1:
-            raise ValueError("rows have to be an array of one or two axes")
-        if self._buffer.itemsize != (8 if kind == FLOAT64 else 4 if kind == FLOAT32 else 2):
-            raise ValueError("the items have to be of the size of their kind")
-        self.batch = self._buffer.shape[0] if last == 1 else 1
-        self._row_stride = self._buffer.strides[0]
-        self.vocab = self._buffer.shape[last]
-        self._stride = self._buffer.strides[last]
-        self._kind = kind
-        self._swapped = swapped
-        if self.vocab > MOST_TOKENS:
-            raise ValueError(f"a row has to have at most 2**27 tokens, but has {self.vocab}")
-        if self.vocab == 0:
-            raise ValueError("a row has to have at least one token")
-
-    def __dealloc__(self):
-        cdef int64_t row
-        if self._held:
-            PyBuffer_Release(&self._buffer)
-        if self._is_masked:
-            PyBuffer_Release(&self._mask)
-        if self._changed != NULL:
-            for row in range(self.batch):
-                free(self._changed[row])
-            free(self._changed)
-        free(self._masked)
-
-    def edit(self, Edits edits not None, mask=None):
-        """Let every call on these rows read them with edits: once.
-
-        mask : buffer of shape (batch, any), int32, contiguous rows of at least one word. Bit j & 31
-        of word j >> 5 is whether token j may be drawn; tokens beyond are not, and bits beyond the
-        tokens are not looked at. Never written to.
-        """
-        if self._edits is not None or edits._vocab != self.vocab:
-            raise ValueError("the edits have to be of these rows, and the first")
-        self._edits = edits
-        if mask is not None:
-            self._hold(mask)
-            self._mask_rows(edits.edits)
-
-    def change(self, Changes changes not None, texts=None, mask=None):
-        """Let every call on these rows read them as the changes have them: once.
-
-        texts : sequence of (array.array of int32, int), one for each row: its tokens, of which so
-        many are the prompt; None where no change looks at a text. mask : as for `edit`.
-
-        Returns None, or (row, token) for the first id of a text that is not in the vocabulary.
-        """
-        cdef Text text
-        cdef Row raw
-        cdef Workspace w
-        cdef CEdits none
-        cdef int64_t row, place, longest = 0
-        cdef array.array tokens
-        global _idle_workspace
-        if (self._masked != NULL or changes.vocab != self.vocab
-                or changes.batch not in (0, self.batch)
-                or not (texts is None or len(texts) == self.batch)):
-            raise ValueError("the changes have to be of these rows, and the first")
-        memset(&none, 0, sizeof(CEdits))
-        if mask is not None:
-            self._hold(mask)
-        self._mask_rows(none)
-        self._changed = <void **> calloc(max(<int64_t> 1, self.batch), sizeof(void *))
-        if self._changed == NULL:
-            raise MemoryError()
-        if texts is not None:
-            longest = max([len(one[0]) for one in texts], default=0)
-        with _lock:
-            w = _idle_workspace
-            memset(&_idle_workspace, 0, sizeof(Workspace))
-        try:
-            if not make_workspace(&w, changes.edits, changes.count, self.vocab, longest):
-                raise MemoryError()
-            for row in range(self.batch):
-                text = Text(NULL, 0, 0)
-                if texts is not None:
-                    tokens, text.n_prompt = texts[row]
-                    text.tokens, text.n = <const int32_t *> tokens.data.as_ints, len(tokens)
-                place = first_outside(&text, self.vocab)
-                if place >= 0:
-                    return row, text.tokens[place]
-                raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
-                               self._stride, self.vocab, self._kind, self._swapped)
-                if not find_edits(&w, changes.edits, changes.count, &text, row, &raw,
-                                  &self._masked[row], &self._changed[row]):
-                    raise MemoryError()
-        finally:
-            if 40 * w.longest > MOST_IDLE_BYTES:  # a token takes about that
-                free(w.memory)
-                memset(&w, 0, sizeof(Workspace))
-            with _lock:
-                _idle_workspace, w = w, _idle_workspace
-            free(w.memory)  # of another thread's call, if there was one
-
-    cdef int _hold(self, mask) except -1:
-        cdef int64_t words
-        PyObject_GetBuffer(mask, &self._mask, PyBUF_STRIDES)
-        self._is_masked = True
-        words = self._mask.shape[1] if self._mask.ndim == 2 else 0
-        if (words < 1 or self._mask.shape[0] != self.batch or self._mask.itemsize != 4
-                or self._mask.strides[1] != 4):
-            raise ValueError("the mask has to have words for each of these rows")
-        return 0
-
-    cdef int _mask_rows(self, CEdits edits) except -1:
-        """Give every row these edits, and its part of the mask, if there is one."""
-        cdef int64_t i
-        self._masked = <CEdits *> malloc(max(<int64_t> 1, self.batch) * sizeof(CEdits))
-        if self._masked == NULL:
-            raise MemoryError()
-        for i in range(self.batch):
-            self._masked[i] = edits
-            if not self._is_masked:
-                continue
-            self._masked[i].allowed = <const int32_t *> (<const char *> self._mask.buf
-                                                         + i * self._mask.strides[0])
-            self._masked[i].words = min(self._mask.shape[1], (self.vocab + 31) // 32)
-        return 0
-
-    cdef void init_job(self, Job *job) noexcept:
-        """Begin a job on these rows, in which nothing else is set."""
-        memset(job, 0, sizeof(Job))
-        job.repeat = 1
-        job.data = <const char *> self._buffer.buf
-        job.row_stride = self._row_stride
-        job.stride = self._stride
-        job.batch = self.batch
-        job.vocab = self.vocab
-        job.kind = self._kind
-        job.swapped = self._swapped
-        if self._masked != NULL:
-            job.edits = self._masked
-            job.edits_step = 1
-        elif self._edits is not None:
-            job.edits = &self._edits.edits
 
 
 @cython.final
@@ -1052,136 +587,4 @@ def softmax_rows(Rows rows, double temperature, const double[::1] temperatures, 
         PyBuffer_Release(&target)
 
 
-# --------------------------------------------------------------------------------- for the tests
-
-def idle_scratch(bint give_back=False):
-    """How many tokens, cumulative masses and items each scratch has room for that waits for later
-    calls, the next to be used first. With give_back, its memory goes back to the system."""
-    cdef Scratch *idle[MAX_FREE]
-    cdef Workspace w
-    cdef int i, n
-    global _free_count, _idle_workspace
-    if give_back:
-        with _lock:
-            w = _idle_workspace
-            memset(&_idle_workspace, 0, sizeof(Workspace))
-        free(w.memory)
-    with _lock:
-        n = _free_count
-        for i in range(n):
-            idle[i] = _free[i]
-        _free_count = 0
-    sizes = [(idle[i].vocab, idle[i].cumulative_size, idle[i].items_size, idle[i].rebased_size)
-             for i in range(n)]
-    for i in range(n):
-        if give_back:
-            destroy(idle[i])
-        else:
-            release(idle[i])
-    return sizes[::-1]
-
-
-cdef Scratch *begin(Rows rows, const CChain *chain, RowState *s) except NULL:
-    """Scan the one row, for what follows; the caller gives the scratch back."""
-    cdef Job job
-    cdef Scratch *scratch
-    rows.init_job(&job)
-    scratch = acquire(job.vocab)
-    if not scan_row(s, scratch, chain, row_of(&job, 0)):
-        release(scratch)
-        raise ValueError("the row is invalid")
-    return scratch
-
-
-def masses(Rows rows, double temperature, double[::1] floors=None):
-    """What each tier that applies says of the mass of the one row: {tier: (mass, error)}. With two
-    floors, of what is at or above each: {floor: (mass, error)}, from the fine tier."""
-    cdef RowState s
-    cdef CChain chain
-    cdef double totals[FLOORS]
-    cdef int i
-    cdef Scratch *scratch
-    memset(&chain, 0, sizeof(CChain))
-    if floors is not None and floors.shape[0] != FLOORS:
-        raise ValueError(f"floors have to be {FLOORS}")
-    scratch = begin(rows, &chain, &s)
-    set_temperature(&s, temperature)
-    found = {}
-    if floors is not None:
-        s.row.kernels.fine_masses_above(&s.row, &s.tempering, KEEP_ALL, scratch.masses,
-                                        &floors[0], totals)
-        for i in range(FLOORS):
-            found[floors[i]] = (totals[i],
-                                fine_error(totals[i], s.row.n) + rounding(&s, totals[i]))
-    else:
-        while s.tier != EXACT:
-            refine(&s)
-            found[s.tier] = s.total, s.error
-    release(scratch)
-    return found
-
-
-def depths(Rows rows, double temperature):
-    """The sum of w |z| of the one row: ((fine, error), exact). Of a row whose fine mass is used."""
-    cdef RowState s
-    cdef CChain chain
-    cdef double exact
-    cdef Scratch *scratch
-    memset(&chain, 0, sizeof(CChain))
-    scratch = begin(rows, &chain, &s)
-    set_temperature(&s, temperature)
-    s.reports = True
-    refine(&s)
-    exact = mass_value(depth_of_row(&s))
-    release(scratch)
-    return (s.depth.sum, s.depth.error), exact
-
-
-def moments(Rows rows, double temperature):
-    """What the fast passes find of the one row of float32 or narrower, and what is exact:
-    {name: ((sum, error), exact)} of the sums of w |z| and of w^2, and of the deviation."""
-    cdef RowState s
-    cdef CChain chain
-    cdef Bounded deviation
-    cdef Scratch *scratch
-    memset(&chain, 0, sizeof(CChain))
-    chain.tier = FAST
-    scratch = begin(rows, &chain, &s)
-    set_temperature(&s, temperature)
-    found = {}
-    s.asks_depth = True
-    refine(&s)
-    found["depth"] = (s.depth.sum, s.depth.error), exact_depth(&s)
-    forget_sums(&s)
-    s.asks_depth, s.asks_squares = False, True
-    refine(&s)
-    found["squares"] = (s.squares.sum, s.squares.error), exact_squares(&s)
-    deviation = deviation_about(&s)
-    found["deviation"] = (deviation.sum, deviation.error), deviation_of(&s)
-    release(scratch)
-    return found
-
-
-def whole_masses(Rows rows, double temperature):
-    """What the raw fields are made of: the fine masses of the one row at temperature 1 and at
-    another, ((mass, error), (mass, error)); an error of +inf where that mass is not used."""
-    cdef RowState s
-    cdef CChain chain
-    cdef Scratch *scratch
-    memset(&chain, 0, sizeof(CChain))
-    chain.temperature = temperature
-    chain.truncates = True
-    scratch = begin(rows, &chain, &s)
-    find_whole_masses(&s, True)
-    release(scratch)
-    return (s.raw.sum, s.raw.error), (s.whole.sum, s.whole.error)
-
-
-def canonical(str function, double x):
-    """exp or log in the canonical arithmetic; exp for x <= 0."""
-    return exp_canonical(x) if function == "exp" else log_canonical(x)
-
-
-def fused(float a, float b, float c):
-    """a * b + c, rounded once, as the kernels do it where the processor cannot."""
-    return fused_emulated(a, b, c)
+include "core/probes.pxi"

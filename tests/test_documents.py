@@ -18,7 +18,7 @@ TEXTS = [
     *(ROOT / "benchmarks").glob("*.py"),
     *(
         path
-        for end in ("py", "pyi", "pyx", "pxd", "h")
+        for end in ("py", "pyi", "pyx", "pxi", "pxd", "h")
         for path in (ROOT / "sampler").rglob(f"*.{end}")
     ),
 ]

@@ -255,7 +255,7 @@ def test_a_stage_is_named_in_five_places():
     found = {}
     for path in PACKAGE.rglob("*"):
         place = path.relative_to(PACKAGE).as_posix()
-        if path.suffix in (".py", ".pyx", ".pxd", ".h", ".pyi") and place not in EXCEPT:
+        if path.suffix in (".py", ".pyx", ".pxi", ".pxd", ".h", ".pyi") and place not in EXCEPT:
             found[place] = names & words_of(path)
     found["_core.pyx"] -= {"top_p"}  # a question that `counts` counts
     assert {place for place, words in found.items() if words} == PLACES, found
