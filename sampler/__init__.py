@@ -40,6 +40,7 @@ from sampler.softmax import (
 )
 from sampler.stages.cuts import *  # noqa: F403 -- every stage; each __all__ lists them
 from sampler.stages.edits import *  # noqa: F403
+from sampler.stages.memories import *  # noqa: F403
 from sampler.stages.scales import *  # noqa: F403
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from sampler._keywords import check_known
 from sampler._names import IGNORED_FIELDS, SAME
 from sampler.history import read_histories
 from sampler.masks import read_mask
+from sampler.memory import read_states
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
@@ -35,6 +36,7 @@ class Options(TypedDict, total=False):
 
     mask: Any
     history: Any
+    state: Any
     streams: Any
     steps: Any
     draws: Any
@@ -70,6 +72,12 @@ def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
             raise TypeError(
                 f"{stage!r} edits the logits, so in `stages` it has to come before {before!r}"
             )
+    for before, stage in pairwise(stage for stage in chain if not stage.is_off):
+        if before.kind == "memory":
+            raise TypeError(
+                f"{before!r} remembers what was drawn, so in `stages` it has to be the last, but "
+                f"{stage!r} comes after it"
+            )
     return chain
 
 
@@ -79,7 +87,8 @@ def check_together(named: Iterable[Stage]) -> None:
     for setting, stage in on.items():
         if stage.replaces in on:
             raise TypeError(
-                f"give either `{stage.replaces}` or `{setting}`, not both: in a chain they multiply"
+                f"give either `{stage.replaces}` or `{setting}`, not both"
+                + ": in a chain they multiply" * (stage.kind == "scale")
             )
 
 
@@ -124,15 +133,18 @@ def check_given(
     streams: Any = None,
     steps: Any = None,
     draws: Any = None,
+    state: Any = None,
 ) -> Given:
     """Return what a call says of its rows, as an `Engine` takes it."""
     shape = source.array.shape
+    rows = shape[0] if len(shape) > 1 else None
     return Given(
         check_numbers("streams", streams, source.batch),
         check_numbers("steps", steps, source.batch),
         check_numbers("draws", draws, source.batch),
         None if mask is None else read_mask(mask, shape),
-        None if history is None else read_histories(history, shape[0] if len(shape) > 1 else None),
+        None if history is None else read_histories(history, rows),
+        None if state is None else read_states(state, rows),
     )
 
 

@@ -128,8 +128,8 @@ class Range:
         """`value` as one of these numbers; TypeError or ValueError in one form."""
         if self.kind is float:
             return check_real(name, value, self.least, self.most, str(self), where, self.unit)
-        assert self.high is None
-        return check_integer(name, value, int(self.low), None, str(self), where)
+        end = None if self.high is None else int(self.high) + 1
+        return check_integer(name, value, int(self.low), end, str(self), where)
 
     def check_per_row(self, name: str, value: Any) -> float | FloatArray:
         """`value` as one of these numbers, or as a read-only array of them, one per row.

@@ -40,6 +40,7 @@ class Rows:
         texts: Sequence[tuple[array[int], int]] | None = None,
         mask: npt.NDArray[np.int32] | None = None,
     ) -> tuple[int, int] | None: ...
+    def remember(self, memory: npt.NDArray[np.float64]) -> None: ...
 
 @final
 class Chain:
@@ -97,6 +98,7 @@ def sample_tokens(
     steps: npt.NDArray[np.uint64] | None = None,
     draws: npt.NDArray[np.uint64] | None = None,
     given: bool = False,
+    observed: npt.NDArray[np.float64] | None = None,
 ) -> tuple[int, int, float] | None: ...
 def filter_rows(
     chain: Chain,
@@ -122,6 +124,7 @@ def distribution_row(
     streams: npt.NDArray[np.uint64] | None = None,
     steps: npt.NDArray[np.uint64] | None = None,
     draws: npt.NDArray[np.uint64] | None = None,
+    observed: npt.NDArray[np.float64] | None = None,
 ) -> tuple[int, float, tuple[int, int, float] | None]: ...
 def softmax_rows(
     rows: Rows,

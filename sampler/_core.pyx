@@ -97,7 +97,9 @@ from sampler.core.row cimport (
     PARAMETERS, TOP_P_CANDIDATES, TOP_P_EXACT, TOP_P_FAST, TOP_P_FINE, Chain as CChain, RowState,
     Scratch, Stage
 )
-from sampler.core.stages cimport N_STAGES, add_stage, apply_stages, complete_chain, stage_names
+from sampler.core.stages cimport (
+    N_STAGES, add_stage, apply_stages, complete_chain, seen_by_memory, stage_names
+)
 
 
 cdef enum:
@@ -421,7 +423,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                  const uint64_t[::1] draws=None, bint given=False):
+                  const uint64_t[::1] draws=None, bint given=False, double[::1] observed=None):
     """`draw_tokens`, and what `Samples` has of each token; with `given` or without `keys`, of the
     tokens given.
 
@@ -429,6 +431,7 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
     have the raw ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs
     (4, batch, n), with the raw ones and the kept log mass; the top arrays (2, batch, any).
+    observed, of shape (batch,), gets what a stage with memory goes on from: see `seen_by_memory`.
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -450,6 +453,10 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
             and top_ids.shape[0] == top_logprobs.shape[0] == 1 + raw and logprobs.shape[2] == n
             and top_logprobs.shape[2] == top):
         raise ValueError("the results have to fit the rows")
+    if observed is not None:
+        if observed.shape[0] != job.batch or n != 1:
+            raise ValueError("one number that is observed, of one token per row")
+        job.observed = &observed[0] if job.batch > 0 else NULL
     if job.given:
         for row in range(job.batch):
             for i in range(n):
@@ -514,23 +521,26 @@ cdef int set_output(Job *job, out, int64_t width) except -1:
 def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logits,
                      double[::1] probs, double[::1] logprobs, double[::1] cumulative,
                      KeyedUniforms keys=None, const uint64_t[::1] streams=None,
-                     const uint64_t[::1] steps=None, const uint64_t[::1] draws=None):
+                     const uint64_t[::1] steps=None, const uint64_t[::1] draws=None,
+                     double[::1] observed=None):
     """What the chain keeps of the one row, ids ascending; the arrays hold `vocab` entries.
 
-    cumulative is the mass up to each token, the arithmetic of the draw. Returns (count, entropy,
-    None), or (0, 0, (row, token, value)) as `draw_tokens`.
+    cumulative is the mass up to each token, the arithmetic of the draw; observed what a stage with
+    memory would see if that token were drawn. Returns (count, entropy, None), or (0, 0, (row,
+    token, value)) as `draw_tokens`.
     """
     cdef Job job
     cdef RowState s
     cdef Scratch *scratch
-    cdef int64_t n = 0
+    cdef int64_t i, n = 0
     cdef double entropy = 0.0
     cdef bint valid
     rows.init_job(&job)
     set_chain(&job, chain)
     if not (job.batch == 1 and ids.shape[0] == job.vocab and logits.shape[0] == job.vocab
             and probs.shape[0] == job.vocab and logprobs.shape[0] == job.vocab
-            and cumulative.shape[0] == job.vocab):
+            and cumulative.shape[0] == job.vocab
+            and (observed is None or observed.shape[0] == job.vocab)):
         raise ValueError("one row, and arrays as long as it")
     set_uniforms(&job, keys, streams, steps, draws, False)
     scratch = acquire(job.vocab, 0, min(job.sorts, job.vocab), rebased_room(&job))
@@ -541,6 +551,9 @@ def distribution_row(Chain chain, Rows rows, int64_t[::1] ids, double[::1] logit
                 apply_stages(&s)
                 n = read_distribution(&s, &ids[0], &logits[0], &probs[0], &logprobs[0],
                                       &cumulative[0], &entropy)
+                if observed is not None:
+                    for i in range(n):
+                        observed[i] = seen_by_memory(&s, ids[i], logprobs[i])
         return (n, entropy, None) if valid else (0, 0.0, first_invalid(0, &s.row))
     finally:
         release(scratch)

@@ -18,8 +18,10 @@ import numpy.typing as npt
 from sampler import _core
 from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
+from sampler.memory import State, states_after, tells
 from sampler.results import Distribution, Samples
 from sampler.stages.base import NO_IDS, Edit, Stage
+from sampler.stages.memories import Memory
 
 _IntArray = npt.NDArray[np.int64]
 _WordArray = npt.NDArray[np.uint64]
@@ -32,7 +34,8 @@ class Given(NamedTuple):
     """What a call says of each row.
 
     Where its uniforms are, without which it has its number, the sampler's step, and 0; what may be
-    drawn, as `masks.read_mask` gives it; what came before, as `history.read_histories` does.
+    drawn, as `masks.read_mask` gives it; what came before, as `history.read_histories` does; what
+    a sampler with memory remembers, as `memory.read_states` does.
     """
 
     streams: _WordArray | None = None
@@ -40,6 +43,7 @@ class Given(NamedTuple):
     draws: _WordArray | None = None
     mask: _MaskWords | None = None
     texts: _Texts | None = None
+    states: list[State | None] | None = None
 
 
 NOTHING = Given()
@@ -164,6 +168,8 @@ class Engine:
         Whether the operating system gave the seed, so that nobody counts on it.
     needs_history : str or None
         The first setting that looks at the text so far, if there is one.
+    memory : Memory or None
+        The stage with memory, if there is one that is on.
     per_row : (str, int) or None
         A setting that is one per row, and for how many rows all such settings are.
     """
@@ -177,6 +183,7 @@ class Engine:
         "_largest_ids",
         "_prepared",
         "_threads",
+        "memory",
         "needs_history",
         "per_row",
         "seed_is_fresh",
@@ -193,9 +200,11 @@ class Engine:
         flag_invalid: bool,
         threads: int | str,
     ) -> None:
+        stages = tuple(stages)
         self._chain = chain
         self._edits = [one for one in stages if isinstance(one, Edit) and not one.is_off]
         self.needs_history = next((e.setting for e in self._edits if e.needs_history), None)
+        self.memory = next((s for s in stages if isinstance(s, Memory) and not s.is_off), None)
         # For the last vocabulary.
         self._prepared: tuple[int, _core.Edits | _core.Changes] | None = None
         self._largest_ids = [
@@ -206,7 +215,9 @@ class Engine:
             if isinstance(value, tuple) and value
         ]
         self.per_row = chain.per_row
-        self._is_plain = chain.per_row is None and not (self._edits or self._largest_ids)
+        self._is_plain = chain.per_row is None and not (
+            self._edits or self._largest_ids or self.memory
+        )
         self._keys = _core.KeyedUniforms(seed, step)
         self._flag_invalid = flag_invalid
         self._threads = threads
@@ -314,13 +325,17 @@ class Engine:
         logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
         top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
+        observed = None if self.memory is None else np.empty(rows.batch)
         invalid = _core.sample_tokens(
             self._chain, rows, self._keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), *given[:3], is_given,
+            self._workers(), *given[:3], is_given, observed,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, given.steps)
         lone = source.array.ndim == 1
+        state = None
+        if observed is not None and given.states is not None:
+            state = states_after(given.states, observed, lone)
         numbers = _fields(figures, lone, drop_n, contain)
         log_numbers = _fields(logs, lone, drop_n, contain)
         ids = top_log_lists = [None, None]
@@ -331,8 +346,10 @@ class Engine:
         logprobs, entropy, *raw_logs = log_numbers
         shown = (tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0])
         if not raw:
-            return Samples(*shown)
-        return Samples(*shown, raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1])
+            return Samples(*shown, state=state)
+        return Samples(
+            *shown, raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1], state
+        )
 
     def filter(
         self,
@@ -362,18 +379,18 @@ class Engine:
         """Return what the chain makes of the only row; an invalid one raises in any case."""
         rows = self._rows_of(source, given)
         ids = np.empty(rows.vocab, np.int64)
-        floats = np.empty((4, rows.vocab))
-        logits, probs, logprobs, cumulative = floats
+        floats = np.empty((4 if self.memory is None else 5, rows.vocab))
+        logits, probs, logprobs, cumulative, *observed = floats
         n_kept, entropy, invalid = _core.distribution_row(
             self._chain, rows, ids, logits, probs, logprobs, cumulative,
-            self._keys, *given[:3],
+            self._keys, *given[:3], *observed,
         )  # fmt: skip
         if invalid is not None:
             raise InvalidLogit(*invalid).error_of_one_row(name)
-        logits, probs, logprobs, cumulative = floats[:, :n_kept].copy()
+        logits, probs, logprobs, cumulative, *observed = floats[:, :n_kept].copy()
         return Distribution(
             rows.vocab, entropy, ids[:n_kept].copy(), logits, probs, logprobs, cumulative,
-            source.to_tensor,
+            source.to_tensor, *observed,
         )  # fmt: skip
 
     def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
@@ -391,6 +408,8 @@ class Engine:
                 raise ValueError(
                     f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
                 )
+        if self.memory is not None or given.states is not None:
+            rows.remember(self._told(given.states))
         if given.mask is None and not self._edits:
             return rows
         if self.needs_history is not None and given.texts is None:
@@ -408,6 +427,25 @@ class Engine:
                 f"`history` has to hold ids in [0, {rows.vocab}), but one is {token}{where}"
             )
         return rows
+
+    def _told(self, states: list[State | None] | None) -> FloatArray:
+        """Return what the states of a call say to the core, if it has them where it needs them."""
+        if self.memory is None:
+            raise ValueError(
+                "`state` is for a sampler with memory, such as Sampler(mirostat=2), but this one "
+                "has none: leave it out"
+            )
+        if states is None:
+            raise self.no_state()
+        return tells(self.memory, states)
+
+    def no_state(self) -> ValueError:
+        """Return the error of a call without a state, where there is a stage with memory."""
+        assert self.memory is not None
+        return ValueError(
+            f"`{self.memory.setting}` goes on from what it remembers: write r = s.sample(logits, "
+            "state=s.initial_state()), and give the next call state=r.state"
+        )
 
     def _edits_of(self, vocab: int) -> _core.Edits | _core.Changes:
         """Put the edits into the core's form, for the vocabulary of a call."""

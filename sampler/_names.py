@@ -23,6 +23,8 @@ SAME = {
     **dict.fromkeys(("tfs", "tfs_z"), "tail_free"),
     **dict.fromkeys(("top_nsigma", "nsigma"), "top_n_sigma"),
     **dict.fromkeys(("xtc_threshold", "xtc_probability", "xtc_special_tokens"), "xtc"),
+    **dict.fromkeys(("mirostat_mode", "mirostat_tau", "mirostat_eta"), "mirostat"),
+    **dict.fromkeys(("adaptive_target", "adaptive_decay"), "adaptive_p"),
     **dict.fromkeys(("repeat_penalty", "rep_pen", "rep_p"), "repetition_penalty"),
     **dict.fromkeys(("freq_pen", "penalty_freq"), "frequency_penalty"),
     **dict.fromkeys(("presence_pen", "penalty_present"), "presence_penalty"),
@@ -74,6 +76,11 @@ PARTS = {
     "xtc_threshold": "threshold",
     "xtc_probability": "probability",
     "xtc_special_tokens": "protected",
+    "mirostat_mode": "version",
+    "mirostat_tau": "tau",
+    "mirostat_eta": "eta",
+    "adaptive_target": "target",
+    "adaptive_decay": "decay",
 }
 
 # Half of the distance from low to high, around the temperature.
@@ -90,7 +97,7 @@ ADVICE = {
         "the order is a chain, as in Sampler([TopK(40), TopP(0.95), Temperature(0.8)])",
     ),
     **dict.fromkeys(
-        ("min_k", "mirostat", "mirostat_mode", "best_of", "adaptive_target", "skew"),
+        ("min_k", "best_of", "skew"),
         "no stage of a Sampler does this",
     ),
 }

@@ -48,6 +48,7 @@ from sampler._engine import NOTHING, Engine, Given, make_chain
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
+from sampler.memory import initial_states
 from sampler.results import Distribution, Samples
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, HasSettings, Settings, lists_settings
@@ -343,9 +344,54 @@ class Sampler(HasSettings):
         given = NOTHING
         if mask is not None or history is not None:
             given = check_given(source, mask, history)
+        if self._engine.memory is not None:
+            raise self._engine.no_state()
         if source.array.ndim == 2:
             return source.to_container(self._engine.draw(source, given=given))
         return self._engine.draw_token(source, given)
+
+    def initial_state(self, batch: int | None = None) -> Any:
+        """Return what a sampler with memory (`mirostat`, `adaptive_p`) remembers at first.
+
+        Parameters
+        ----------
+        batch : int, >= 0, optional
+            How many rows; without it, of a lone row.
+
+        Returns
+        -------
+        State, or ndarray of shape (batch,) of State
+            None in rows where the setting is off.
+
+        Raises
+        ------
+        TypeError
+            If `batch` is not an integer.
+        ValueError
+            If the sampler has no memory, or its settings are for another batch.
+
+        See Also
+        --------
+        Sampler.sample : takes it, and returns the next one.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> s = Sampler(mirostat=2, seed=7)
+        >>> r = s.sample([[1.0, 3.0, 2.0, 0.0]] * 2, state=s.initial_state(2))
+        >>> [round(one.values[0], 2) for one in r.state]
+        [10.43, 10.27]
+        """
+        if batch is not None:
+            batch = check_integer("batch", batch, 0, None, "an integer >= 0")
+        return initial_states(self._engine.memory, batch)
+
+    def _check_one_token(self, n: int) -> None:
+        if n != 1 and self._engine.memory is not None:
+            raise ValueError(
+                f"`{self._engine.memory.setting}` goes on from one token per row, not from {n}: "
+                "give each a row of its own"
+            )
 
     @overload
     def sample(
@@ -370,6 +416,7 @@ class Sampler(HasSettings):
         *,
         mask: Any = None,
         history: Any = None,
+        state: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -388,6 +435,9 @@ class Sampler(HasSettings):
             As for a call. The raw fields are those of the row without it.
         history : History, or list of one per row, optional
             As for a call.
+        state : State, or array of one per row, optional
+            What a sampler with memory (`mirostat`, `adaptive_p`) goes on from: `initial_state`,
+            and then the `state` of the last result. See `sampler.memory.State`.
         streams : int or sequence of int of shape (batch,), in [0, 2**64), optional
             The random stream of each row; 0 ... batch - 1 by default.
         steps : int or sequence of int of shape (batch,), in [0, 2**64), optional
@@ -435,8 +485,9 @@ class Sampler(HasSettings):
         _inputs.check_rows(source)
         if n is not None:
             n = check_integer("n", n, 1, 2**40, "an integer >= 1")
+        self._check_one_token(n or 1)
         top = None if logprobs is None else check_logprobs(logprobs)
-        given = check_given(source, mask, history, streams, steps, draws)
+        given = check_given(source, mask, history, streams, steps, draws, state)
         check_flag("raw", raw)
         return self._engine.sample(
             source, n, top, raw=raw, given=given, contain=source.to_container
@@ -462,6 +513,7 @@ class Sampler(HasSettings):
         *,
         mask: Any = None,
         history: Any = None,
+        state: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -479,6 +531,8 @@ class Sampler(HasSettings):
             One token per row, or n; for a lone row without `batch`.
         mask : array_like, optional
             As for `sample`.
+        history, state
+            As for `sample`. The next state needs one token per row.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
             As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         logprobs : int, >= 0, optional
@@ -518,7 +572,8 @@ class Sampler(HasSettings):
         ids = check_tokens("tokens", tokens, source.array.shape)
         drop_n = ids.ndim < source.array.ndim
         ids = ids.reshape(source.batch, 1 if drop_n else ids.shape[-1])
-        given = check_given(source, mask, history, streams, steps, draws)
+        self._check_one_token(ids.shape[1])
+        given = check_given(source, mask, history, streams, steps, draws, state)
         check_flag("raw", raw)
         return self._engine.score(
             source, ids, top, drop_n=drop_n, raw=raw, given=given,
@@ -532,6 +587,7 @@ class Sampler(HasSettings):
         *,
         mask: Any = None,
         history: Any = None,
+        state: Any = None,
         stream: int = 0,
         step: int | None = None,
         draw: int = 0,
@@ -546,8 +602,10 @@ class Sampler(HasSettings):
             As for a call.
         mask : array_like, optional
             As for a call.
-        history : History, or list of one per row, optional
+        history : History, optional
             As for a call.
+        state : State, optional
+            As for `sample`.
         stream, step, draw : int, in [0, 2**64)
             As for `sample`, of this row: where the coins of stages such as `XTC` fall as they did
             there.
@@ -573,8 +631,7 @@ class Sampler(HasSettings):
         for name, number in numbers.items():
             numbers[name] = check_integer(name, number, 0, U64_END, U64_TEXT)
         at = [np.array([number], np.uint64) for number in numbers.values()]
-        *_, words, texts = check_given(source, mask, history)
-        given = Given(at[0], at[1], at[2], words, texts)
+        given = Given(*at, *check_given(source, mask, history, state=state)[3:])
         return self._engine.distribution(source, given=given)
 
     @overload
@@ -596,6 +653,7 @@ class Sampler(HasSettings):
         *,
         mask: Any = None,
         history: Any = None,
+        state: Any = None,
         streams: Any = None,
         steps: Any = None,
         draws: Any = None,
@@ -612,6 +670,8 @@ class Sampler(HasSettings):
             As for a call: what it forbids is -inf.
         history : History, or list of one per row, optional
             As for a call.
+        state : State, or array of one per row, optional
+            As for `sample`.
         streams, steps, draws : int or sequence of int of shape (batch,), optional
             As for `sample`: where the coins of stages such as `XTC` fall as they did there.
         out : array or tensor, optional
@@ -647,7 +707,7 @@ class Sampler(HasSettings):
         _inputs.check_rows(source)
         shape = source.array.shape
         target = None if out is None else _inputs.check_out(out, shape, source.array.dtype, dtype)
-        given = check_given(source, mask, history, streams, steps, draws)
+        given = check_given(source, mask, history, streams, steps, draws, state)
         filtered = self._engine.filter(source, given=given)
         if target is None:
             return source.to_original(filtered)

@@ -20,10 +20,12 @@ import numpy.typing as npt
 from sampler._reference_edits import Text, edited
 from sampler.stages import (
     XTC,
+    AdaptiveP,
     DynamicTemperature,
     EpsilonCutoff,
     EtaCutoff,
     MinP,
+    Mirostat,
     PLess,
     Smoothing,
     TailFree,
@@ -40,6 +42,7 @@ from sampler.stages.base import Stage
 __all__ = [
     "State",
     "Text",
+    "adaptive_p",
     "draw",
     "dynamic_temperature",
     "edited",
@@ -51,6 +54,7 @@ __all__ = [
     "log_of_mass",
     "logprobs",
     "min_p",
+    "mirostat",
     "p_less",
     "probabilities",
     "rebase",
@@ -265,6 +269,31 @@ def xtc(state: State, stage: XTC, floor: int, coin: float | None) -> State:
     return state if (~likely).sum() < floor else keep_only(state, ~likely)
 
 
+def mirostat(state: State, stage: Mirostat, mu: float, vocab: int) -> _Array:
+    """Keep the tokens of a surprise up to mu; in version 1, as many as a Zipf law has them."""
+    if stage.version == 2:
+        return _above(state, _log_mass(state) - mu * math.log(2.0))
+    n = len(state.ids)
+    i = np.arange(1, min(n, 100), dtype=np.longdouble)
+    t = np.log((i + 1) / i)
+    slope = t @ -np.diff(state.z[: len(i) + 1]) / (t @ t) if n > 1 else 0.0
+    if slope <= 0:
+        return np.ones(n, bool)
+    e, log_vocab = slope - 1, np.log(np.longdouble(vocab))
+    zipf = -np.expm1(-e * log_vocab) / e if e else log_vocab
+    log_k = (mu * np.log(np.longdouble(2)) - np.log(zipf)) / slope
+    keep: _Array = np.arange(n) < max(1, math.floor(np.exp(min(log_k, np.log(n) + 1))))
+    return keep
+
+
+def adaptive_p(state: State, stage: AdaptiveP, total: float, weight: float) -> State:
+    """Prefer probabilities near a target that the average so far moves; in double."""
+    p = np.exp(np.minimum(logprobs(state), 0.0))
+    target = min(max(2 * stage.values[0] - total / weight, 0.0), 1.0)
+    d = np.abs(p - target) / 0.3
+    return rebase(state, 5.0 - 10.0 * d * d / (1.0 + d))
+
+
 def keep_only(state: State, keep: _Array) -> State:
     """Drop the others; what is left starts from its own largest logit."""
     logits = state.logits[keep]
@@ -324,10 +353,12 @@ def kept(
     ties: str = "id",
     coins: Iterable[float] = (),
     history: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    remembered: Sequence[float] = (),
 ) -> State:
     """Run the stages over one row of logits; each `XTC`, on or off, has one of the coins.
 
-    `history` is the text so far: its prompt and its output.
+    `history` is the text so far: its prompt and its output. `remembered` is what the last stage
+    remembers of it, if it has memory: the `values` of a `sampler.memory.State`.
     """
     stages, coins = list(stages), iter(coins)
     x = np.array(row, dtype=np.float64)
@@ -343,10 +374,16 @@ def kept(
             state = xtc(state, stage, min_tokens_to_keep, coin)
         elif isinstance(stage, TypicalP):
             state = keep_only(state, typical_p(state, stage, min_tokens_to_keep))
+        elif isinstance(stage, AdaptiveP):
+            state = adaptive_p(state, stage, *remembered)
         elif stage.kind == "scale":
             state = _SCALES[type(stage)](state, stage)
         else:
-            keep = _CUTS[type(stage)](state, stage, ties)
+            keep = (
+                mirostat(state, stage, *remembered, len(x))
+                if isinstance(stage, Mirostat)
+                else _CUTS[type(stage)](state, stage, ties)
+            )
             keep[:min_tokens_to_keep] = True
             state = keep_only(state, keep)
     return state
@@ -389,17 +426,25 @@ def log_mass(
     ties: str = "id",
     coins: Iterable[float] = (),
     history: tuple[Sequence[int], Sequence[int]] = ((), ()),
+    remembered: Sequence[float] = (),
 ) -> float:
     """Log of the probability that the kept tokens have without the cuts: a difference of two logs.
 
-    An `XTC` with `expected` is not a cut.
+    An `XTC` with `expected` is not a cut, nor is `AdaptiveP`.
     """
     stages = list(stages)
-    more: dict[str, Any] = {"min_tokens_to_keep": min_tokens_to_keep, "history": history}
+    more: dict[str, Any] = {
+        "min_tokens_to_keep": min_tokens_to_keep,
+        "history": history,
+        "remembered": remembered,
+    }
     state = kept(row, stages, ties=ties, coins=coins, **more)
     if state.greedy:
         return 0.0
-    scales = [s for s in stages if s.kind != "cut" or (isinstance(s, XTC) and s.expected)]
+    scales = [
+        s for s in stages
+        if not (s.kind == "cut" or isinstance(s, Mirostat)) or (isinstance(s, XTC) and s.expected)
+    ]  # fmt: skip
     whole = kept(row, scales, **more)
     z = whole.z[np.isin(whole.ids, state.ids)]
     if not z.size:  # without the cuts the row is greedy, and has none of them

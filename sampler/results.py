@@ -69,6 +69,8 @@ class Samples(Generic[_Ints, _Floats]):
         and at temperature 0; NaN where invalid.
     raw_top_ids, raw_top_logprobs : int64, float64
         As `top_ids`, `top_logprobs`, under the model's own softmax.
+    state : State, or array of shape (B,) of State
+        Of a sampler with memory, what it remembers after the token: for the next call. Else None.
 
     See Also
     --------
@@ -90,6 +92,7 @@ class Samples(Generic[_Ints, _Floats]):
     log_mass: _Floats | Any = None
     raw_top_ids: _IntArray | Any = None
     raw_top_logprobs: _FloatArray | Any = None
+    state: Any = None
 
     @property
     def kept(self) -> _Ints:
@@ -113,9 +116,11 @@ class Samples(Generic[_Ints, _Floats]):
 
         def part(name: str) -> Any:
             value = getattr(self, name)
-            # Under `n=`, all draws of a lone row have its one list.
+            # Under `n=`, all draws of a lone row have its one list, and its one state.
             if value is None or (name in _LISTS and _axes(value) == _axes(self.tokens) == 1):
                 return value
+            if name == "state":
+                return value[index] if _axes(value) else value
             return plain(value[index])
 
         return Samples(*map(part, _FIELDS))
@@ -194,6 +199,7 @@ class Distribution:
         logprobs: _FloatArray,
         cumulative: _FloatArray,
         to_tensor: Callable[[npt.NDArray[Any]], Any] | None = None,
+        observed: _FloatArray | None = None,
     ) -> None:
         # By ascending id, as the draw goes.
         self._vocab = vocab
@@ -204,6 +210,7 @@ class Distribution:
         self._logprobs = logprobs
         self._cumulative = cumulative
         self._to_tensor = to_tensor
+        self._observed = observed  # of a sampler with memory
 
     @cached_property
     def _by_rank(self) -> _IntArray:
@@ -288,3 +295,13 @@ class Distribution:
         )
         more = ", ..." if len(self) > 4 else ""
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
+
+
+def observed_of(distribution: Distribution, token: int) -> float | None:
+    """Return what a stage with memory sees of a token: NaN where it is not kept, None without."""
+    if distribution._observed is None:
+        return None
+    place = int(np.searchsorted(distribution._ids, token))
+    if place == len(distribution._ids) or distribution._ids[place] != token:
+        return float("nan")
+    return float(distribution._observed[place])

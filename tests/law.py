@@ -11,6 +11,7 @@ import numpy as np
 from sampler import (
     DRY,
     XTC,
+    AdaptiveP,
     BadWords,
     BeginSuppressTokens,
     DynamicTemperature,
@@ -21,6 +22,7 @@ from sampler import (
     LogitBias,
     MinNewTokens,
     MinP,
+    Mirostat,
     NoRepeatNgram,
     PLess,
     PresencePenalty,
@@ -43,15 +45,24 @@ from sampler import (
 from sampler import _reference_edits as reference_edits
 from sampler._reference_edits import Text
 from sampler.history import History
+from sampler.memory import State
 
 BAND = 1e-12
 HISTORY = History([1, 0, 3, 1], [0, 3, 1])  # where a chain needs one
 
 
 def given(stages):
-    """What a call says of the text, if any of the stages looks at it."""
+    """What a call says of the text, if any of the stages looks at it or remembers it."""
     needed = any(stage.kind == "edit" and stage.needs_history for stage in stages)
-    return {"history": HISTORY} if needed else {}
+    said = {"history": HISTORY} if needed else {}
+    memory = [stage for stage in stages if stage.kind == "memory" and not stage.is_off]
+    return {**said, "state": State(*memory)} if memory else said
+
+
+def remembered(stages):
+    """The same for the twin."""
+    state = given(stages).get("state")
+    return () if state is None else state.values
 
 
 def rank(x):
@@ -87,6 +98,11 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         elif isinstance(stage, Smoothing):
             x = smoothed(x, stage.factor, stage.curve, temperature)
             temperature = 1.0
+        elif isinstance(stage, AdaptiveP):
+            law = adaptive(x, stage, temperature)
+            x = s.filter(np.array(row, np.float64), **given(stages))  # which ranks by its own bits
+            assert same_logits(law, x), f"{stage} is not the law's"
+            temperature = 1.0
         elif isinstance(stage, XTC):
             floor, u = min_tokens_to_keep, coin(i, stages)
             branches = [xtc(x, stage, temperature, floor, u, slack) for slack in (0, -BAND, BAND)]
@@ -102,7 +118,7 @@ def check_chain(row, stages, min_tokens_to_keep=1, ties="id", distribution=None)
         order = rank(x)
         keep = np.isin(order, d.ids)
         assert np.array_equal(d.ids, order[keep]), f"{stage} is not the law's"
-        check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties)
+        check_stage(x[order], stage, keep, temperature, min_tokens_to_keep, ties, len(x))
         if isinstance(stage, DynamicTemperature) and not stage.is_off:
             stage = Temperature(dynamic(x[order], stage, temperature))
         x[order[~keep]] = -np.inf
@@ -116,11 +132,19 @@ def same_logits(a, b):
     return np.allclose(a - a.max(), b - b.max(), rtol=BAND, atol=BAND)
 
 
-def check_stage(x, stage, keep, temperature, floor, ties):
+def adaptive(x, stage, temperature):
+    """The row after an AdaptiveP in its first state, whose target is that of the stage."""
+    z = tempered(x, temperature) if np.isinf(temperature) else (x - x.max()) / temperature
+    log_mass = np.rint(np.log(np.exp(np.longdouble(1) * z)[x > -np.inf].sum()) * 2**32) / 2**32
+    d = np.abs(np.exp(np.minimum(z - log_mass, 0)) - stage.target) / 0.3
+    return np.where(x > -np.inf, 5 - 10 * d * d / (1 + d), -np.inf).astype(np.float64)
+
+
+def check_stage(x, stage, keep, temperature, floor, ties, vocab):
     """Assert that `stage` may keep what the mask `keep` says of x, the logits in rank order."""
     if temperature == 0:
         assert keep.tolist() == [True]
-    elif stage.kind != "cut" or stage.is_off:
+    elif TABLE[type(stage)].judge is None or stage.is_off:
         greedy = stage == Temperature(0) or (
             isinstance(stage, DynamicTemperature)
             and not stage.is_off
@@ -129,7 +153,9 @@ def check_stage(x, stage, keep, temperature, floor, ties):
         assert keep[0]
         assert keep.sum() == (1 if greedy else len(x))
     else:
-        TABLE[type(stage)].judge(x, stage.value, keep, temperature, min(floor, len(x)), ties)
+        more = {"vocab": vocab} if isinstance(stage, Mirostat) else {}
+        floor = min(floor, len(x))
+        TABLE[type(stage)].judge(x, stage.value, keep, temperature, floor, ties, **more)
 
 
 def length_of_prefix(keep):
@@ -282,6 +308,28 @@ def judge_tail_free(x, z, keep, temperature, floor, ties):
     assert least <= kept <= most
 
 
+def judge_mirostat(x, value, keep, temperature, floor, ties, vocab):
+    """In its first state, whose mu is twice tau."""
+    version, tau, _ = value
+    log_mu = 2 * tau * np.log(2)
+    if version == 2:
+        judge_above(x, keep, temperature, floor, sums(x, temperature)[0] - log_mu)
+        return
+    kept = length_of_prefix(keep)
+    i = np.arange(1, min(len(x), 100), dtype=np.longdouble)
+    t = np.log((i + 1) / i)
+    slope = t @ -np.diff(tempered(x, temperature)[: len(i) + 1]) / (t @ t if len(x) > 1 else 1)
+    if slope <= 0:
+        assert kept == len(x)
+        return
+    e = slope - 1
+    zipf = -np.expm1(-e * np.log(vocab)) / e if e else np.log(vocab)
+    k = np.exp(min((log_mu - np.log(zipf)) / slope, 40))
+    least = max(1, floor)
+    ends = [np.clip(int(min(k * (1 + band), 1e9)), least, len(x)) for band in (-1e-11, 1e-11)]
+    assert ends[0] <= kept <= ends[1]
+
+
 def judge_typical_p(x, m, keep, temperature, floor, ties):
     z = tempered(x, temperature)
     w = np.exp(z)
@@ -360,14 +408,14 @@ class Case(NamedTuple):
     judge: Callable | None  # of (x, value, keep, temperature, floor, ties); x in rank order
 
 
-def edits_first(stages):
+def in_order(stages):
     """The same stages as a chain may have them."""
-    return sorted(stages, key=lambda stage: stage.kind != "edit")
+    return sorted(stages, key=lambda stage: (stage.kind == "memory") - (stage.kind == "edit"))
 
 
 def random_stage(rng):
     """A scale or a cut: what an edit may be depends on the row (see test_masks.py)."""
-    stage = rng.choice([one for one in TABLE if one.kind != "edit"])
+    stage = rng.choice([one for one in TABLE if one.kind in ("scale", "cut")])
     return stage.of(random_value(rng, stage, 0.5))
 
 
@@ -470,5 +518,14 @@ TABLE = {
         after=(0.11, 0.6),
         edges=((0.0, 1.0), (0.5, 1.0), (0.1, 0.5), (1e-3, 1.0, (0,)), (0.01, 0.5, (0,), True)),
         random=lambda rng: (rng.random() / 2, rng.random()), judge=None,
+    ),
+    Mirostat: Case(
+        values=((1, 0.3), 2, (2, 0.1), (1, 1.7), (2, 1.1)), gentle=((2, 4.0),), after=(2, 2.0),
+        edges=((1, 0.0), (2, 0.0), (1, 5.0), (2, 1e6), (1, 1e6)),
+        random=lambda rng: (rng.integers(1, 3), rng.uniform(0, 6)), judge=judge_mirostat,
+    ),
+    AdaptiveP: Case(
+        values=(0.1, (0.9, 0.0)), gentle=(0.5,), after=0.3, edges=(0.0, 1.0, (0.5, 0.99)),
+        random=lambda rng: (rng.random(), rng.uniform(0, 0.99)), judge=None,
     ),
 }  # fmt: skip

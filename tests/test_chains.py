@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from law import HISTORY, TABLE, check_chain, coins_of, edits_first, given
+from law import HISTORY, TABLE, check_chain, coins_of, given, in_order, remembered
 from sampler import MinP, Sampler, SuppressTokens, Temperature, TopK, TopP, reference
 
 # Edits come first in any chain: of those one is enough, and each has its turn before the others.
@@ -14,8 +14,10 @@ OTHERS = {stage: case for stage, case in TABLE.items()
 EDITS = [stage.of(value) for stage, case in TABLE.items() if stage.kind == "edit"
          for value in (*case.values, *case.gentle)]  # fmt: skip
 SETTINGS = [stage.of(value) for stage, case in OTHERS.items() for value in case.values]
-BEFORE = [stage.of(value) for stage, case in OTHERS.items() for value in case.gentle]
-AFTER = [stage.of(case.after) for stage, case in OTHERS.items()]
+# What has memory is last.
+FIRST = {stage: case for stage, case in OTHERS.items() if stage.kind != "memory"}
+BEFORE = [stage.of(value) for stage, case in FIRST.items() for value in case.gentle]
+AFTER = [stage.of(case.after) for stage, case in FIRST.items()]
 FLOORS, TIES = (1, 2, 3, 70), ("id", "all")
 
 
@@ -30,10 +32,11 @@ def rows(size):
 
 
 def check(row, stages, floor, ties):
-    stages = edits_first(stages)
+    stages = in_order(stages)
     settings = {"min_tokens_to_keep": floor, "ties": ties}
     text = (HISTORY.prompt, HISTORY.output)
     more = {**settings, "coins": coins_of(stages), "history": text}
+    more["remembered"] = remembered(stages)
     state = reference.kept(row, stages, **more)
     s = Sampler(stages, seed=0, **settings)
     r = s.sample(row, logprobs=1, raw=True, steps=0, **given(stages))
@@ -80,7 +83,7 @@ def test_every_setting_at_every_place_of_a_long_row(stage, place, size):
         for ties in TIES if size < 1000 else TIES[number % 2 :][:1]:
             before = [BEFORE[(number + i) % len(BEFORE)] for i in range(place)]
             for floor in (1, 70):
-                stages = edits_first([*before, stage, AFTER[number % len(AFTER)]])
+                stages = in_order([*before, stage, AFTER[number % len(AFTER)]])
                 check_chain(row, stages, floor, ties)
 
 

@@ -24,7 +24,15 @@ from law import TABLE, check_chain
 from law import given as given_text
 from sampler import Sampler, stages
 from sampler._checks import Biases, Flag, HasArray, Ids, Integers, Range, Reals, Sequences
-from sampler.stages import DRY, XTC, DynamicTemperature, MinNewTokens, Smoothing
+from sampler.stages import (
+    DRY,
+    XTC,
+    AdaptiveP,
+    DynamicTemperature,
+    MinNewTokens,
+    Mirostat,
+    Smoothing,
+)
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, Settings
 
@@ -49,7 +57,8 @@ def inside(range_):
         value = token if range_.integers else biases
         return st.dictionaries(key, value).map(lambda found: tuple(sorted(found.items())))
     if range_.kind is int:
-        return st.one_of(*[st.none()] * range_.optional, st.integers(min_value=range_.low))
+        numbers = st.integers(min_value=range_.low, max_value=range_.high)
+        return st.one_of(*[st.none()] * range_.optional, numbers)
     high = sys.float_info.max if range_.high is None else range_.high
     low = max(range_.low, -sys.float_info.max)
     opens, closes = range_.ends[0] == "(", range_.ends[1] == ")"
@@ -63,7 +72,8 @@ def outside(range_):
         return st.integers(max_value=-1).map(lambda token: ((token,),))
     low, high = range_.low, range_.high
     if range_.kind is int:
-        return st.integers(max_value=low - 1)
+        above = [] if high is None else [st.integers(min_value=high + 1)]
+        return st.one_of(st.integers(max_value=low - 1), *above)
     above = [st.just(math.inf)] if high is None else []
     if high is not None and high < math.inf:
         above = [st.floats(min_value=high, exclude_min=range_.ends[1] == "]")]
@@ -169,6 +179,8 @@ def test_signatures_list_the_settings():
     several = tuple[Reals, ...] | DynamicTemperature | None
     kinds["(float, float, float) or DynamicTemperature"] = several
     kinds["(float, float, sequence of int, bool) or XTC"] = tuple[Any, ...] | XTC | None
+    kinds["int, (int, float, float) or Mirostat"] = Reals | tuple[Reals, ...] | Mirostat | None
+    kinds["float, (float, float) or AdaptiveP"] = Reals | tuple[Reals, ...] | AdaptiveP | None
     for name in ("repetition_penalty", "frequency_penalty", "presence_penalty"):
         kinds[STAGES[name].range.noun] = Reals | tuple[Any, ...] | None
     kinds[STAGES["dry"].range.noun] = Reals | tuple[Any, ...] | DRY | None
@@ -224,7 +236,7 @@ def test_documents_state_range_and_off_value(stage):
 # The places that a new stage touches in the package.
 PLACES = {"core/row.pxd", "core/stages.pxd", "core/edits.pxd", "reference.py",
           "_reference_edits.py", "stages/settings.py",
-          "stages/edits.py", "stages/scales.py", "stages/cuts.py"}  # fmt: skip
+          "stages/edits.py", "stages/scales.py", "stages/cuts.py", "stages/memories.py"}  # fmt: skip
 # Where some are named and a new one need not be: Hugging Face's settings and its versions of our
 # stages, what the self-test chooses to draw with, and rooms of the core that one stage or a family
 # of them needs.

@@ -35,6 +35,7 @@ cdef struct Job:
     bint swapped
     const Edits *edits    # of the first row; those of the next are edits_step further
     int64_t edits_step
+    const double *memory  # what the state of each row says to the last stage
     bint flag_invalid
     # The uniforms: given, or keyed by seed, stream and step.
     const double *u
@@ -52,6 +53,7 @@ cdef struct Job:
     int64_t *kept
     double *logprobs
     double *entropy
+    double *observed      # one per row: what the last stage, of a chain with memory, saw
     bint raw              # whether these are asked for as well:
     int64_t *raw_ranks
     double *raw_logprobs
@@ -117,6 +119,7 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
         return False
     s.key = key_of(job, row)
     s.ranks_any = job.given
+    s.memory = 0.0 if job.memory == NULL else job.memory[row // job.repeat]
     return True
 
 

@@ -15,7 +15,7 @@ from sampler.core.kernels cimport (
 )
 from sampler.core.row cimport (
     ENTROPY_CANDIDATES, ENTROPY_EXACT, ENTROPY_FINE, EPSILON_CUTOFF, ETA_CUTOFF, EXACT, FINE,
-    LOG_MASS_CANDIDATES, P_LESS, TOP_A, UNKNOWN, Bounded, RowState, are_candidates,
+    LOG_MASS_CANDIDATES, MIROSTAT, P_LESS, TOP_A, UNKNOWN, Bounded, RowState, are_candidates,
     candidates_from, count_kept, count_settled, depth_of_candidates, depth_of_row, fine_total,
     has_bounds,
     mass_of_candidates, parts_of, read_kept, refine
@@ -24,6 +24,7 @@ from sampler.core.row cimport (
 
 cdef extern from *:
     """
+    static const double LN_2 = 0x1.62e42fefa39efp-1;
     /* More than the logs and the quotient of a threshold lose. */
     static const double THRESHOLD_SLACK = 0x1p-40;
     /* Of a sum of |d| or d^2. In float32: each d rounds once, which counts twice in d^2, its square
@@ -32,6 +33,7 @@ cdef extern from *:
     static const double DEVIATIONS_ERROR = 0x1.8p-21;  /* 12 roundings */
     static const double DEVIATIONS_FLOOR = 0x1p-140;
     """
+    const double LN_2
     const double THRESHOLD_SLACK
     const double DEVIATIONS_ERROR
     const double DEVIATIONS_FLOOR
@@ -114,8 +116,11 @@ cdef inline double on_grid(double log_mass) noexcept nogil:
 cdef inline double log_threshold(int stage, double value, double mass, double depth,
                                  double squares) noexcept nogil:
     """The least z that a cut by probability keeps, from the sums over what is kept: where p = w / M
-    reaches e, min(e, sqrt(e) exp(-H)), a pmax^2 or the sum of p^2."""
-    cdef double log_mass = log_canonical(mass), log_value = log_canonical(value)
+    reaches e, min(e, sqrt(e) exp(-H)), a pmax^2, the sum of p^2 or 2^-mu."""
+    cdef double log_mass = log_canonical(mass), log_value
+    if stage == MIROSTAT:
+        return log_mass - value * LN_2
+    log_value = log_canonical(value)
     if stage == EPSILON_CUTOFF:
         return log_value + log_mass
     if stage == ETA_CUTOFF:  # H = ln M + D / M
@@ -138,7 +143,8 @@ cdef inline Cut cut_by_probability(RowState *s, int stage, double value) noexcep
     """The cut of a threshold on p that depends on sums over what is kept: from the first tier whose
     bounds leave no kept token in doubt."""
     cdef double low, high
-    cdef bint rises = stage == EPSILON_CUTOFF or stage == ETA_CUTOFF  # with the mass
+    # With the mass.
+    cdef bint rises = stage == EPSILON_CUTOFF or stage == ETA_CUTOFF or stage == MIROSTAT
     cdef Cut cut
     if not are_candidates(s, s.cut):
         s.asks_depth = stage == ETA_CUTOFF

@@ -22,7 +22,7 @@ from sampler.core.row cimport (
     count_kept, fill_row, fine_total, has_bounds, parts_of, read_kept, scan_row,
     weigh_candidates
 )
-from sampler.core.stages cimport apply_scales, apply_stages
+from sampler.core.stages cimport apply_scales, apply_stages, seen_by_memory
 
 
 cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept nogil:
@@ -76,6 +76,8 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
                 job.raw_logprobs[start + i] = -INFINITY
                 if x > -INFINITY:
                     job.raw_logprobs[start + i] = raw_log_share(&raw, x, raw_log_mass)
+        if job.observed != NULL:
+            job.observed[row] = seen_by_memory(&s, tokens[0], job.logprobs[start])
         # Tokens given may come after all that is kept in rank, and then are not candidates.
         rank_items(&s, among_candidates and not job.given, items, n, job.ranks + start)
         if with_raw:
@@ -210,6 +212,8 @@ cdef inline void report_raw(Job *job, int64_t row, Scratch *scratch) noexcept no
 cdef inline void blank_row(Job *job, int64_t row) noexcept nogil:
     """What `sample_row` reports of an invalid row."""
     cdef int64_t i
+    if job.observed != NULL:
+        job.observed[row] = NAN
     for i in range(row * job.n, (row + 1) * job.n):
         job.tokens[i] = -1
         job.ranks[i] = 0

@@ -36,6 +36,8 @@ cdef enum:
     TAIL_FREE
     P_LESS
     XTC
+    MIROSTAT
+    ADAPTIVE_P
 
 
 cdef enum:
@@ -168,6 +170,7 @@ cdef struct RowState:
     bint reports           # the log of the mass and the entropy will be asked for
     bint asks_depth        # the depth will be, and a bound may do
     bint asks_squares      # and so with the squares
+    double memory          # what the state says to a stage with memory
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 

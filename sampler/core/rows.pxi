@@ -110,7 +110,7 @@ cdef class Changes:
 
 
 @cython.final
-@cython.no_gc  # its edits refer to nothing else
+@cython.no_gc  # what it holds refers to nothing else
 cdef class Rows:
     """A batch of rows of logits: an array, the kind of its floats, and their byte order.
 
@@ -138,6 +138,8 @@ cdef class Rows:
     cdef Py_buffer _mask
     cdef bint _is_masked  # whether `_mask` is held
     cdef void **_changed  # the memory of `_masked`, where the rows' edits differ
+    cdef const double *_memory  # of `_remembered`
+    cdef object _remembered
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
@@ -242,6 +244,14 @@ cdef class Rows:
                 _idle_workspace, w = w, _idle_workspace
             free(w.memory)  # of another thread's call, if there was one
 
+    def remember(self, const double[::1] memory not None):
+        """Let every call on these rows tell a stage with memory what the state of each row says:
+        once."""
+        if self._remembered is not None or memory.shape[0] != self.batch:
+            raise ValueError("the memory has to be of these rows, and the first")
+        self._remembered = memory
+        self._memory = &memory[0] if self.batch > 0 else NULL
+
     cdef int _hold(self, mask) except -1:
         cdef int64_t words
         PyObject_GetBuffer(mask, &self._mask, PyBUF_STRIDES)
@@ -278,6 +288,7 @@ cdef class Rows:
         job.vocab = self.vocab
         job.kind = self._kind
         job.swapped = self._swapped
+        job.memory = self._memory
         if self._masked != NULL:
             job.edits = self._masked
             job.edits_step = 1

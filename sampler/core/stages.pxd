@@ -16,15 +16,16 @@ from sampler.core.kernels cimport (
     tempered, whole_words
 )
 from sampler.core.moments cimport (
-    cut_above, cut_by_probability, deviation_about, deviation_of, entropy_of, no_kept_between
+    LN_2, cut_above, cut_by_probability, deviation_about, deviation_of, entropy_of, log_of_mass,
+    no_kept_between
 )
 from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
-    DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, SMOOTHING, TAIL_FREE, TEMPERATURE, TOP_H,
-    TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC, Bounded, Chain, Hole,
-    Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums, is_removed, longer,
-    mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top, set_temperature,
-    shorten, temper_row, trim
+    ADAPTIVE_P, DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, MIROSTAT, SMOOTHING, TAIL_FREE,
+    TEMPERATURE, TOP_H, TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC,
+    Bounded, Chain, Hole, Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums,
+    is_removed, longer, mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top,
+    set_temperature, shorten, temper_row, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select
@@ -37,7 +38,7 @@ cdef extern from *:
     static const char *const stage_names[] = {
         "temperature", "top_k", "top_p", "min_p", "smoothing", "dynamic_temperature",
         "top_n_sigma", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_a", "tail_free",
-        "p_less", "xtc"};
+        "p_less", "xtc", "mirostat", "adaptive_p"};
     #define N_STAGES ((int)(sizeof stage_names / sizeof *stage_names))
     """
     const char *const stage_names[]
@@ -48,6 +49,7 @@ cdef enum:
     LAST_CANDIDATES = 1024  # and so on up to this many
     CANDIDATES_GROWTH = 4
     TOP_H_TOKENS = 100
+    MIROSTAT_TOKENS = 100
 
 
 cdef inline void apply_stages(RowState *s) noexcept nogil:
@@ -69,7 +71,8 @@ cdef inline void apply_scales(RowState *s) noexcept nogil:
 
 cdef inline bint is_scale(const Stage *stage) noexcept nogil:
     return (stage.number == TEMPERATURE or stage.number == DYNAMIC_TEMPERATURE
-            or stage.number == SMOOTHING or (stage.number == XTC and is_expected(stage)))
+            or stage.number == SMOOTHING or stage.number == ADAPTIVE_P
+            or (stage.number == XTC and is_expected(stage)))
 
 
 cdef inline void apply_stage(RowState *s, const Stage *stage) noexcept nogil:
@@ -98,6 +101,10 @@ cdef inline void apply_stage(RowState *s, const Stage *stage) noexcept nogil:
         apply_cut(s, tail_free(s, value))
     elif number == XTC:
         apply_xtc(s, stage)
+    elif number == MIROSTAT:
+        apply_cut(s, cut_by_probability(s, MIROSTAT, s.memory) if value == 2.0 else mirostat_1(s))
+    elif number == ADAPTIVE_P:
+        apply_adaptive_p(s)
     else:
         apply_cut(s, cut_by_probability(s, number, value))
 
@@ -326,6 +333,79 @@ cdef inline int64_t bends_until(const RowState *s, const Item *items, int64_t n,
     return n - 2
 
 
+cdef inline Cut mirostat_1(RowState *s) noexcept nogil:
+    """The cut that keeps the first k in rank: so many that a row as steep as the first 100 tokens
+    are, by a Zipf law of their exponent, would have the surprise mu."""
+    cdef double slope, sum = 0.0, squares = 0.0, above, below, t, excess, log_vocab, log_k
+    cdef int64_t i, n = sort_kept(s, MIROSTAT_TOKENS)
+    cdef const Item *items = s.scratch.items
+    if n == 1:
+        return KEEP_ALL
+    above = bounded(tempered(&s.tempering, items[0].value))
+    for i in range(1, n):
+        below = bounded(tempered(&s.tempering, items[i].value))
+        t = log_canonical(<double> (i + 1) / <double> i)
+        sum += t * (above - below)
+        squares += t * t
+        above = below
+    slope = bounded(sum / squares)
+    if slope <= 0.0:
+        return KEEP_ALL
+    log_vocab = log_canonical(<double> s.row.n)
+    excess = slope - 1.0
+    log_k = bounded((s.memory * LN_2 - log_of_zipf(excess, log_vocab)) / slope)
+    if log_k >= log_vocab:
+        return KEEP_ALL
+    return first_in_rank(s, max(<int64_t> 1, <int64_t> exp_canonical(max(log_k, -1.0))))
+
+
+cdef inline double log_of_zipf(double e, double log_vocab) noexcept nogil:
+    """ln((1 - V^-e) / e), for e of either sign, and ln ln V for 0."""
+    cdef double x = fabs(e) * log_vocab
+    if x < 1e-4:  # (1 - exp(-x)) / x = 1 - x / 2 + x^2 / 6 - ...
+        x = e * log_vocab
+        return log_canonical(log_vocab * (1.0 - x * (0.5 - x / 6.0)))
+    return (log_canonical((1.0 - exp_canonical(-x)) / fabs(e)) + (x if e < 0.0 else 0.0))
+
+
+cdef inline void apply_adaptive_p(RowState *s) noexcept nogil:
+    """Give every kept token a new logit, the larger the nearer its probability is to the target;
+    the probabilities themselves stay in scratch, behind the row: see `seen_by_memory`."""
+    cdef double log_mass = log_of_mass(s), distance
+    cdef double *z = temper_row(s)
+    cdef double *p = probabilities_behind(s)
+    cdef Tempering plain = make_tempering(0.0, 1.0)
+    cdef int64_t i
+    for i in range(s.row.n):
+        p[i] = min(z[i] - log_mass, 0.0)
+    for i in range(s.row.n, whole_words(s.row.n)):
+        p[i] = -INFINITY
+    isa.weigh(&plain, p, whole_words(s.row.n), p)
+    for i in range(s.row.n):
+        if z[i] > -INFINITY:
+            distance = fabs(p[i] - s.memory) / 0.3
+            z[i] = 5.0 - 10.0 * distance * distance / (1.0 + distance)
+    rebase(s, 1.0)
+
+
+cdef inline double *probabilities_behind(const RowState *s) noexcept nogil:
+    return s.scratch.rebased + whole_words(s.row.n)
+
+
+cdef inline double seen_by_memory(const RowState *s, int64_t token, double logprob) noexcept nogil:
+    """What the state goes on from: of Mirostat the log-probability of the token, of adaptive-p its
+    probability before; NaN where the row is greedy, does not keep it or has no such stage."""
+    cdef int number
+    if s.greedy or s.chain.count == 0 or logprob == -INFINITY:
+        return NAN
+    number = s.chain.stages[s.chain.count - 1].number
+    if number == MIROSTAT:
+        return logprob
+    if number == ADAPTIVE_P:
+        return probabilities_behind(s)[token]
+    return NAN
+
+
 cdef inline void apply_xtc(RowState *s, const Stage *stage) noexcept nogil:
     """Where the coin falls, remove the likely tokens except the last of them in rank."""
     cdef double x[BLOCK]
@@ -433,6 +513,10 @@ cdef inline void complete_chain(Chain *chain) noexcept nogil:
             chain.room = 5  # for a row, distances, weights, and some of those
         elif number == SMOOTHING or number == XTC:
             chain.room = max(chain.room, 1)
+        elif number == ADAPTIVE_P:
+            chain.room = max(chain.room, 2)  # for a row and its probabilities
+        elif number == MIROSTAT:
+            chain.sorts = max(chain.sorts, <int64_t> MIROSTAT_TOKENS)
         elif number == TOP_H:
             chain.sorts = max(chain.sorts, <int64_t> TOP_H_TOKENS)
         elif number == TAIL_FREE:

@@ -1,6 +1,6 @@
 """What a stage is: a small frozen dataclass whose fields state their ranges.
 
-A stage has a kind: an edit, a scale or a cut. Its fields are its parameters: each a number, or an
+A stage has a kind: an edit, a scale, a cut, or one with memory. Its fields are its parameters: each a number, or an
 array of one per row. The keyword of a stage with one parameter is that parameter's name, as Hugging
 Face spells it; a stage with several has one keyword for all of them. One parameter, the switch,
 says whether a stage is off: the first, unless the class names another. The fields state the ranges
@@ -59,7 +59,7 @@ class Stage:
     """One stage of a chain. Not for direct use: see its subclasses."""
 
     __slots__ = ()
-    kind: ClassVar[str] = "cut"  # or "scale" or "edit": see docs/law.md
+    kind: ClassVar[str] = "cut"  # or "edit", "scale" or "memory": see docs/law.md
     has_coin: ClassVar[bool] = False  # whether a second uniform decides what it does
     replaces: ClassVar[str] = ""  # the keyword that is not for use together with this one
     setting: ClassVar[str]

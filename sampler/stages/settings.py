@@ -47,6 +47,7 @@ from sampler.stages.edits import (
     SuppressTokens,
     TokenCount,
 )
+from sampler.stages.memories import AdaptiveP, Mirostat
 from sampler.stages.scales import DynamicTemperature, Smoothing, Temperature
 
 __all__ = ["STAGES", "HasSettings", "Settings", "lists_settings"]
@@ -88,6 +89,8 @@ class Settings(TypedDict, total=False):
     tail_free: Annotated[Reals | None, TailFree]
     p_less: Annotated[bool | Collection[bool] | HasArray | None, PLess]
     xtc: Annotated[tuple[Any, ...] | XTC | None, XTC]
+    mirostat: Annotated[Reals | tuple[Reals, ...] | Mirostat | None, Mirostat]
+    adaptive_p: Annotated[Reals | tuple[Reals, ...] | AdaptiveP | None, AdaptiveP]
 
 
 class _Setting(Generic[_Value]):
@@ -150,6 +153,8 @@ class HasSettings:
     tail_free = _Setting[float | FloatArray]()
     p_less = _Setting[bool | FloatArray]()
     xtc = _Setting[tuple[Any, ...] | None]()
+    mirostat = _Setting[tuple[float | FloatArray, ...] | None]()
+    adaptive_p = _Setting[tuple[float | FloatArray, ...] | None]()
 
 
 def lists_settings(target: _Target) -> _Target:

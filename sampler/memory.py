@@ -1,0 +1,253 @@
+"""What a sampler with memory remembers of one text: a small value that every draw makes anew.
+
+`Sampler.initial_state` makes the first one, `Sampler.sample` and `Sampler.score` take one and return
+the next as `Samples.state`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+
+from sampler._checks import FloatArray, check_batch, check_integer, check_real, rows_text
+from sampler._inputs import kind_of
+from sampler.results import Distribution, observed_of
+from sampler.stages.memories import Memory
+from sampler.stages.settings import STAGES
+
+__all__ = ["State"]
+
+_VERSION = 1
+
+
+class State:
+    """What a stage with memory remembers after some tokens of a text.
+
+    It never changes: keep an earlier one to go back.
+
+    Parameters
+    ----------
+    stage : Mirostat or AdaptiveP, on, of numbers
+        The last stage of the sampler.
+    values : sequence of finite floats, optional
+        The numbers that it remembers: `mu`, or `sum` and `weight`. Those before the first token by
+        default.
+
+    Attributes
+    ----------
+    stage : Mirostat or AdaptiveP
+    values : tuple of float
+
+    Raises
+    ------
+    TypeError
+        If `stage` has no memory, or the values are not numbers.
+    ValueError
+        If the stage is off or one per row, or the values are not as many as it remembers.
+
+    See Also
+    --------
+    sampler.Sampler.initial_state : makes the first one.
+
+    Examples
+    --------
+    >>> from sampler import Sampler
+    >>> s = Sampler(mirostat=(2, 1.0, 0.1), seed=7)
+    >>> state, row = s.initial_state(), [1.0, 3.0, 2.0, 0.0]
+    >>> for _ in range(2):
+    ...     r = s.sample(row, state=state)
+    ...     state = r.state
+    >>> state
+    State(Mirostat(2, 1.0, 0.1), mu=1.9)
+    """
+
+    __slots__ = ("stage", "values")
+    stage: Memory
+    values: tuple[float, ...]
+
+    def __init__(self, stage: Memory, values: Iterable[float] | None = None) -> None:
+        if not isinstance(stage, Memory):
+            raise TypeError(f"`stage` has to be one with memory, but is {kind_of(stage)}")
+        if any(isinstance(value, np.ndarray) for value in stage.values) or stage.is_off:
+            raise ValueError(f"`stage` has to be on, and for one row, but is {stage!r}")
+        numbers = stage.initial() if values is None else tuple(values)
+        if len(numbers) != len(stage.remembers):
+            raise ValueError(
+                f"`values` have to be {' and '.join(stage.remembers)}, but are {numbers}"
+            )
+        most = math.nextafter(math.inf, 0)
+        checked = [
+            check_real(name, one, -most, most, "a finite float")
+            for name, one in zip(stage.remembers, numbers, strict=True)
+        ]
+        if len(checked) > 1 and not checked[-1] > 0:
+            raise ValueError(f"`weight` has to be above 0, but is {checked[-1]}")
+        object.__setattr__(self, "stage", stage)
+        object.__setattr__(self, "values", tuple(checked))
+
+    def after(self, token: int, distribution: Distribution) -> State:
+        """Return the state after a token.
+
+        Parameters
+        ----------
+        token : int
+        distribution : Distribution
+            What the sampler makes of the row in this state: ``s.distribution(row, state=state)``.
+
+        Returns
+        -------
+        State
+            This one, where the distribution is greedy or does not keep the token.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the token is not an integer >= 0, or the distribution of a sampler without memory.
+
+        See Also
+        --------
+        sampler.Sampler.score : the same, for a row, as `Samples.state`.
+        """
+        token = check_integer("token", token, 0, None, "an integer >= 0")
+        observed = observed_of(distribution, token)
+        if observed is None:
+            raise ValueError("`distribution` has to be of a sampler with memory")
+        return self.observing(observed)
+
+    def observing(self, observed: float) -> State:
+        """Return the state after a token of which the core has observed this; NaN changes none."""
+        if math.isnan(observed):
+            return self
+        made = object.__new__(State)
+        object.__setattr__(made, "stage", self.stage)
+        object.__setattr__(made, "values", self.stage.after(self.values, observed))
+        return made
+
+    def to_json(self) -> str:
+        """Return the state as JSON, with the version of its form.
+
+        See Also
+        --------
+        State.from_json : reads it.
+        """
+        return json.dumps({
+            "version": _VERSION,
+            self.stage.setting: self.stage.value,
+            **dict(zip(self.stage.remembers, self.values, strict=True)),
+        })
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` has written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not that, or of another version.
+
+        See Also
+        --------
+        State.to_json : writes it.
+        """
+        found = json.loads(text)
+        if not isinstance(found, dict) or found.pop("version", None) != _VERSION:
+            raise ValueError(f"`text` has to be a State of version {_VERSION} as JSON")
+        for setting, kind in STAGES.items():
+            if issubclass(kind, Memory) and found.keys() == {setting, *kind.remembers}:
+                parameters = found[setting]
+                if not isinstance(parameters, list) or len(parameters) != len(kind.parameters):
+                    break
+                return cls(kind(*parameters), [found[name] for name in kind.remembers])
+        raise ValueError("`text` has to have a stage with memory, and what it remembers, no more")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("a State does not change: Samples.state is the next one")
+
+    __delattr__ = __setattr__  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, State):
+            return NotImplemented
+        return self.values == other.values and self.stage == other.stage
+
+    def __hash__(self) -> int:
+        return hash((self.stage, self.values))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return State, (self.stage, self.values)
+
+    def __repr__(self) -> str:
+        named = zip(self.stage.remembers, self.values, strict=True)
+        shown = ", ".join(f"{name}={value!r}" for name, value in named)
+        return f"State({self.stage!r}, {shown})"
+
+
+def initial_states(stage: Memory | None, batch: int | None) -> Any:
+    """Return the first state of each row, None where the stage is off; `batch` is None for one."""
+    if stage is None:
+        raise ValueError(
+            "`initial_state` is for a sampler with memory, such as Sampler(mirostat=2), but this "
+            "one has none"
+        )
+    lengths = {len(value) for value in stage.values if isinstance(value, np.ndarray)}
+    if batch is None:
+        if lengths:
+            raise ValueError(
+                f"`{stage.setting}` is for {rows_text(*lengths)}: give `batch` as well"
+            )
+        return State(stage)
+    for length in lengths:
+        check_batch(stage.setting, length, batch)
+    states = np.empty(batch, object)
+    if not lengths:
+        states[:] = State(stage)
+        return states
+    for row in range(batch):
+        one = stage.at(row)
+        states[row] = None if one.is_off else State(one)
+    return states
+
+
+def read_states(state: Any, batch: int | None) -> list[State | None]:
+    """Return the states of the rows of a call; `batch` is None for one row."""
+    if batch is None:
+        if isinstance(state, State):
+            return [state]
+        raise TypeError(f"`state` has to be a State for a lone row, but is {kind_of(state)}")
+    if isinstance(state, (State, str)) or not isinstance(state, Iterable):
+        raise TypeError(f"`state` has to be an array of one State per row, but is {kind_of(state)}")
+    states = list(state)
+    for one in states:
+        if one is not None and not isinstance(one, State):
+            raise TypeError(f"`state` has to hold one State per row, but holds {kind_of(one)}")
+    check_batch("state", len(states), batch)
+    return states
+
+
+def tells(stage: Memory, states: list[State | None]) -> FloatArray:
+    """Return what the states of the rows say to the core; of another sampler is an error."""
+    told = np.zeros(len(states))
+    per_row = any(isinstance(value, np.ndarray) for value in stage.values)
+    for row, state in enumerate(states):
+        wanted = stage.at(row) if per_row else stage
+        if state is not None and (state.stage is wanted or state.stage == wanted):
+            told[row] = wanted.tells(state.values)
+        elif state is not None or not wanted.is_off:
+            had = "none" if state is None else repr(state)
+            raise ValueError(
+                f"`state` has to be of {wanted!r}, as `initial_state` makes it, but row {row} has "
+                f"{had}"
+            )
+    return told
+
+
+def states_after(states: list[State | None], observed: FloatArray, lone: bool) -> Any:
+    """Return the states after tokens of which the core has observed these."""
+    after = np.empty(len(states), object)
+    for row, (state, one) in enumerate(zip(states, observed.tolist(), strict=True)):
+        after[row] = None if state is None else state.observing(one)
+    return after[0] if lone else after
