@@ -180,11 +180,11 @@ class Range:
             floats: FloatArray = array.astype(np.float64) + 0.0  # -0.0 is 0.0
         good = floats >= self.least
         good &= np.isfinite(floats) if self.high is None else floats <= self.most
-        if off is not None:
-            good |= off
         if self.kind is int:
             good &= floats == np.floor(floats)
             floats = np.minimum(floats, MOST_EXACT)
+        if off is not None:
+            good |= off
         if not good.all():
             row = int(good.argmin())
             self.check(name, array[row].item(), f" in row {row}")

@@ -44,7 +44,7 @@ from sampler._checks import (
     check_tokens,
     integers,
 )
-from sampler._engine import NOTHING, Engine, Given, make_chain
+from sampler._engine import NOTHING, Engine, make_chain
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import Tensor
 from sampler.config import from_generation_config
@@ -628,10 +628,8 @@ class Sampler(HasSettings):
         source = _inputs.read(row, name="row")
         _inputs.check_rows(source, "row", (1,))
         numbers = {"stream": stream, "step": self.step if step is None else step, "draw": draw}
-        for name, number in numbers.items():
-            numbers[name] = check_integer(name, number, 0, U64_END, U64_TEXT)
-        at = [np.array([number], np.uint64) for number in numbers.values()]
-        given = Given(*at, *check_given(source, mask, history, state=state)[3:])
+        at = [check_integer(name, one, 0, U64_END, U64_TEXT) for name, one in numbers.items()]
+        given = check_given(source, mask, history, at[0], at[1], at[2], state)
         return self._engine.distribution(source, given=given)
 
     @overload

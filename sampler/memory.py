@@ -1,7 +1,7 @@
 """What a sampler with memory remembers of one text: a small value that every draw makes anew.
 
-`Sampler.initial_state` makes the first one, `Sampler.sample` and `Sampler.score` take one and return
-the next as `Samples.state`.
+`Sampler.initial_state` makes the first; `Sampler.sample` and `Sampler.score` take one, and the next
+is their `Samples.state`.
 """
 
 from __future__ import annotations
@@ -134,11 +134,13 @@ class State:
         --------
         State.from_json : reads it.
         """
-        return json.dumps({
-            "version": _VERSION,
-            self.stage.setting: self.stage.value,
-            **dict(zip(self.stage.remembers, self.values, strict=True)),
-        })
+        return json.dumps(
+            {
+                "version": _VERSION,
+                self.stage.setting: self.stage.value,
+                **dict(zip(self.stage.remembers, self.values, strict=True)),
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -167,7 +169,8 @@ class State:
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("a State does not change: Samples.state is the next one")
 
-    __delattr__ = __setattr__  # type: ignore[assignment]
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, State):

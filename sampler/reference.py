@@ -269,7 +269,7 @@ def xtc(state: State, stage: XTC, floor: int, coin: float | None) -> State:
     return state if (~likely).sum() < floor else keep_only(state, ~likely)
 
 
-def mirostat(state: State, stage: Mirostat, mu: float, vocab: int) -> _Array:
+def mirostat(state: State, stage: Mirostat, vocab: int, mu: float) -> _Array:
     """Keep the tokens of a surprise up to mu; in version 1, as many as a Zipf law has them."""
     if stage.version == 2:
         return _above(state, _log_mass(state) - mu * math.log(2.0))
@@ -380,7 +380,7 @@ def kept(
             state = _SCALES[type(stage)](state, stage)
         else:
             keep = (
-                mirostat(state, stage, *remembered, len(x))
+                mirostat(state, stage, len(x), *remembered)
                 if isinstance(stage, Mirostat)
                 else _CUTS[type(stage)](state, stage, ties)
             )

@@ -26,7 +26,7 @@ from sampler.hf import (
     generate_kwargs,
     score,
 )
-from sampler.hf._texts import Prompts
+from sampler.hf._texts import Generations
 from sampler.history import History
 from tiny import NEVER, NEW, VOCAB, encoder_inputs, generate, llama, padded, prompts
 
@@ -169,14 +169,18 @@ def test_the_prompt_of_what_is_proposed_is_that_of_the_text(model, kind, monkeyp
 
 def test_a_draft_of_another_tokenizer_is_not_taken_for_the_text():
     caller = SimpleNamespace(processors=None, key=0, proposes=True, text_length=5)
-    rows, known = torch.arange(24).reshape(2, 12), Prompts()
-    assert known.length(rows[:, 1:9], caller) == 5
+    rows, known = torch.arange(24).reshape(2, 12), Generations()
+
+    def prompt_length(ids):
+        return known.find(ids, caller).prompt_length
+
+    assert prompt_length(rows[:, 1:9]) == 5
     caller.proposes = False
-    assert [known.length(rows[:, :n], caller) for n in (5, 6, 7)] == [5, 5, 5]
+    assert [prompt_length(rows[:, :n]) for n in (5, 6, 7)] == [5, 5, 5]
     caller.proposes, caller.text_length = True, 8
-    assert known.length(rows[:, 3:9], caller) == 5
+    assert prompt_length(rows[:, 3:9]) == 5
     caller.proposes = False
-    assert [known.length(rows[:, :n], caller) for n in (8, 6, 9, 11)] == [5, 5, 5, 11]
+    assert [prompt_length(rows[:, :n]) for n in (8, 6, 9, 11)] == [5, 5, 5, 11]
 
 
 def test_steps_that_are_taken_again_change_nothing(model):

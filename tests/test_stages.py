@@ -235,8 +235,8 @@ def test_documents_state_range_and_off_value(stage):
 
 # The places that a new stage touches in the package.
 PLACES = {"core/row.pxd", "core/stages.pxd", "core/edits.pxd", "reference.py",
-          "_reference_edits.py", "stages/settings.py",
-          "stages/edits.py", "stages/scales.py", "stages/cuts.py", "stages/memories.py"}  # fmt: skip
+          "_reference_edits.py", "stages/settings.py", "stages/edits.py", "stages/scales.py",
+          "stages/cuts.py", "stages/memories.py"}  # fmt: skip
 # Where some are named and a new one need not be: Hugging Face's settings and its versions of our
 # stages, what the self-test chooses to draw with, and rooms of the core that one stage or a family
 # of them needs.

@@ -22,7 +22,7 @@ from sampler.api import Sampler, engine_of
 from sampler.hf._arguments import check_sampler
 from sampler.hf._masks import RowLengths
 from sampler.hf._sampling import BEGINNING, check_processors, no_rows
-from sampler.hf._texts import Prompts, texts_of
+from sampler.hf._texts import Generations, texts_of
 from sampler.hf._transformers import NEUTRAL, Caller, ours
 from sampler.hf._use import Use
 from sampler.stages import Temperature
@@ -105,7 +105,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         if filter_value != -math.inf:
             check_real("filter_value", filter_value, -_FLOAT32_MAX, _FLOAT32_MAX, _FILTER_TEXT)
         self.filter_value = float(filter_value)
-        self._lengths, self._prompts = RowLengths(attention_mask, repeats=True), Prompts()
+        self._lengths, self._generations = RowLengths(attention_mask, repeats=True), Generations()
         self._use = Use()
         # Of each row, or of one that stands for all.
         removes = np.zeros((1, 1), bool)
@@ -115,7 +115,7 @@ class FilterLogitsProcessor(LogitsProcessor):
                 continue
             if isinstance(stage, Temperature):
                 removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
-            elif stage.kind == "cut":
+            elif stage.kind in ("cut", "memory"):
                 removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
         self._removes = removes
         self._has_coins = any(stage.has_coin and not stage.is_off for stage in made.stages)
@@ -156,18 +156,26 @@ class FilterLogitsProcessor(LogitsProcessor):
             step = int(torch.randint(2**63 - 1, ()))
             at = Given(steps=np.full(source.batch, step, np.uint64))
         engine = engine_of(self.sampler)
-        if engine.needs_history is not None:
+        generation = None
+        needs_rows = engine.needs_history or (engine.memory and engine.memory.setting)
+        if needs_rows:
             if input_ids is None:
-                raise no_rows(engine.needs_history)
+                raise no_rows(needs_rows)
             check_batch("input_ids", len(input_ids), source.batch)
             caller = Caller()
             lengths = self._lengths.of(input_ids, proposed=caller.proposes)
             with BEGINNING:
-                begun = self._prompts.length(input_ids, caller)
-            at = at._replace(
-                texts=texts_of(input_ids.cpu().numpy(), lengths, begun, scores.shape[1])
-            )
+                generation = self._generations.find(input_ids, caller)
+            if engine.needs_history is not None:
+                begun = generation.prompt_length
+                texts = texts_of(input_ids.cpu().numpy(), lengths, begun, scores.shape[1])
+                at = at._replace(texts=texts)
+            if engine.memory is not None:
+                states = generation.memory.states(engine, input_ids, caller)
+                at = at._replace(states=states)
         filtered: torch.Tensor = source.to_original(engine.filter(source, given=at, name="scores"))
+        if generation is not None and at.states is not None:
+            generation.memory.add(input_ids, scores, at, caller)  # type: ignore[arg-type]
         if self.filter_value != -math.inf:
             gone = container_of(scores)(self._removes) | (scores > -math.inf)
             filtered.masked_fill_((filtered == -math.inf) & gone, self.filter_value)

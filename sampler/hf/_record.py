@@ -63,6 +63,11 @@ class Record:
         """The length of its prompts, padding included."""
         return self._prompt.shape[1]
 
+    def states(self, length: int) -> Any:
+        """What a sampler with memory remembers of rows of that length; None before any token."""
+        place = min(length - self._prompt.shape[1], len(self._drawn))
+        return self._drawn[place - 1].state if place > 0 else None
+
     def is_over(self) -> bool:
         """Whether its generation is known to be over."""
         return self._processors is not None and self._processors() is None

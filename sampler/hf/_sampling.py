@@ -25,6 +25,7 @@ from sampler.hf._record import Record, TensorSamples
 from sampler.hf._texts import texts_of
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller, ours
 from sampler.hf._use import Use
+from sampler.memory import initial_states
 
 # Held while a generation takes its number: two threads may begin one of the same processor at once.
 BEGINNING = threading.Lock()
@@ -94,7 +95,8 @@ class SamplingLogitsProcessor(LogitsProcessor):
 
     What a setting such as `repetition_penalty` looks at is read from the rows in each step: the
     prompt is what a row had when the generation began, without its left padding, the output the
-    rest. Of an encoder-decoder model both are tokens of the decoder.
+    rest. Of an encoder-decoder model both are tokens of the decoder. What a setting such as
+    `mirostat` remembers begins anew with each generation.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
@@ -246,8 +248,9 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if input_ids is None:
             if self._grammars is not None:
                 raise ValueError("`grammar` follows the rows: `input_ids` cannot be None")
-            if engine.needs_history is not None:
-                raise no_rows(engine.needs_history)
+            needs_rows = engine.needs_history or (engine.memory and engine.memory.setting)
+            if needs_rows:
+                raise no_rows(needs_rows)
             if self._streams is not None:
                 check_batch("streams", len(self._streams), batch)
             tokens = engine.draw(source, given=Given(self._streams), name="scores")
@@ -281,10 +284,15 @@ class SamplingLogitsProcessor(LogitsProcessor):
             begun = caller.text_length if caller.proposes else input_ids.shape[1]
             begun = begun if record is None else record.prompt_length
             texts = texts_of(input_ids.cpu().numpy(), steps, begun, scores.shape[1])
+        states = None
+        if engine.memory is not None:
+            states = None if record is None else record.states(input_ids.shape[1])
+            states = list(initial_states(engine.memory, batch) if states is None else states)
         begins = record is None and not caller.proposes
         with BEGINNING if begins else contextlib.nullcontext():
             draw_index = self._draw_index + 1 if record is None else record.draw_index
-            at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64), None, texts)
+            at = Given(self._streams, steps, np.full(batch, draw_index, np.uint64))
+            at = at._replace(texts=texts, states=states)
             outputs = None if record is None else record.outputs
             if self._grammars is not None and not caller.proposes:
                 if outputs is None:
@@ -292,7 +300,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 elif batch > 1 and unfinished is None:
                     unfinished = caller.unfinished()
                 at = at._replace(mask=outputs.mask(input_ids, unfinished))
-            if self._top is None or caller.proposes:
+            if caller.proposes or (self._top is None and engine.memory is None):
                 r = Samples(engine.draw(source, given=at, name="scores")[:, None])
             else:
                 r = engine.sample(source, 1, self._top, raw=self._raw, given=at, name="scores")
@@ -411,8 +419,8 @@ def generate_kwargs(
 
 
 def no_rows(setting: str) -> ValueError:
-    """Return the error for a setting that looks at the text, where there are no `input_ids`."""
-    return ValueError(f"`{setting}` looks at the text so far: give the processor `input_ids`")
+    """Return the error for a setting that depends on the text, where there are no `input_ids`."""
+    return ValueError(f"`{setting}` depends on the text so far: give the processor `input_ids`")
 
 
 def check_processors(processors: Any) -> list[Any]:

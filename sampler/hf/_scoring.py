@@ -27,6 +27,7 @@ from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import check_processors
 from sampler.hf._texts import texts_of
 from sampler.hf._transformers import has_own_positions
+from sampler.memory import initial_states
 
 
 @torch.no_grad()
@@ -157,6 +158,7 @@ def score(
     _check_width(tokens, first, logits.shape[-1])
 
     engine, scored, padding = engine_of(sampler), [], left_padding(mask)
+    states = None if engine.memory is None else initial_states(engine.memory, batch)
     for place in range(first, length):
         rows: Any = sequences[:, :place]
         scores = processors(rows, logits[:, place - first].float())
@@ -166,8 +168,9 @@ def score(
         texts = None
         if engine.needs_history is not None:
             texts = texts_of(tokens[:, :place], lengths, first, scores.shape[1])
-        at = Given(streams, lengths, draws, None, texts)
+        at = Given(streams, lengths, draws, None, texts, None if states is None else list(states))
         scored.append(engine.score(source, given, top, raw=raw, given=at, name="scores"))
+        states = scored[-1].state
     real = mask[:, first:].copy()
     ended = np.logical_or.accumulate(np.isin(tokens[:, first:], eos_ids), axis=1)
     real[:, 1:] &= ~ended[:, :-1]

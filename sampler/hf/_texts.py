@@ -1,4 +1,7 @@
-"""The text of each row, out of `input_ids`: what penalties and bans of sequences look at."""
+"""The text of each row, out of `input_ids`: what penalties and bans of sequences look at.
+
+And which generation the rows belong to, where Hugging Face draws.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sampler.hf._memory import Memory
 from sampler.hf._transformers import Caller
 
 
@@ -32,34 +36,53 @@ def texts_of(
     return texts
 
 
-class Prompts:
-    """How long the prompts are, padding included, of each generation that is running."""
+class Generation:
+    """One that is running: its prompts, padding included, and what a sampler remembers of it."""
+
+    def __init__(self, prompt: torch.Tensor, processors: Any, prompt_length: int) -> None:
+        self.prompt_length = prompt_length
+        self.memory = Memory()
+        self._processors = None if processors is None else weakref.ref(processors)
+        self._prompt, self._longest = prompt, prompt_length
+
+    @property
+    def processors(self) -> Any:
+        """The list of processors that it runs; None for none, and once it is over."""
+        return None if self._processors is None else self._processors()
+
+    def takes(self, rows: torch.Tensor) -> bool:
+        """Whether rows belong to it: they begin with its prompts, and grow by one at most."""
+        length, begun = rows.shape[1], self.prompt_length
+        if not begun <= length <= self._longest + 1 or not torch.equal(
+            rows[:, :begun], self._prompt
+        ):
+            return False
+        self._longest = max(self._longest, length)
+        return True
+
+
+class Generations:
+    """Those that are running, by the list of processors that each of them runs."""
 
     def __init__(self) -> None:
-        # By `Caller.key`: the list of processors, the prompts, and the longest rows so far.
-        self._known: dict[int, tuple[Any, torch.Tensor, int]] = {}
+        self._known: dict[int, Generation] = {}  # by `Caller.key`
 
-    def length(self, rows: torch.Tensor, caller: Caller) -> int:
-        """Return that of the generation that is calling, which these rows may begin."""
-        length = rows.shape[1]
+    def find(self, rows: torch.Tensor, caller: Caller) -> Generation:
+        """Return the generation that is calling, which these rows may begin."""
         known = self._known.get(caller.key)
-        if known is not None and (known[0] and known[0]()) is caller.processors:
-            listed, prompt, longest = known
-            begun = prompt.shape[1]
-            if caller.proposes:
-                return begun
-            if begun <= length <= longest + 1 and torch.equal(rows[:, :begun], prompt):
-                self._known[caller.key] = listed, prompt, max(longest, length)
-                return begun
+        if (
+            known is not None
+            and known.processors is caller.processors
+            and (caller.proposes or known.takes(rows))
+        ):
+            return known
         if caller.proposes:  # perhaps ids of another tokenizer
-            return caller.text_length
-        self._known = {
-            key: one for key, one in self._known.items() if one[0] is not None and one[0]()
-        }
-        listed = None if caller.processors is None else weakref.ref(caller.processors)
+            return Generation(rows, None, caller.text_length)
+        self._known = {key: one for key, one in self._known.items() if one.processors is not None}
         # A copy: the caller's memory may be used again.
-        self._known[caller.key] = listed, rows.clone(), length
-        return length
+        made = Generation(rows.clone(), caller.processors, rows.shape[1])
+        self._known[caller.key] = made
+        return made
 
-    def __reduce__(self) -> tuple[type[Prompts], tuple[()]]:
+    def __reduce__(self) -> tuple[type[Generations], tuple[()]]:
         return type(self), ()  # no generation goes on in another process

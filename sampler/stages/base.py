@@ -1,11 +1,11 @@
 """What a stage is: a small frozen dataclass whose fields state their ranges.
 
-A stage has a kind: an edit, a scale, a cut, or one with memory. Its fields are its parameters: each a number, or an
-array of one per row. The keyword of a stage with one parameter is that parameter's name, as Hugging
-Face spells it; a stage with several has one keyword for all of them. One parameter, the switch,
-says whether a stage is off: the first, unless the class names another. The fields state the ranges
-and the values that are off, and all else reads them there: checks, error messages, signatures,
-tests.
+A stage has a kind: an edit, a scale, a cut, or one with memory. Its fields are its parameters: each
+a number, or an array of one per row. The keyword of a stage with one parameter is that parameter's
+name, as Hugging Face spells it; a stage with several has one keyword for all of them. One
+parameter, the switch, says whether a stage is off: the first, unless the class names another. The
+fields state the ranges and the values that are off, and all else reads them there: checks, error
+messages, signatures, tests.
 """
 
 from __future__ import annotations

@@ -79,12 +79,15 @@ class Mirostat(Memory):
     eta: Reals | None = setting(default=0.1, range_=finite(0.0))
 
     def initial(self) -> tuple[float, ...]:
+        """Return mu = 2 tau."""
         return (min(2.0 * self.values[1], _MOST),)
 
     def tells(self, values: tuple[float, ...]) -> float:
+        """Return mu."""
         return values[0]
 
     def after(self, values: tuple[float, ...], observed: float) -> tuple[float, ...]:
+        """Move mu against the error, after a log-probability."""
         _, tau, eta = self.values
         surprise = -observed / _LN_2
         return (min(max(values[0] - eta * (surprise - tau), -_MOST), _MOST),)
@@ -133,14 +136,17 @@ class AdaptiveP(Memory):
     decay: Reals | None = setting(default=0.9, range_=reals(0.0, 0.99))
 
     def initial(self) -> tuple[float, ...]:
+        """Return the sum and the weight of a text that has been at the target for long."""
         target, decay = self.values
         return target / (1.0 - decay), 1.0 / (1.0 - decay)
 
     def tells(self, values: tuple[float, ...]) -> float:
+        """Return the target of the next token."""
         target: float = 2.0 * self.values[0] - values[0] / values[1]
         return min(max(target, 0.0), 1.0)
 
     def after(self, values: tuple[float, ...], observed: float) -> tuple[float, ...]:
+        """Take in a probability, and forget a part of the others."""
         decay = self.values[1]
         return observed + decay * values[0], 1.0 + decay * values[1]
 
