@@ -300,7 +300,11 @@ class Sequences:
             or not (ids := tuple(ids))
             or any(isinstance(one, bool) or not isinstance(one, numbers.Integral) for one in ids)
         ):
-            raise TypeError(f"`{name}` has to be {self}, but has {reprlib.repr(value)}")
+            words = isinstance(value, (str, bytes))
+            raise TypeError(
+                f"`{name}` has to be {self}, but has {reprlib.repr(value)}"
+                + ": of a text, tokenizer(text, add_special_tokens=False).input_ids" * words
+            )
         for one in ids:
             if not 0 <= one < MOST_TOKENS:
                 raise ValueError(f"`{name}` has to be {self}, but one is {one}")
@@ -343,9 +347,10 @@ class Biases:
                 raise TypeError(
                     f"`{name}` has to be {self}, but is {reprlib.repr(value)}"
                 ) from None
+            is_id = isinstance(key, numbers.Integral) and not isinstance(key, bool)
+            if not self.sequences and not is_id:
+                raise TypeError(f"`{name}` has to be {self}, but has the key {reprlib.repr(key)}")
             ids = Sequences().read(name, key)
-            if not self.sequences and len(ids) > 1:
-                raise TypeError(f"`{name}` has to be {self}, but has {reprlib.repr(key)}")
             if self.integers:
                 bias = check_integer(name, bias, 0, MOST_TOKENS, "a mapping to ids >= 0")
             else:
@@ -396,6 +401,21 @@ def finite(low: float, *, optional: bool = False) -> Range:
 
 def integers(low: int, *, note: str = "") -> Range:
     return Range(int, low, None, note)
+
+
+def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:
+    mask = as_array("attention_mask", attention_mask)
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(
+            f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
+        )
+    if mask.ndim != 2:
+        raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
+    held: npt.NDArray[np.bool_] = mask == 1
+    other = mask[~held & (mask != 0)]
+    if len(other):
+        raise ValueError(f"`attention_mask` has to be an array of 0 and 1, but has {other[0]}")
+    return held
 
 
 def check_axes(axis: object, ndim: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sampler import _core
 from sampler._checks import FloatArray, check_batch, rows_text
 from sampler._inputs import Logits
-from sampler.memory import State, states_after, tells
+from sampler.memory import State, parameters_of, states_after
 from sampler.results import Distribution, Samples
 from sampler.stages.base import NO_IDS, Edit, Stage
 from sampler.stages.memories import Memory
@@ -409,7 +409,7 @@ class Engine:
                     f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
                 )
         if self.memory is not None or given.states is not None:
-            rows.remember(self._told(given.states))
+            rows.remember(self._parameters(given.states))
         if given.mask is None and not self._edits:
             return rows
         if self.needs_history is not None and given.texts is None:
@@ -428,8 +428,8 @@ class Engine:
             )
         return rows
 
-    def _told(self, states: list[State | None] | None) -> FloatArray:
-        """Return what the states of a call say to the core, if it has them where it needs them."""
+    def _parameters(self, states: list[State | None] | None) -> FloatArray:
+        """Return what the core is to know of the states of a call."""
         if self.memory is None:
             raise ValueError(
                 "`state` is for a sampler with memory, such as Sampler(mirostat=2), but this one "
@@ -437,7 +437,7 @@ class Engine:
             )
         if states is None:
             raise self.no_state()
-        return tells(self.memory, states)
+        return parameters_of(self.memory, states)
 
     def no_state(self) -> ValueError:
         """Return the error of a call without a state, where there is a stage with memory."""

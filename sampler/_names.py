@@ -29,7 +29,7 @@ SAME = {
     **dict.fromkeys(("freq_pen", "penalty_freq"), "frequency_penalty"),
     **dict.fromkeys(("presence_pen", "penalty_present"), "presence_penalty"),
     **dict.fromkeys(("dry_multiplier", "dry_base", "dry_allowed_length"), "dry"),
-    "dry_sequence_breakers": "dry",
+    "min_tokens": "min_new_tokens",
     **dict.fromkeys(("banned_tokens", "suppressed_tokens", "bad_tokens"), "suppress_tokens"),
     **dict.fromkeys(("random_seed", "manual_seed", "random_state", "rng_seed"), "seed"),
     "generator": "rng",
@@ -95,6 +95,22 @@ ADVICE = {
     **dict.fromkeys(
         ("samplers", "sampler_priority", "sampler_order", "sampler_seq"),
         "the order is a chain, as in Sampler([TopK(40), TopP(0.95), Temperature(0.8)])",
+    ),
+    "dry_sequence_breakers": (
+        "breakers are ids, as in dry=DRY(0.8, breakers=sampler.hf.dry_breakers(tokenizer, strings))"
+    ),
+    **dict.fromkeys(
+        ("dry_range", "dry_penalty_last_n"), "it is the window, as in dry=DRY(0.8, window=1024)"
+    ),
+    **dict.fromkeys(
+        ("penalty_last_n", "repeat_last_n", "repetition_penalty_range", "rep_pen_range"),
+        "it is the window of a penalty, as in repetition_penalty=(1.1, 64)",
+    ),
+    "prompt_ignore_length": "repetition_penalty=(1.1, None, False) leaves out the prompt",
+    **dict.fromkeys(
+        ("grammar", "guided_json", "json_schema", "response_format", "guided_grammar"),
+        "write sampler.hf.generate(model, **inputs, sampler=s, grammar=sampler.hf.json_grammar("
+        "schema, tokenizer)); on arrays, give the call a mask=",
     ),
     **dict.fromkeys(
         ("min_k", "best_of", "skew"),

@@ -222,9 +222,9 @@ class Sampler(HasSettings):
         Raises
         ------
         TypeError, ValueError
-            If `config` is not a configuration, or asks for what a Sampler does not do (a penalty,
-            beams ...). One message has the call to type for all such fields. What
-            ``model.generate()`` applies before the draw, such as a penalty, can be left to it:
+            If `config` is not a configuration, or asks for what a Sampler does not do (beams,
+            watermarks ...). One message has the call to type for all such fields. What
+            ``model.generate()`` can apply before the draw may be left to it:
             ``repetition_penalty=None``. And as `Sampler`, if a setting is out of its range.
 
         Warns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from os import PathLike
 from typing import Any
@@ -111,6 +111,8 @@ def _edit(name: str, value: Any, ends: list[int]) -> tuple[str, Any]:
     if name == "min_new_tokens":
         return name, value if isinstance(value, tuple) else (value, ends)
     if name == "bad_words_ids":  # as generate() does, it leaves the ends alone
+        if not isinstance(value, Iterable) or any(not isinstance(ids, Iterable) for ids in value):
+            raise TypeError(f"`bad_words_ids` has to be lists of ids, but is {value!r}")
         return "bad_words", [ids for ids in value if list(ids) not in [[one] for one in ends]]
     return name, value
 
@@ -173,6 +175,11 @@ def _refusal(asked: Mapping[str, Any], changes: Mapping[str, Any], taken: set[st
         do = f"model.generate() applies {these} before the draw"
     ignored = all(name in OF_OTHERS for name in order)
     asks = "generate() ignores" if ignored else "a Sampler does not do"
+    if order == ["min_new_tokens"]:
+        return (
+            f"`config` asks for {_shown(asked)[0]}, but has no `eos_token_id`: give that, or leave "
+            f"it to model.generate(): {_call(changes, more)}"
+        )
     return (
         f"`config` asks for what {asks}: "
         f"{', '.join(_shown({name: asked[name] for name in order}))}. {do}: {_call(changes, more)}"

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from sampler import _tensors
-from sampler._checks import MOST_TOKENS, check_batch, check_integer
+from sampler._checks import MOST_TOKENS, as_array, check_batch, check_integer, check_mask
 from sampler._inputs import kind_of
 
 __all__ = ["History"]
@@ -106,8 +106,8 @@ class History:
         >>> History.from_batch([[0, 5, 6], [7, 8, 9]], [[0, 1, 1], [1, 1, 1]], prompt_length=2)
         [History([5], [6]), History([7, 8], [9])]
         """
-        ids = np.asarray(_tensors.readable(input_ids, "input_ids"))
-        if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        ids = as_array("input_ids", input_ids)
+        if ids.ndim != 2 or (ids.size and ids.dtype.kind not in "iu"):
             raise TypeError(
                 "`input_ids` have to be integers of shape (batch, length), but are "
                 f"{kind_of(input_ids)} of shape {ids.shape}"
@@ -115,7 +115,7 @@ class History:
         batch, length = ids.shape
         mask = np.ones(ids.shape, bool)
         if attention_mask is not None:
-            mask = np.asarray(_tensors.readable(attention_mask, "attention_mask")) != 0
+            mask = check_mask(attention_mask)
             if mask.shape != ids.shape:
                 raise ValueError(
                     f"`attention_mask` has to have the shape of the ids, {ids.shape}, but has "
@@ -259,7 +259,11 @@ def _read(name: str, ids: Any) -> array[int]:
     else:
         values = np.asarray(_tensors.readable(ids, name))
         if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-            raise TypeError(f"`{name}` has to be a sequence of {_IDS}, but is {kind_of(ids)}")
+            rows = values.ndim == 2
+            raise TypeError(
+                f"`{name}` has to be a sequence of {_IDS}, but is {kind_of(ids)}"
+                + f" of shape {values.shape}: one row of it, or History.from_batch" * rows
+            )
         found = values.tolist()
     for one in found:
         if not 0 <= one < MOST_TOKENS:
@@ -277,7 +281,10 @@ def read_histories(history: Any, batch: int | None) -> list[tuple[array[int], in
     if batch is None:
         if isinstance(history, History):
             return [(history._tokens, history._n_prompt)]
-        raise TypeError(f"`history` has to be a History for a lone row, but is {kind_of(history)}")
+        hint = ": write History(prompt, output)" if isinstance(history, (list, tuple)) else ""
+        raise TypeError(
+            f"`history` has to be a History for a lone row, but is {kind_of(history)}{hint}"
+        )
     if isinstance(history, (History, str)) or not isinstance(history, Iterable):
         raise TypeError(
             f"`history` has to be a list of one History per row, but is {kind_of(history)}"

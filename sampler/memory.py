@@ -1,4 +1,4 @@
-"""What a sampler with memory remembers of one text: a small value that every draw makes anew.
+"""What a sampler with memory remembers of a text: a small value; each draw makes the next one.
 
 `Sampler.initial_state` makes the first; `Sampler.sample` and `Sampler.score` take one, and the next
 is their `Samples.state`.
@@ -231,21 +231,21 @@ def read_states(state: Any, batch: int | None) -> list[State | None]:
     return states
 
 
-def tells(stage: Memory, states: list[State | None]) -> FloatArray:
-    """Return what the states of the rows say to the core; of another sampler is an error."""
-    told = np.zeros(len(states))
+def parameters_of(stage: Memory, states: list[State | None]) -> FloatArray:
+    """Return what the core is to know of the state of each row; another sampler's is an error."""
+    parameters = np.zeros(len(states))
     per_row = any(isinstance(value, np.ndarray) for value in stage.values)
     for row, state in enumerate(states):
         wanted = stage.at(row) if per_row else stage
         if state is not None and (state.stage is wanted or state.stage == wanted):
-            told[row] = wanted.tells(state.values)
+            parameters[row] = wanted.parameter(state.values)
         elif state is not None or not wanted.is_off:
             had = "none" if state is None else repr(state)
             raise ValueError(
                 f"`state` has to be of {wanted!r}, as `initial_state` makes it, but row {row} has "
                 f"{had}"
             )
-    return told
+    return parameters
 
 
 def states_after(states: list[State | None], observed: FloatArray, lone: bool) -> Any:

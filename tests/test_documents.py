@@ -97,6 +97,12 @@ ALONE = {
         for name in sampler.stages.edits.__all__
         if "compiled" in vars(getattr(sampler, name))
     ),
+    *(
+        f"{place}.{name}.{method}"
+        for place in ("sampler", "sampler.stages")
+        for name in sampler.stages.memories.__all__
+        for method in ("initial", "parameter", "after")
+    ),
     "sampler.XTC.branches",
     "sampler.stages.XTC.branches",
     "sampler.temperature.Reliability.plot",

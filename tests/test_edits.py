@@ -3,13 +3,16 @@
 That the core and the twin agree on random texts: `test_the_twin_on_random_texts`.
 """
 
+import itertools
 import math
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sampler
 from law import HISTORY, TABLE
 from sampler import (
     DRY,
@@ -256,6 +259,64 @@ def test_many_breakers():
             assert found.tolist() == wanted.tolist()
 
 
+def test_breakers_that_end_alike():
+    # Each is found wherever it stands, and the nearest one counts.
+    breakers = [[1], [2, 3], [0, 2, 3], [0, 0, 2, 3], [4, 4, 4, 4]]
+    row = np.zeros(12)
+    for end in itertools.product(range(5), repeat=4):
+        output = [6, 7, *end, 8, 9] * 3
+        edit = DRY(1.0, 1.5, 1, breakers=breakers)
+        wanted = reference.edited(row, [edit], reference.Text((), output))
+        found = Sampler([edit], seed=1).filter(row, history=History((), output))
+        assert found.tolist() == wanted.tolist(), end
+
+
+def test_nested_breakers_of_a_looping_text_take_time_in_proportion():
+    # Found: the square of their number, 43 s.
+    breakers = [(1,) + (0,) * k for k in range(1, 200)]
+    s = Sampler(dry=DRY(0.8, 1.75, 2, None, True, breakers), seed=0)
+    h = History([], [2] + [0] * 20_000)
+    begun = time.process_time()
+    found = s.filter(np.zeros(300), history=h)
+    assert time.process_time() - begun < 10
+    assert found[0] < -1e30
+
+
+@pytest.mark.parametrize("least", [17, 19, 40])
+def test_long_repetitions_alone_count(least):
+    # Planted: lengths above 16 taken for 16.
+    row = np.zeros(60)
+    for size in (least - 1, least, least + 1):
+        run = list(range(1, size + 1))
+        h = History((), [*run, 50, *run])
+        lowered = Sampler(dry=DRY(1.0, 2.0, least), seed=1).filter(row, history=h)[50]
+        assert lowered == (-(2.0 ** (size - least)) if size >= least else 0.0)
+        banned = Sampler(no_repeat_ngram_size=least + 1, seed=1).filter(row, history=h)[50]
+        assert banned == (-inf if size >= least else 0.0)
+
+
+def test_a_breaker_that_begins_before_the_window_does_not_count():
+    # Planted: one token before it.
+    tokens = [7, 1, 2, 3, 9, 1, 2, 3]
+    for window, breaker in itertools.product(range(1, 9), ([7, 1], [1, 2], [9, 1], [2, 3])):
+        edit = DRY(1.0, 2.0, 1, window, True, [breaker])
+        wanted = reference.edited(np.zeros(12), [edit], reference.Text((), tokens))
+        found = Sampler([edit], seed=1).filter(np.zeros(12), history=History((), tokens))
+        assert found.tolist() == wanted.tolist()
+
+
+def test_a_forced_token_beyond_a_narrow_mask():
+    row, h = np.zeros(100), History()
+    for token, allowed in ((63, True), (64, False), (99, False)):
+        s = Sampler(forced_tokens={0: token}, seed=1)
+        words = np.full(2, -1, np.int32)
+        if allowed:
+            assert s(row, mask=words, history=h) == token
+        else:
+            with pytest.raises(ValueError, match="leave no token"):
+                s(row, mask=words, history=h)
+
+
 def test_a_float32_stays_one_whatever_the_dtype():
     # Planted: rounding by the dtype of the row.
     x32 = np.array([1.1, 3.3, -2.7, 0.1], np.float32)
@@ -301,6 +362,14 @@ def test_settings_per_row():
         alone = Sampler([stage.at(row) for stage in s.stages], seed=4)
         assert alone.filter(rows[row], history=histories[row]).tolist() == found[row].tolist()
     assert found[0].tolist() == [1.0, 3.0, -3.0, 0.0, 2.0]
+    # Of a window in some rows and none in others.
+    for window in ([None, 1, None, 2], (3, 1, None, None)):
+        s = Sampler(presence_penalty=(1.0, window, True), dry=DRY(1.0, window=window), seed=4)
+        found = s.filter(rows, history=histories)
+        assert eval(repr(s), vars(sampler)) == s
+        for row in range(4):
+            alone = Sampler([stage.at(row) for stage in s.stages], seed=4)
+            assert alone.filter(rows[row], history=histories[row]).tolist() == found[row].tolist()
 
 
 def test_invalid_logits_stay_invalid():
@@ -328,6 +397,9 @@ def test_a_long_text_that_repeats_itself():
     assert penalised[loop[0]] == pytest.approx(-(1.1**most), rel=1e-6)
 
 
+NO_END = "`min_new_tokens` has to have the ids that end a text: min_new_tokens="
+
+
 @pytest.mark.parametrize(("call", "error", "message"), [
     (lambda: LogitBias({1: nan}), ValueError,
      "`logit_bias` has to be a mapping to finite floats, or -inf to forbid, but is nan"),
@@ -337,7 +409,14 @@ def test_a_long_text_that_repeats_itself():
     (lambda: LogitBias({"a": 0.0}), TypeError, None),
     (lambda: LogitBias({1: "a"}), TypeError, None),
     (lambda: LogitBias({(1, 2): 0.5}), TypeError,
-     "`logit_bias` has to be a mapping of int to float, but has (1, 2)"),
+     "`logit_bias` has to be a mapping of int to float, but has the key (1, 2)"),
+    (lambda: LogitBias({"5": -1.0}), TypeError,
+     "`logit_bias` has to be a mapping of int to float, but has the key '5'"),
+    (lambda: ForcedTokens({1.0: 2}), TypeError,
+     "`forced_tokens` has to be a mapping of int to int, but has the key 1.0"),
+    (lambda: MinNewTokens(60), ValueError,
+     f"{NO_END}(60, [tokenizer.eos_token_id])"),
+    (lambda: BadWords(["apple"]), TypeError, None),
     (lambda: LogitBias(5), TypeError, "`logit_bias` has to be a mapping of int to float, but is 5"),
     (lambda: LogitBias([5]), TypeError, None),
     (lambda: LogitBias({9: 1.0}), ValueError,
@@ -372,7 +451,7 @@ def test_a_long_text_that_repeats_itself():
     (lambda: MinNewTokens(3, [9]), ValueError,
      "`min_new_tokens.eos_token_id` has to hold ids in [0, 5), but one is 9"),
     (lambda: Sampler(min_new_tokens=5), ValueError,
-     "`min_new_tokens` has to have the ids that end a text: min_new_tokens=(5, [2])"),
+     f"{NO_END}(5, [tokenizer.eos_token_id])"),
     (lambda: NoRepeatNgram(-1), ValueError, None),
     (lambda: NoRepeatNgram(2.5), TypeError, None),
     (lambda: BadWords([[]]), TypeError, None),

@@ -336,7 +336,13 @@ WAYS_OUT = {
     "Sampler(num_return_sequences=2)": "write sampler.hf.generate(model, **inputs, sampler=s, "
     "num_return_sequences=2)",
     "Sampler(do_sample=True)": "a Sampler always draws; greedy is temperature=0",
-    "Sampler(mirostat=2)": "no stage of a Sampler does this",
+    "Sampler(mirostat_mode=2, mirostat_tau=3)": "write mirostat=(2, 3)",
+    "Sampler(adaptive_target=0.5)": "write adaptive_p=0.5",
+    "Sampler(min_tokens=5)": "write min_new_tokens=5",
+    "Sampler(dry_sequence_breakers=['a'])": "breakers=sampler.hf.dry_breakers(tokenizer, strings))",
+    "Sampler(penalty_last_n=64)": "of a penalty, as in repetition_penalty=(1.1, 64)",
+    "Sampler(guided_json={})": "on arrays, give the call a mask=",
+    "Sampler(best_of=2)": "no stage of a Sampler does this",
     "Sampler(temperature_last=True)": "last in a chain, as in Sampler([TopP(0.95), "
     "Temperature(0.8)])",
     "Sampler(sampler_priority='x')": "the order is a chain, as in Sampler([TopK(40), TopP(0.95), "
@@ -346,9 +352,9 @@ WAYS_OUT = {
     "(0.5, 2, 1.5)",
     "Sampler(temperature=0.3, dynatemp_range=0.5)": "write dynamic_temperature=(0, 0.8) without "
     "`temperature`",
-    "Sampler(tfs=0.9, mirostat=0, rep_pen=1)": "write tail_free=0.9; leave out mirostat, rep_pen: "
-    "off",
-    "Sampler(tfs=1, mirostat=0)": "off, so leave them out",
+    "Sampler(tfs=0.9, mirostat_mode=0, rep_pen=1)": "write tail_free=0.9; leave out "
+    "mirostat_mode, rep_pen: off",
+    "Sampler(tfs=1, mirostat_mode=0)": "off, so leave them out",
     "Sampler(xtc_probability=0)": "off, so leave it out",
     "Sampler(epsilon_cutoff=3)": "has to be a float in [0, 1), but is 3 (0.0003?)",
     "Sampler(typical_p=2)": "has to be a float in (0, 1] (1 or None is off), but is 2 (0.02?)",
@@ -400,8 +406,8 @@ WAYS_OUT = {
     "write temperature=0.8, top_k=50, top_p=0.95",
     "Sampler([], 7)": "were given: write temperature=7",
     f"s.sample({X}, 3)": "takes 2 positional arguments but 3 were given: write n=3",
-    f"s.score({X}, 1, 3)": "were given: give mask, history, streams, steps ... by name",
-    f"s.distribution({X}, 3)": "were given: give mask, history, stream, step ... by name",
+    f"s.score({X}, 1, 3)": "were given: give mask, history, state, streams ... by name",
+    f"s.distribution({X}, 3)": "were given: give mask, history, state, stream ... by name",
     f"softmax({X}, 0)": "takes 1 positional argument but 2 were given: give temperature, axis, "
     "out, where by name",
     "generate_kwargs(s, 1)": "were given: write attention_mask=1",

@@ -488,6 +488,60 @@ def test_what_is_no_grammar_is_refused(model, tokenizer):
         SamplingLogitsProcessor(HOT, grammar=some_words())(None, torch.zeros(1, VOCAB))
 
 
+def test_bits_beyond_the_grammars_vocabulary_are_forbidden():
+    # Found: those of its last word were not.
+    class Every:
+        vocab_size = 70
+
+        def start(self):
+            return self
+
+        def fill(self, words):
+            words[:] = -1
+
+        def accept(self, token):
+            return token < 70
+
+        def is_done(self):
+            return False
+
+    outputs = module.Grammars(Every()).start(torch.zeros(1, 2, dtype=torch.long), 80)
+    (words,) = outputs.mask(torch.zeros(1, 2, dtype=torch.long), None)
+    allowed = np.unpackbits(words.view(np.uint8), bitorder="little").nonzero()[0]
+    assert allowed.tolist() == list(range(70))
+
+
+def test_a_grammar_of_seven_eighths_of_the_vocabulary():
+    rows = torch.zeros(1, 2, dtype=torch.long)
+    module.Grammars(some_words(vocab=175)).start(rows, 200)
+    with pytest.raises(ValueError, match="vocabulary of 174 tokens, but the model's has 200"):
+        module.Grammars(some_words(vocab=174)).start(rows, 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"vocab_size": None}, TypeError, "`grammar.vocab_size` has to be an integer >= 1"),
+        ({"vocab_size": 500.0}, TypeError, "`grammar.vocab_size` has to be an integer >= 1"),
+        ({"start": lambda: None}, TypeError, "`grammar.start()` has to return an object"),
+        ({"texts": [()]}, ValueError, "`grammar` has to allow a token, but is done"),
+    ],
+    ids=range(4),
+)
+def test_grammars_that_cannot_be(model, change, error, message):
+    words = some_words()
+    vars(words).update(change)
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        plain(model, tiny.prompts(1), HOT, words)
+
+
+def test_a_tokenizer_that_is_none(guidance):
+    with pytest.raises(TypeError, match=r"^`tokenizer` has to be a PreTrainedTokenizerFast or an"):
+        json_grammar(SCHEMA, None)
+    with pytest.raises(TypeError, match=r"of a JSON schema, sampler.hf.json_grammar"):
+        generate_kwargs(HOT, grammar=SCHEMA)
+
+
 def test_beams_are_refused(model):
     words, inputs = some_words(), tiny.prompts(2)
     with pytest.raises(TypeError, match="multiple values for keyword argument 'num_beams'"):

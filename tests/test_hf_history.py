@@ -411,7 +411,7 @@ def test_scores_of_a_decoder(encoder_decoder):
 def test_rows_have_to_be_there():
     scores = torch.zeros(1, VOCAB)
     for kind in (SamplingLogitsProcessor, FilterLogitsProcessor):
-        with pytest.raises(ValueError, match=r"^`dry` looks at the text so far: give the p"):
+        with pytest.raises(ValueError, match=r"^`dry` depends on the text so far: give the p"):
             kind(Sampler(dry=0.8))(None, scores)
         with pytest.raises(ValueError, match=r"^`input_ids` ha.* for 2 rows, but .* for 1"):
             kind(Sampler(dry=0.8))(torch.tensor([[5, 6]]), torch.zeros(2, VOCAB))

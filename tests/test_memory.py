@@ -241,7 +241,7 @@ def test_rows_that_leave_the_state_as_it_is(stage):
 
 
 def test_settings_per_row():
-    s = Sampler(mirostat=([2, None, 1], [1.0, 2.0, 3.0], 0.1), seed=4)
+    s = Sampler(mirostat=([2, 0, 1], [1.0, 2.0, 3.0], 0.1), seed=4)
     states = s.initial_state(3)
     assert states.tolist() == [State(Mirostat(2, 1.0, 0.1)), None, State(Mirostat(1, 3.0, 0.1))]
     row = rows_of(0, 1)[0]
@@ -303,7 +303,7 @@ def test_json_is_versioned():
     assert json.loads(text) == {"version": 1, "mirostat": [2, 3.0, 0.1], "mu": 6.0}
     for change in (
         {"version": 2}, {"version": None}, {"mu": None}, {"mu": "6"}, {"mirostat": [2, 3.0]},
-        {"mirostat": [None, 3.0, 0.1]}, {"mirostat": 2}, {"more": 1}, {"mirostat": [3, 3.0, 0.1]},
+        {"mirostat": [0, 3.0, 0.1]}, {"mirostat": 2}, {"more": 1}, {"mirostat": [3, 3.0, 0.1]},
         {"mirostat": [[2], 3.0, 0.1]},
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError)):
@@ -319,7 +319,7 @@ def test_json_is_versioned():
     ("arguments", "message"),
     [
         ((TopK(3),), "`stage` has to be one with memory, but is a sampler.stages.cuts.TopK"),
-        ((Mirostat(),), "`stage` has to be on, and for one row, but is Mirostat(None, 5.0, 0.1)"),
+        ((Mirostat(),), "`stage` has to be on, and for one row, but is Mirostat(0, 5.0, 0.1)"),
         ((Mirostat([1, 2]),), "`stage` has to be on, and for one row, but is Mirostat([1, 2],"),
         ((Mirostat(2), [1.0, 2.0]), "`values` have to be mu, but are (1.0, 2.0)"),
         ((AdaptiveP(0.5), [1.0]), "`values` have to be sum and weight, but are (1.0,)"),

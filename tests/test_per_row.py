@@ -130,7 +130,9 @@ def test_rows_of_a_batch_are_the_rows_alone(isa, seed, vocab, container):
     _core.choose_isa(isa)
     batch = int(rng.integers(1, 7))
     rows = CONTAINERS[container](random_batch(rng, batch, vocab).astype(np.float64))
-    stages = rng.choice(NUMBERS, rng.integers(0, 5))
+    # What has memory takes one token per row: see test_memory.py.
+    some = [stage for stage in NUMBERS if stage.kind != "memory"]
+    stages = rng.choice(some, rng.integers(0, 5))
     chain = [(stage, random_values(rng, stage, batch)) for stage in stages]
     floors = 1 if rng.random() < 0.5 else rng.choice([1, 1, 3, 70], batch).tolist()
     ties, threads = str(rng.choice(["id", "all"])), int(rng.choice([1, 2]))

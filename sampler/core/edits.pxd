@@ -320,41 +320,49 @@ cdef inline void find_matches(Workspace *w, const Edit *edit, const Text *text,
 cdef inline int64_t since_breaker(const Edit *edit, const Text *text, int64_t n,
                                   int64_t longest) noexcept nogil:
     """How many tokens at the end of the window follow the last breaker, as far as that matters for
-    repetitions of up to `longest` tokens."""
+    repetitions of up to `longest` tokens. The breakers are sorted from their last ids on, so those
+    that end alike are neighbours, the shortest first."""
     cdef const int32_t *end = text.tokens + text.n - 1
-    cdef int64_t k, i, size, sequence
+    cdef int64_t k, i, low, high
     for k in range(min(longest, n)):
-        sequence = first_breaker(edit, end[-k])
-        while sequence < edit.n_sequences and last_of(edit, sequence) == end[-k]:
-            size = edit.ends[sequence] - start_of(edit, sequence)
-            i = 1
-            while (i < size and k + i < n
-                   and end[-k - i] == edit.ids[edit.ends[sequence] - 1 - i]):
-                i += 1
-            if i == size:
+        low, high = 0, edit.n_sequences
+        for i in range(n - k):
+            low = first_breaker(edit, low, high, i, end[-k - i])
+            high = first_breaker(edit, low, high, i, <int64_t> end[-k - i] + 1)
+            if low == high:
+                break
+            if size_of(edit, low) == i + 1:
                 return k
-            sequence += 1
     return longest
 
 
-cdef inline int64_t first_breaker(const Edit *edit, int32_t token) noexcept nogil:
-    """The first of the breakers that end with a token, or where it would be: they are in the order
-    of their last ids, and of those with the same one the shortest come first."""
-    cdef int64_t low = 0, high = edit.n_sequences, middle
+cdef inline int64_t first_breaker(const Edit *edit, int64_t low, int64_t high, int64_t i,
+                                  int64_t token) noexcept nogil:
+    """The first of some breakers, equal in their last i ids, whose id before these is at least
+    `token`."""
+    cdef int64_t middle
+    if low < high and edit.ids[edit.ends[low] - 1 - i] >= token:
+        return low
+    if low < high and edit.ids[edit.ends[high - 1] - 1 - i] < token:
+        return high
     while low < high:
         middle = (low + high) // 2
-        if last_of(edit, middle) < token:
+        if edit.ids[edit.ends[middle] - 1 - i] < token:
             low = middle + 1
         else:
             high = middle
     return low
 
 
+cdef inline int64_t size_of(const Edit *edit, int64_t sequence) noexcept nogil:
+    return edit.ends[sequence] - start_of(edit, sequence)
+
+
 cdef inline bint is_breaker(const Edit *edit, int32_t token) noexcept nogil:
     """Whether the token is a breaker by itself."""
-    cdef int64_t sequence = first_breaker(edit, token)
+    cdef int64_t sequence = first_breaker(edit, 0, edit.n_sequences, 0, token)
     return (sequence < edit.n_sequences and last_of(edit, sequence) == token
-            and edit.ends[sequence] - start_of(edit, sequence) == 1)
+            and size_of(edit, sequence) == 1)
 
 
 cdef inline int64_t count_touched(const Workspace *w) noexcept nogil:

@@ -5,7 +5,7 @@ from cpython cimport array
 from cpython.buffer cimport PyBUF_STRIDES, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from sampler.core.edits cimport (
     EDIT_PARAMETERS, Edit, Text, Workspace, find_edits, first_outside, index_edits, make_workspace
@@ -14,6 +14,14 @@ from sampler.core.job cimport Job
 from sampler.core.kernels cimport (
     BLOCK, FLOAT16, FLOAT32, FLOAT64, MOST_TOKENS, Edits as CEdits, Row, make_row
 )
+
+
+cdef enum:
+    # Of texts: how many tokens are copied at once, from how many on the GIL is released, and what
+    # one takes, in logits.
+    TOKENS_PER_LOOK = 1 << 19
+    LEAST_TOKENS = 1 << 12
+    WORK_PER_TOKEN = 8
 
 
 @cython.final
@@ -197,12 +205,13 @@ cdef class Rows:
 
         Returns None, or (row, token) for the first id of a text that is not in the vocabulary.
         """
-        cdef Text text
-        cdef Row raw
         cdef Workspace w
         cdef CEdits none
-        cdef int64_t row, place, longest = 0
+        cdef Text *copies = NULL
+        cdef int32_t *copied = NULL
+        cdef int64_t row, first, room = 0, used, n, place = -1, longest = 0
         cdef array.array tokens
+        cdef int64_t looked = 0
         global _idle_workspace
         if (self._masked != NULL or changes.vocab != self.vocab
                 or changes.batch not in (0, self.batch)
@@ -216,33 +225,71 @@ cdef class Rows:
         if self._changed == NULL:
             raise MemoryError()
         if texts is not None:
-            longest = max([len(one[0]) for one in texts], default=0)
+            lengths = [len(one[0]) for one in texts]
+            longest = max(lengths, default=0)
+            room = max(longest, min(sum(lengths), TOKENS_PER_LOOK))
         with _lock:
             w = _idle_workspace
             memset(&_idle_workspace, 0, sizeof(Workspace))
         try:
+            copies = <Text *> calloc(max(<int64_t> 1, self.batch), sizeof(Text))
+            copied = <int32_t *> malloc(max(<int64_t> 1, room) * sizeof(int32_t))
+            if copies == NULL or copied == NULL:
+                raise MemoryError()
             if not make_workspace(&w, changes.edits, changes.count, self.vocab, longest):
                 raise MemoryError()
-            for row in range(self.batch):
-                text = Text(NULL, 0, 0)
-                if texts is not None:
-                    tokens, text.n_prompt = texts[row]
-                    text.tokens, text.n = <const int32_t *> tokens.data.as_ints, len(tokens)
-                place = first_outside(&text, self.vocab)
+            first = 0
+            while first < self.batch:
+                # Copies of as many texts as there is room for: a thread may write to a text while
+                # the rows are worked on.
+                row, used = first, 0
+                while row < self.batch:
+                    n = 0 if texts is None else lengths[row]
+                    if used + n > room and row > first:
+                        break
+                    copies[row] = Text(copied + used, 0, n)
+                    if texts is not None:
+                        tokens, copies[row].n_prompt = texts[row]
+                        n = copies[row].n = min(n, <int64_t> len(tokens))
+                        memcpy(copied + used, tokens.data.as_ints, n * sizeof(int32_t))
+                    used += n
+                    row += 1
+                if used < LEAST_TOKENS:
+                    first = self._change_rows(first, row, changes, copies, &w, &place)
+                else:
+                    with nogil:
+                        first = self._change_rows(first, row, changes, copies, &w, &place)
+                        look_at_signals(used * WORK_PER_TOKEN, &looked)
                 if place >= 0:
-                    return row, text.tokens[place]
-                raw = make_row(<const char *> self._buffer.buf + row * self._row_stride,
-                               self._stride, self.vocab, self._kind, self._swapped)
-                if not find_edits(&w, changes.edits, changes.count, &text, row, &raw,
-                                  &self._masked[row], &self._changed[row]):
+                    return first, copies[first].tokens[place]
+                if first < row:
                     raise MemoryError()
         finally:
+            free(copies)
+            free(copied)
             if 40 * w.longest > MOST_IDLE_BYTES:  # a token takes about that
                 free(w.memory)
                 memset(&w, 0, sizeof(Workspace))
             with _lock:
                 _idle_workspace, w = w, _idle_workspace
             free(w.memory)  # of another thread's call, if there was one
+
+    cdef int64_t _change_rows(self, int64_t first, int64_t end, Changes changes, const Text *texts,
+                              Workspace *w, int64_t *place) noexcept nogil:
+        """What `change` does with some rows; returns the first that it has not done: where the
+        token at that place of its text is not in the vocabulary, or memory is out."""
+        cdef Row raw
+        cdef int64_t row
+        for row in range(first, end):
+            place[0] = first_outside(&texts[row], self.vocab)
+            if place[0] >= 0:
+                return row
+            raw = make_row(<const char *> self._buffer.buf + row * self._row_stride, self._stride,
+                           self.vocab, self._kind, self._swapped)
+            if not find_edits(w, changes.edits, changes.count, &texts[row], row, &raw,
+                              &self._masked[row], &self._changed[row]):
+                return row
+        return end
 
     def remember(self, const double[::1] memory not None):
         """Let every call on these rows tell a stage with memory what the state of each row says:

@@ -370,10 +370,10 @@ cdef inline double log_of_zipf(double e, double log_vocab) noexcept nogil:
 
 cdef inline void apply_adaptive_p(RowState *s) noexcept nogil:
     """Give every kept token a new logit, the larger the nearer its probability is to the target;
-    the probabilities themselves stay in scratch, behind the row: see `seen_by_memory`."""
+    the probabilities themselves stay in scratch, after the row: see `seen_by_memory`."""
     cdef double log_mass = log_of_mass(s), distance
     cdef double *z = temper_row(s)
-    cdef double *p = probabilities_behind(s)
+    cdef double *p = probabilities_after(s)
     cdef Tempering plain = make_tempering(0.0, 1.0)
     cdef int64_t i
     for i in range(s.row.n):
@@ -388,7 +388,7 @@ cdef inline void apply_adaptive_p(RowState *s) noexcept nogil:
     rebase(s, 1.0)
 
 
-cdef inline double *probabilities_behind(const RowState *s) noexcept nogil:
+cdef inline double *probabilities_after(const RowState *s) noexcept nogil:
     return s.scratch.rebased + whole_words(s.row.n)
 
 
@@ -402,7 +402,7 @@ cdef inline double seen_by_memory(const RowState *s, int64_t token, double logpr
     if number == MIROSTAT:
         return logprob
     if number == ADAPTIVE_P:
-        return probabilities_behind(s)[token]
+        return probabilities_after(s)[token]
     return NAN
 
 

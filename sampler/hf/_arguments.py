@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sampler import _inputs
 from sampler._checks import check_integer
@@ -24,6 +25,14 @@ def check_model(model: Any, *wanted: str) -> None:
             "`model` has to be a transformers model that generates text, but is "
             f"{_inputs.kind_of(model)}"
         )
+
+
+def check_rows(input_ids: Any) -> None:
+    if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
+        kind = _inputs.kind_of(input_ids)
+        raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are {kind}")
+    if input_ids.is_floating_point() or input_ids.dtype in (torch.bool, torch.complex64):
+        raise TypeError(f"`input_ids` have to be integers, but are {input_ids.dtype}")
 
 
 def check_eos_ids(eos_token_id: Any) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from sampler._engine import Given
 from sampler._keywords import check_known, helps, keywords_of
 from sampler._tensors import container_of
 from sampler.api import Sampler, engine_of
-from sampler.hf._arguments import check_sampler
+from sampler.hf._arguments import check_rows, check_sampler
 from sampler.hf._masks import RowLengths
 from sampler.hf._sampling import BEGINNING, check_processors, no_rows
 from sampler.hf._texts import Generations, texts_of
@@ -161,6 +161,7 @@ class FilterLogitsProcessor(LogitsProcessor):
         if needs_rows:
             if input_ids is None:
                 raise no_rows(needs_rows)
+            check_rows(input_ids)
             check_batch("input_ids", len(input_ids), source.batch)
             caller = Caller()
             lengths = self._lengths.of(input_ids, proposed=caller.proposes)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from sampler import _inputs
-from sampler._checks import check_batch
+from sampler._checks import check_batch, check_integer
 
 _BITS = 32
 _TAKES = (
@@ -72,8 +72,10 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
     ------
     ImportError
         If llguidance is not installed.
+    TypeError
+        If the tokenizer is not one of these.
     ValueError
-        If `schema` is not one that llguidance knows, or the tokenizer is not a fast one.
+        If `schema` is not one that llguidance knows.
 
     See Also
     --------
@@ -97,6 +99,12 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
         raise ImportError(
             f"json_grammar needs llguidance ({error}): pip install llguidance"
         ) from error
+    is_theirs = isinstance(tokenizer, LLTokenizer)
+    if not (is_theirs or hasattr(tokenizer, "backend_tokenizer")):
+        raise TypeError(
+            "`tokenizer` has to be a PreTrainedTokenizerFast or an LLTokenizer, but is "
+            f"{_inputs.kind_of(tokenizer)}"
+        )
     one_line: Any = {
         "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
     }  # fmt: skip
@@ -106,7 +114,6 @@ def json_grammar(schema: Any, tokenizer: Any) -> Any:
         raise type(error)(
             f"`schema` has to be a JSON schema, as a dict or a str: {error}"
         ) from None
-    is_theirs = isinstance(tokenizer, LLTokenizer)
     matcher = LLMatcher(tokenizer if is_theirs else from_tokenizer(tokenizer), text)
     if matcher.is_error():
         raise ValueError(f"`schema` is not one that llguidance knows: {matcher.get_error()}")
@@ -166,6 +173,12 @@ class _Output:
         self._grammar = grammar
         self._matcher = grammar.start()
         self._taken: list[int] = []  # by the matcher
+        if not all(hasattr(self._matcher, name) for name in ("fill", "accept", "is_done")):
+            kind = _inputs.kind_of(self._matcher)
+            raise TypeError(
+                f"`grammar.start()` has to return an object with fill, accept and is_done, but "
+                f"returned {kind}"
+            )
 
     def fill(self, tokens: list[int], words: npt.NDArray[np.int32]) -> None:
         """Say what may follow these tokens; leave the words where they are not of the grammar.
@@ -175,14 +188,19 @@ class _Output:
         """
         beyond = self._follow(tokens)
         if self._matcher.is_done():
+            if not self._taken:
+                raise ValueError("`grammar` has to allow a token, but is done before the first")
             end = self._taken[-1]
             if all(token == end for token in beyond):
                 words[:] = 0
                 words[end >> 5] = np.uint32(1 << (end & 31)).astype(np.int32)
         elif not beyond:
-            own = words[: -(-self._grammar.vocab_size // _BITS)]
+            size = self._grammar.vocab_size
+            own = words[: -(-size // _BITS)]
             words[len(own) :] = 0
             self._matcher.fill(own)
+            if size % _BITS:  # a matcher may set the bits beyond, too
+                own[-1] &= (1 << size % _BITS) - 1
 
     def _follow(self, tokens: list[int]) -> list[int]:
         """Bring the matcher to these tokens, and return those from the first that it refuses."""
@@ -211,9 +229,14 @@ def _adapted(grammar: Any) -> Grammar:
     if kind.__module__.partition(".")[0] == "xgrammar" and kind.__name__ == "CompiledGrammar":
         return _XGrammar(grammar)
     if kind is not type and hasattr(grammar, "start") and hasattr(grammar, "vocab_size"):
+        check_integer("grammar.vocab_size", grammar.vocab_size, 1, None, "an integer >= 1")
         own: Grammar = grammar
         return own
-    raise TypeError(f"`grammar` has to be {_TAKES}, but is {_inputs.kind_of(grammar)}")
+    schema = isinstance(grammar, (dict, str))
+    raise TypeError(
+        f"`grammar` has to be {_TAKES}, but is {_inputs.kind_of(grammar)}"
+        + ": of a JSON schema, sampler.hf.json_grammar(schema, tokenizer) makes one" * schema
+    )
 
 
 class _LLGuidance:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sampler._checks import as_array, check_batch
+from sampler._checks import check_batch, check_mask
 
 
 class RowLengths:
@@ -62,21 +62,6 @@ class RowLengths:
                 "`attention_mask` belongs to: make a processor for each prompt"
             )
         return (length - padding).astype(np.uint64)
-
-
-def check_mask(attention_mask: Any) -> npt.NDArray[np.bool_]:
-    mask = as_array("attention_mask", attention_mask)
-    if mask.dtype.kind not in "biuf":
-        raise TypeError(
-            f"`attention_mask` has to be an array of 0 and 1, but is {attention_mask!r}"
-        )
-    if mask.ndim != 2:
-        raise ValueError(f"`attention_mask` has to be 2-D, but has shape {mask.shape}")
-    held: npt.NDArray[np.bool_] = mask == 1
-    other = mask[~held & (mask != 0)]
-    if len(other):
-        raise ValueError(f"`attention_mask` has to be an array of 0 and 1, but has {other[0]}")
-    return held
 
 
 def left_padding(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

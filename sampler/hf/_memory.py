@@ -15,7 +15,7 @@ from sampler.memory import State, initial_states
 
 
 class Step(NamedTuple):
-    """Rows of one length, their scores, and what the sampler was told of them."""
+    """Rows of one length, their scores, and what the sampler was given with them."""
 
     rows: npt.NDArray[np.int64]
     scores: torch.Tensor

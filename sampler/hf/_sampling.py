@@ -18,7 +18,7 @@ from sampler._checks import check_batch, check_flag, check_logprobs, check_numbe
 from sampler._engine import Given
 from sampler._keywords import helps
 from sampler.api import Sampler, Samples, engine_of
-from sampler.hf._arguments import check_eos_ids, check_sampler
+from sampler.hf._arguments import check_eos_ids, check_rows, check_sampler
 from sampler.hf._grammar import Grammars
 from sampler.hf._masks import RowLengths
 from sampler.hf._record import Record, TensorSamples
@@ -96,7 +96,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
     What a setting such as `repetition_penalty` looks at is read from the rows in each step: the
     prompt is what a row had when the generation began, without its left padding, the output the
     rest. Of an encoder-decoder model both are tokens of the decoder. What a setting such as
-    `mirostat` remembers begins anew with each generation.
+    `mirostat` remembers begins again with each generation.
 
     It has to be the last processor, and belongs under ``do_sample=False``: `generate_kwargs` sees
     to both. If a later processor replaces a drawn token, the next call raises RuntimeError; a
@@ -255,9 +255,7 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 check_batch("streams", len(self._streams), batch)
             tokens = engine.draw(source, given=Given(self._streams), name="scores")
             return Samples(tokens[:, None])
-        if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
-            kind = _inputs.kind_of(input_ids)
-            raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are {kind}")
+        check_rows(input_ids)
         caller = Caller()
         if caller.processors is not None and batch == 2 * len(input_ids) > 0:
             raise ValueError(

@@ -12,7 +12,14 @@ import torch
 from transformers import LogitsProcessorList
 
 from sampler import _inputs
-from sampler._checks import check_batch, check_flag, check_integer, check_logprobs, check_numbers
+from sampler._checks import (
+    check_batch,
+    check_flag,
+    check_integer,
+    check_logprobs,
+    check_mask,
+    check_numbers,
+)
 from sampler._engine import Given
 from sampler._keywords import helps
 from sampler._tensors import container_of
@@ -22,7 +29,7 @@ from sampler.hf._arguments import (
     check_model,
     check_sampler,
 )
-from sampler.hf._masks import check_mask, left_padding
+from sampler.hf._masks import left_padding
 from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import check_processors
 from sampler.hf._texts import texts_of

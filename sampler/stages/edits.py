@@ -322,7 +322,7 @@ class DRY(Edit):
     With n the length of the longest run that ends the text and also stands right before an earlier
     occurrence of the token: x - multiplier base^(n - allowed_length), if n >= allowed_length. The
     run begins after the last breaker, and a breaker of one token is never penalised. The power is
-    at most the largest float32. Linear in the text, whatever it is.
+    at most the largest float32. Linear in the text, at worst times the longest breaker.
 
     References
     ----------
@@ -342,8 +342,7 @@ class DRY(Edit):
         multiplier, base, allowed, window, include_prompt, breakers = self.values
         window = math.nan if window is None else window
         parameters = (self.nan_where_off(multiplier), window, include_prompt, base, allowed)
-        # By their last ids, for the core to look them up, the shortest first.
-        breakers = sorted(breakers, key=lambda ids: (ids[-1], len(ids)))
+        breakers = sorted(breakers, key=lambda ids: ids[::-1])  # for the core to look them up
         pairs = ((ids, 0.0) for ids in breakers)
         return self._sequences(vocab, "dry", "breakers", pairs, parameters)
 
@@ -543,8 +542,9 @@ class MinNewTokens(Edit):
     def __post_init__(self) -> None:
         Edit.__post_init__(self)
         if not self.is_off and not self.eos_token_id:
+            least = f"{self.min_new_tokens}, [tokenizer.eos_token_id]"
             raise ValueError(
-                "`min_new_tokens` has to have the ids that end a text: min_new_tokens=(5, [2])"
+                f"`min_new_tokens` has to have the ids that end a text: min_new_tokens=({least})"
             )
 
     def compiled(self, vocab: int) -> Compiled:

@@ -1,7 +1,7 @@
 """Stages with memory: what they do to a row depends on the tokens drawn before it.
 
 One comes last in a chain. What it remembers is a `sampler.memory.State`, which every call is given
-and returns anew.
+and returns the next one.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Memory(Stage):
         """Return the numbers before the first token; of a stage for one row."""
         raise NotImplementedError
 
-    def tells(self, values: tuple[float, ...]) -> float:
-        """Return what the numbers mean for the next row: the core's one parameter."""
+    def parameter(self, values: tuple[float, ...]) -> float:
+        """Return what the numbers mean for the next row: the parameter that the core takes."""
         raise NotImplementedError
 
     def after(self, values: tuple[float, ...], observed: float) -> tuple[float, ...]:
@@ -41,7 +41,7 @@ class Mirostat(Memory):
 
     Parameters
     ----------
-    version : int, in [1, 2], off at None
+    version : int, in [0, 2], off at 0
         2 keeps the tokens of a surprise up to mu; 1 keeps the first k, with k from mu and an
         estimate of how steep the row is.
     tau : float, >= 0
@@ -74,7 +74,7 @@ class Mirostat(Memory):
     """
 
     remembers = ("mu",)
-    version: Reals | None = setting(default=None, range_=Range(int, 1, 2, optional=True))
+    version: Reals | None = setting(default=0, range_=Range(int, 0, 2))
     tau: Reals | None = setting(default=5.0, range_=finite(0.0))
     eta: Reals | None = setting(default=0.1, range_=finite(0.0))
 
@@ -82,7 +82,7 @@ class Mirostat(Memory):
         """Return mu = 2 tau."""
         return (min(2.0 * self.values[1], _MOST),)
 
-    def tells(self, values: tuple[float, ...]) -> float:
+    def parameter(self, values: tuple[float, ...]) -> float:
         """Return mu."""
         return values[0]
 
@@ -140,7 +140,7 @@ class AdaptiveP(Memory):
         target, decay = self.values
         return target / (1.0 - decay), 1.0 / (1.0 - decay)
 
-    def tells(self, values: tuple[float, ...]) -> float:
+    def parameter(self, values: tuple[float, ...]) -> float:
         """Return the target of the next token."""
         target: float = 2.0 * self.values[0] - values[0] / values[1]
         return min(max(target, 0.0), 1.0)
