@@ -49,6 +49,10 @@ class Given(NamedTuple):
 NOTHING = Given()
 
 
+class NoTokenLeftError(ValueError):
+    """Raised where the mask and the edits forbid every token of a row."""
+
+
 class InvalidLogit(NamedTuple):
     """The first logit, or the first row of -inf, for which no law is defined."""
 
@@ -60,7 +64,7 @@ class InvalidLogit(NamedTuple):
         """Return the ValueError that names the row and the token."""
         where = f"row {row_name or self.row}"
         if self.token == -2:
-            return ValueError(f"the mask and the bans leave no token in {where}")
+            return NoTokenLeftError(f"the mask and the bans leave no token in {where}")
         if self.token < 0:
             return ValueError(
                 f"`{name}` have to hold a finite value in every row, but {where} is -inf throughout"
@@ -73,7 +77,7 @@ class InvalidLogit(NamedTuple):
     def error_of_one_row(self, name: str) -> ValueError:
         """Return that of the only row."""
         if self.token == -2:
-            return ValueError(f"the mask and the bans leave no token in `{name}`")
+            return NoTokenLeftError(f"the mask and the bans leave no token in `{name}`")
         if self.token < 0:
             return ValueError(f"`{name}` has to hold a finite value, but is -inf throughout")
         return ValueError(

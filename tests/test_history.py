@@ -235,7 +235,7 @@ def test_a_full_text(monkeypatch):
 
 
 @pytest.mark.parametrize(("history", "error", "message"), [
-    ([History()], TypeError, r"^`history` has to be a History for a lone row, but is a list: write"),
+    ([History()], TypeError, r"^`history` has to be a History for a lone row, but is a list:"),
     ([1, 2], TypeError, r"^`history` has to be a History for a lone row"),
     (History([4]), ValueError, r"^`history` has to hold ids in \[0, 4\), but one is 4$"),
     (None, ValueError, r"^`repetition_penalty` looks at the text so far: give it as history="),

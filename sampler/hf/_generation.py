@@ -16,28 +16,31 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from sampler import _inputs
 from sampler._checks import check_flag, check_integer
+from sampler._engine import NoTokenLeftError
 from sampler._keywords import helps, hint_for, unknown_keyword
 from sampler._names import SAME_IN_GENERATE, SAMPLER_ONLY
 from sampler._tensors import container_of
 from sampler.api import Sampler
 from sampler.hf._arguments import check_model, check_sampler
 from sampler.hf._expansion import check_rows_are_prompts
+from sampler.hf._phrases import Guard
 from sampler.hf._record import TensorSamples, aligned
 from sampler.hf._sampling import SamplingLogitsProcessor
 from sampler.hf._transformers import (
     CACHE_FIELD,
-    CACHE_NAMES,
     EXPANDS_MEDIA,
     NOT_TWICE,
     OUR_DRAW,
     OUR_LOOPS,
     TAKES_LENGTH,
     UNSUPPORTED,
+    cache_of,
     is_prepared,
     ours,
     overrides,
     pads,
 )
+from sampler.phrases import Phrases
 
 
 @dataclass
@@ -59,6 +62,8 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
         What was drawn, tensors of shape (batch, new).
     seed : int
         That of the draws.
+    texts : list of str
+        With ``tokenizer=``: the new text of each row, up to its stop string.
 
     See Also
     --------
@@ -68,6 +73,7 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     # Not fields: models that put several generations together split every field by row.
     samples: ClassVar[TensorSamples | None] = None
     seed: ClassVar[int | None] = None
+    texts: ClassVar[list[str] | None] = None
 
 
 if CACHE_FIELD != "cache":
@@ -84,6 +90,7 @@ def generate(
     logprobs: int = 0,
     raw: bool = False,
     grammar: Any = None,
+    banned_phrases: Any = None,
     num_return_sequences: int = 1,
     streamer: Any = None,
     **kwargs: Any,
@@ -112,6 +119,11 @@ def generate(
         Whether they have the figures under the model's own softmax and the kept mass as well.
     grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
         What the outputs may be, such as JSON: `json_grammar`. A list has one per text, or None.
+    banned_phrases : iterable of str or re.Pattern, or Phrases, optional
+        What must not appear in the output, for one text at a time; with `tokenizer=`, as
+        `stop_strings` need it. Where a phrase has appeared, the text goes back to where it began
+        and draws another token: see `sampler.phrases.Phrases`, which also sets how often. If no
+        other token will do, the text ends there, with a warning.
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional
@@ -170,7 +182,8 @@ def generate(
         _check_loop(sampler, kwargs)
         loop = partial(
             _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, grammar=grammar,
-            copies=copies, streamer=streamer, draw_indices=itertools.count(),
+            phrases=_phrases(banned_phrases, kwargs), copies=copies, streamer=streamer,
+            stops=_stops(kwargs), draw_indices=itertools.count(),
         )  # fmt: skip
         return _run(model, inputs, loop, kwargs)
     finally:
@@ -243,6 +256,8 @@ def _loop(
     logprobs: int,
     raw: bool,
     grammar: Any,
+    phrases: Phrases | None,
+    stops: Phrases | None,
     copies: int,
     streamer: Any,
     draw_indices: Iterator[int],
@@ -301,13 +316,21 @@ def _loop(
     if streamer is not None:
         streamer.put(input_ids.cpu())
 
+    guard = None
+    if phrases is not None:
+        if len(input_ids) > 1:
+            raise ValueError(
+                f"`banned_phrases` are for one text at a time, but there are {len(input_ids)}: a "
+                "row that goes back would take the others along"
+            )
+        guard = Guard(phrases, input_ids)
     unfinished = input_ids.new_ones(len(input_ids), dtype=torch.bool)
     to_tensor: Any = container_of(input_ids)
     # Rows that stop for another reason than an end token go on with the others, as there.
     padded = pads(stopping_criteria)
     drawn, real = [], []
-    scores: tuple[torch.Tensor, ...] = ()
-    logits: tuple[torch.Tensor, ...] = ()
+    scores: list[torch.Tensor] = []
+    logits: list[torch.Tensor] = []
     last_only = {"next_sequence_length": 1} if model_kwargs["use_cache"] and TAKES_LENGTH else {}
     outputs = model._prefill(input_ids, config, model_kwargs)
     while True:
@@ -318,42 +341,101 @@ def _loop(
         # spread over devices gives them on its last one.
         next_logits = outputs.logits[:, -1].to(input_ids.device, torch.float32, copy=True)
         next_scores = logits_processor(input_ids, next_logits)
-        r = processor._draw(input_ids, next_scores, unfinished.cpu().numpy() if padded else None)
-        if returns_dict:
-            drawn.append(r)
-            real.append(unfinished.cpu().numpy() if padded else np.ones(len(unfinished), bool))
+        if guard is not None:
+            guard.keep(next_scores, model_kwargs)
         if config.output_scores:
-            scores += (next_scores,)
+            scores.append(next_scores)
         if config.output_logits:
-            logits += (next_logits,)
-
-        tokens = to_tensor(r.tokens)[:, 0]
-        if padded and not unfinished.all():
-            tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
-        input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+            logits.append(next_logits)
+        while True:
+            try:
+                r = processor._draw(
+                    input_ids, next_scores, unfinished.cpu().numpy() if padded else None,
+                    None if guard is None else guard.text,
+                )  # fmt: skip
+            except NoTokenLeftError:
+                if guard is None or not guard.text.draw:
+                    raise
+                guard.text.give_up()
+                break
+            if returns_dict:
+                drawn.append(r)
+                real.append(unfinished.cpu().numpy() if padded else np.ones(len(unfinished), bool))
+            tokens = to_tensor(r.tokens)[:, 0]
+            if padded and not unfinished.all():
+                tokens = torch.where(unfinished, tokens, config._pad_token_tensor)
+            input_ids = torch.cat([input_ids, tokens[:, None]], dim=1)
+            going_on = unfinished & ~stopping_criteria(input_ids, tuple(scores))
+            back = 0 if guard is None else guard.take(tokens, is_last=not going_on.any())
+            if not back:
+                unfinished = going_on
+                break
+            assert guard is not None
+            input_ids = input_ids[:, :-back]
+            next_scores, model_kwargs = guard.go_back(back)
+            processor._roll_back(input_ids.shape[1])
+            for some in (drawn, real, scores, logits):
+                del some[len(guard.text) + (some is scores or some is logits) :]
+            if guard.text.is_over:
+                break
         if streamer is not None:
-            streamer.put(tokens.cpu())
-        unfinished = unfinished & ~stopping_criteria(input_ids, scores)
-        if not unfinished.any():
+            for token in [tokens] if guard is None else guard.to_show():
+                streamer.put(token.cpu())
+        if not unfinished.any() or (guard is not None and guard.text.is_over):
             break
         model_inputs = model.prepare_inputs_for_generation(input_ids, **last_only, **model_kwargs)
         outputs = model(**model_inputs, return_dict=True)
+    if guard is not None:
+        guard.warn_if_given_up()
     if not returns_dict:
         return input_ids
-    cache = next((model_kwargs[name] for name in CACHE_NAMES if name in model_kwargs), None)
+    new = len(drawn)
     fields: dict[str, Any] = {
-        "scores": scores if config.output_scores else None,
-        "logits": logits if config.output_logits else None,
-        CACHE_FIELD: cache,
+        "scores": tuple(scores[:new]) if config.output_scores else None,
+        "logits": tuple(logits[:new]) if config.output_logits else None,
+        CACHE_FIELD: cache_of(model_kwargs),
     }
     output = GenerateOutput(sequences=input_ids, **fields)
     # Of this instance, not of the class.
-    samples = aligned(drawn, np.stack(real, axis=1), input_ids)
+    samples = aligned(drawn, np.stack(real, axis=1), input_ids) if drawn else None
     vars(output).update(samples=samples, seed=processor.seed)
+    if stops is not None:
+        vars(output).update(texts=_texts(stops, input_ids, input_ids.shape[1] - new))
     return output
 
 
 OUR_LOOPS.add(_loop.__code__)
+
+
+def _phrases(banned: Any, kwargs: Mapping[str, Any]) -> Phrases | None:
+    """Return the phrases that the argument stands for."""
+    if banned is None or isinstance(banned, Phrases):
+        return banned
+    if kwargs.get("tokenizer") is None:
+        raise ValueError("`banned_phrases` needs the tokenizer: pass tokenizer=... as well")
+    return Phrases(banned, tokenizer=kwargs["tokenizer"])
+
+
+def _stops(kwargs: Mapping[str, Any]) -> Phrases | None:
+    """Return the stop strings, for the texts that end with them."""
+    tokenizer, strings = kwargs.get("tokenizer"), kwargs.get("stop_strings") or ()
+    if tokenizer is None:
+        return None
+    return Phrases(stop=[strings] if isinstance(strings, str) else strings, tokenizer=tokenizer)
+
+
+def _texts(stops: Phrases, rows: torch.Tensor, prompt_length: int) -> list[str]:
+    """Return the new text of each row, up to its stop string."""
+    texts = []
+    for row in rows.tolist():
+        text = stops.start(row[:prompt_length])
+        for token in row[prompt_length:]:
+            text.accept(token)
+            if text.is_over:
+                break
+        text.end()
+        texts.append(text.shown)
+    return texts
 
 
 def _check_loop(sampler: Sampler, kwargs: Mapping[str, Any]) -> None:

@@ -68,6 +68,11 @@ class Record:
         place = min(length - self._prompt.shape[1], len(self._drawn))
         return self._drawn[place - 1].state if place > 0 else None
 
+    def roll_back(self, length: int) -> None:
+        """Expect rows of that length next, from which there was a draw already."""
+        self._length = length - 1
+        self._checked_length = min(self._checked_length, length)
+
     def is_over(self) -> bool:
         """Whether its generation is known to be over."""
         return self._processors is not None and self._processors() is None

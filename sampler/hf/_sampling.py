@@ -26,6 +26,7 @@ from sampler.hf._texts import texts_of
 from sampler.hf._transformers import OTHER_ALGORITHMS, OUR_DRAW, Caller, ours
 from sampler.hf._use import Use
 from sampler.memory import initial_states
+from sampler.phrases import Text
 
 # Held while a generation takes its number: two threads may begin one of the same processor at once.
 BEGINNING = threading.Lock()
@@ -236,10 +237,12 @@ class SamplingLogitsProcessor(LogitsProcessor):
         input_ids: Any,
         scores: torch.Tensor,
         unfinished: npt.NDArray[np.bool_] | None = None,
+        text: Text | None = None,
     ) -> Samples:
         """Draw one token per row and record it, if that is wanted: arrays of shape (batch, 1).
 
-        `unfinished` are the rows that go on, where the caller's loop knows.
+        `unfinished` are the rows that go on, where the caller's loop knows; `text` is what may not
+        come next in the only row, which may have been there before.
         """
         source = _inputs.read(scores, name="scores", draws=True)
         _inputs.check_rows(source, "scores", (2,))
@@ -298,6 +301,14 @@ class SamplingLogitsProcessor(LogitsProcessor):
                 elif batch > 1 and unfinished is None:
                     unfinished = caller.unfinished()
                 at = at._replace(mask=outputs.mask(input_ids, unfinished))
+            if text is not None and text.draw:
+                draw_index += text.draw
+                words = text.mask(scores.shape[1])
+                assert words is not None
+                at = at._replace(
+                    draws=np.full(batch, draw_index, np.uint64),
+                    mask=words[None] if at.mask is None else at.mask & words,
+                )
             if caller.proposes or (self._top is None and engine.memory is None):
                 r = Samples(engine.draw(source, given=at, name="scores")[:, None])
             else:
@@ -308,6 +319,11 @@ class SamplingLogitsProcessor(LogitsProcessor):
         if record is not None and not caller.proposes:
             record.add(input_ids, r, caller)
         return r
+
+    def _roll_back(self, length: int) -> None:
+        """Expect rows of that length next, in the one generation of a loop of ours."""
+        for record in self._running.values():
+            record.roll_back(length)
 
     def _begin(self, rows: torch.Tensor, caller: Caller) -> Record:
         """Count and keep another generation."""

@@ -9,6 +9,7 @@ tests/test_hf_internals.py checks it.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from inspect import signature
 from types import CodeType, FrameType
 from typing import Any
@@ -77,6 +78,20 @@ OUR_LOOPS: set[CodeType] = set()  # `_generation` adds its own
 CACHE_FIELD = "cache" if hasattr(GenerateDecoderOnlyOutput, "cache") else "past_key_values"
 # Whether transformers knows which image belongs to which prompt when it repeats inputs.
 EXPANDS_MEDIA = hasattr(GenerationMixin, "_expand_multimodal_outputs")
+
+
+def cache_of(model_kwargs: Mapping[str, Any]) -> Any:
+    """Return the cache among the arguments of a model's forward; None without one."""
+    return next((model_kwargs[name] for name in CACHE_NAMES if name in model_kwargs), None)
+
+
+def can_crop(cache: Any) -> bool:
+    """Whether the last tokens of a cache can be taken out."""
+    cache = getattr(cache, "self_attention_cache", cache)  # of a decoder
+    return hasattr(cache, "crop") and all(
+        hasattr(layer, "crop") and getattr(layer, "is_croppable", True)
+        for layer in getattr(cache, "layers", ())
+    )
 
 
 def ours(sampler: Sampler) -> dict[str, Any]:
