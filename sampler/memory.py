@@ -62,7 +62,7 @@ class State:
     ...     r = s.sample(row, state=state)
     ...     state = r.state
     >>> state
-    State(Mirostat(2, 1.0, 0.1), mu=1.9)
+    State(Mirostat(2, 1.0, 0.1), mu=2.1548058916910415)
     """
 
     __slots__ = ("stage", "values")

@@ -145,9 +145,7 @@ def test_stop_strings(model, tokenizer):
 
 def test_it_gives_up_where_nothing_else_follows(model, tokenizer):
     every, inputs = re.compile(r"w\d+|<|abc|user|ass|:"), prompts(1)
-    with pytest.warns(
-        UserWarning, match=r"^the text ends after 0 tokens: every token that was tri"
-    ):
+    with pytest.warns(UserWarning, match=r"^the text ends after 0 tokens: every token that was"):
         out = run(model, inputs, PLAIN, Phrases([every], tokenizer=tokenizer, most_tries=5), None)
     assert out.shape == (1, 7)
     with pytest.warns(UserWarning, match=r"the text ends after 0 tokens"):

@@ -1,5 +1,6 @@
 """Phrases that must not appear: found however tokens split them, and never shown."""
 
+import itertools
 import re
 import time
 
@@ -131,7 +132,7 @@ def test_strings_against_a_naive_search(banned, n, seed):
     assert not any(one in whole for one in banned)
     assert text.shown == whole
     # What is shown stays.
-    for (before, n_before), (after, n_after) in zip(shown, shown[1:], strict=False):
+    for (before, n_before), (after, n_after) in itertools.pairwise(shown):
         assert after.startswith(before)
         assert n_after >= n_before
     assert all(whole.startswith(one) for one, _ in shown)
@@ -158,7 +159,7 @@ def test_patterns_against_a_naive_search(patterns, n, seed, prompt):
     made = Phrases([re.compile(one) for one in patterns], tokenizer=tokenizer)
     text, shown = write(made, n, prompt=prompt, s=s)
     assert text.tokens == naive(tokenizer, patterns, n, prompt=prompt, s=s)
-    for (before, _), (after, _) in zip(shown, shown[1:], strict=False):
+    for (before, _), (after, _) in itertools.pairwise(shown):
         assert after.startswith(before)
 
 
@@ -332,8 +333,7 @@ def test_a_pattern_that_goes_back_and_forth_is_stopped():
     phrases = Phrases([re.compile("(a|a|aa)+z")], tokenizer=Bytes(), timeout=0.05)
     text = phrases.start()
     with pytest.raises(TimeoutError, match=r"took more than 0.05 s: it goes back and forth"):
-        for _ in range(60):
-            text.accept(0)
+        tokens(text, [0] * 60)
 
 
 @pytest.mark.parametrize(
@@ -346,17 +346,17 @@ def test_a_pattern_that_goes_back_and_forth_is_stopped():
         (lambda: Phrases([re.compile(b"a")], tokenizer=Bytes()), TypeError, "`banned` has to hold"),
         (lambda: Phrases([""], tokenizer=Bytes()), ValueError,
          "`banned` has to hold no empty string, but one is"),
-        (lambda: Phrases(stop=["a", ""], tokenizer=Bytes()), ValueError, "`stop` has to hold no emp"),
+        (lambda: Phrases(stop=["a", ""], tokenizer=Bytes()), ValueError, "`stop` has to hold"),
         (lambda: Phrases([re.compile("a*")], tokenizer=Bytes()), ValueError,
          "`banned` has 'a*', which matches the empty string"),
         (lambda: Phrases([re.compile(".|\n")], tokenizer=Bytes()), ValueError,
          "`banned` has '.|\\n', which matches any character"),
         (lambda: Phrases([re.compile(r"[\s\S]{1,3}")], tokenizer=Bytes()), ValueError, None),
         (lambda: Phrases(["a"], tokenizer=None), TypeError, "`tokenizer` has to have a `decode`"),
-        (lambda: Phrases(["a"], tokenizer=Bytes(), most_tries=0), ValueError, "`most_tries` has to"),
-        (lambda: Phrases(["a"], tokenizer=Bytes(), timeout=0), ValueError, "`timeout` has to be a"),
-        (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept(-1), ValueError, "`token` has to"),
-        (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept("a"), TypeError, "`token` has to"),
+        (lambda: Phrases(["a"], tokenizer=Bytes(), most_tries=0), ValueError, "`most_tries` has"),
+        (lambda: Phrases(["a"], tokenizer=Bytes(), timeout=0), ValueError, "`timeout` has"),
+        (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept(-1), ValueError, "`token` has"),
+        (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept("a"), TypeError, "`token` has"),
     ],
 )  # fmt: skip
 def test_bad_input(call, error, message):
