@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages bench-history accuracy conformance llama-chains llama-histories lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages bench-history accuracy conformance llama-chains llama-histories llama-memory lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -37,6 +37,7 @@ help:
 	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
 	@echo 'make llama-chains  hold 100,000 random chains against llama.cpp: minutes, and to build it'
 	@echo 'make llama-histories    hold penalties and DRY against llama.cpp, on 10,000 texts: minutes'
+	@echo 'make llama-memory  hold Mirostat and adaptive-p against llama.cpp, on 1,000 texts'
 	@echo 'make lint          the hooks of pre-commit (ruff, cython-lint, clang-format, codespell), mypy, stubtest'
 	@echo 'make wheel         build the sdist, and the wheel from it, in dist/'
 	@echo 'make check-wheel   try that wheel in a clean environment'
@@ -214,6 +215,10 @@ llama-chains: $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
 llama-histories: $(VENV)/.has-demo $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
 	$(call say,'Comparing penalties and DRY with llama.cpp (a few minutes)')
 	@$(PY) benchmarks/llama_histories.py $(ARGS)
+
+llama-memory: $(VENV)/.has-bench $(VENV)/.has-bench-llama $(VENV)/.built
+	$(call say,'Comparing Mirostat and adaptive-p with llama.cpp (a minute)')
+	@$(PY) benchmarks/llama_memory.py $(ARGS)
 
 bench-instructions: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/instructions.py $(if $(BASE),--base "$(BASE)") $(ARGS)

@@ -3,6 +3,7 @@
 `TABLE` has a row for each stage: what the tests that go over all stages need to know of it.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from sampler import (
     PresencePenalty,
     RepetitionPenalty,
     Sampler,
+    Samples,
     SequenceBias,
     Smoothing,
     SuppressTokens,
@@ -48,6 +50,8 @@ from sampler.history import History
 from sampler.memory import State
 
 BAND = 1e-12
+# The fields of every Samples: the state is that of a sampler with memory.
+FIGURES = [one.name for one in dataclasses.fields(Samples) if one.name != "state"]
 HISTORY = History([1, 0, 3, 1], [0, 3, 1])  # where a chain needs one
 
 
@@ -361,7 +365,8 @@ def xtc(x, stage, temperature, floor, u, slack):
     if np.isinf(temperature):
         likely = np.full(len(order), log <= 0)
     else:
-        likely = x[order] >= float(x[order[0]] + temperature * log)
+        # Above 0 nothing is, although the product may underflow.
+        likely = (x[order] >= float(x[order[0]] + temperature * log)) & (log <= BAND)
     likely &= ~np.isin(order, protected)
     if likely.sum() < 2:
         return x, temperature

@@ -1,7 +1,6 @@
 """`Sampler`, `Samples`, `Distribution`: settings, errors, steps, streams, and what they tell."""
 
 import copy
-import dataclasses
 import json
 import math
 import pickle
@@ -20,15 +19,14 @@ import torch
 
 import sampler
 from interrupting import interrupted
-from sampler import Distribution, MinP, Sampler, Samples, Temperature, TopK, TopP, _core, reference
+from law import FIGURES
+from sampler import Distribution, MinP, Sampler, Temperature, TopK, TopP, _core, reference
 from sampler.api import engine_of
 from sampler.stages.settings import STAGES
 
 LAST = 2**64 - 1
 ROW = np.array([1.0, 3.0, 2.0, 0.0])
 inf, nan = math.inf, math.nan
-# Of every sampler: the state is that of one with memory.
-FIELDS = [one.name for one in dataclasses.fields(Samples) if one.name != "state"]
 
 
 def random_rows(batch=6, vocab=300, seed=0):
@@ -449,7 +447,7 @@ def test_flagged_rows(settings, kind):
     for n in (None, 3):
         a = s.sample(mixed, steps=4, n=n, logprobs=5, raw=True)
         b = s.sample(clean, steps=4, n=n, logprobs=5, raw=True)
-        for name in FIELDS:
+        for name in FIGURES:
             left, right = getattr(a, name), getattr(b, name)
             left, right = np.asarray(left), np.asarray(right)
             assert left[others].tobytes() == right[others].tobytes(), name
@@ -591,7 +589,7 @@ def test_threads_of_different_vocabularies():
             got = s.sample(rows[x], steps=1, n=3, logprobs=4, raw=True)
             wrong.extend(
                 (x, name)
-                for name in FIELDS
+                for name in FIGURES
                 if getattr(got, name).tobytes() != getattr(expected[x], name).tobytes()
             )
 
@@ -619,7 +617,7 @@ def test_row_of_a_batch_is_the_lone_row_with_its_stream(settings):
     assert np.array_equal(batch.tokens, s.sample(rows, steps=3, streams=range(9)).tokens)
     for i, row in enumerate(rows):
         lone = s.sample(row, steps=3, streams=i, logprobs=3, raw=True)
-        for name in FIELDS:
+        for name in FIGURES:
             one = np.asarray(getattr(lone, name))
             assert one.tobytes() == getattr(batch, name)[i].tobytes(), name
         assert n.tokens[i].tolist() == s.sample(row, steps=3, streams=[i], n=4).tokens.tolist()
@@ -848,7 +846,7 @@ def test_logprobs_do_not_depend_on_what_is_asked():
     full = s.sample(rows, steps=1, n=3, logprobs=8, raw=True)
     few = s.sample(rows, steps=1, logprobs=2, raw=True)
     bare = s.sample(rows, steps=1, logprobs=2)
-    for name in FIELDS:
+    for name in FIGURES:
         value = getattr(bare, name)
         if name.startswith(("raw", "log_mass")):
             assert value is None, name

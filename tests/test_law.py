@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from law import check_chain, coins_of, prefix_mass, random_stage, rank
+from law import FIGURES, check_chain, coins_of, prefix_mass, random_stage, rank
 from sampler import MinP, Sampler, Temperature, TopK, TopP, reference
 
 # ------------------------------------------------------------------- tables: logs of probabilities
@@ -190,6 +190,7 @@ def check_pair(rng, size):
 @settings(max_examples=1000)
 @given(seed=st.integers(0, 2**32 - 1), size=st.sampled_from(SIZES))
 @example(seed=4194304, size=65)  # found: smoothing of logits near the largest double, at inf
+@example(seed=129361773, size=127)  # found: a threshold above all, at a temperature near 0
 def test_random_rows_and_chains(seed, size):
     check_pair(np.random.default_rng(seed), size)
 
@@ -352,7 +353,7 @@ def test_a_batch_equals_its_rows(real_logits):
     whole = s.sample(real_logits, steps=2, n=3, logprobs=5, raw=True)
     for i, row in enumerate(real_logits):
         alone = s.sample(row, steps=2, streams=[i], n=3, logprobs=5, raw=True)
-        for field in whole.__slots__:
+        for field in FIGURES:
             assert np.array_equal(getattr(whole, field)[i], getattr(alone, field))
 
 

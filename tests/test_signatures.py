@@ -25,6 +25,7 @@ GIVEN = r"takes \d positional arguments? but \d were given(: give temperature[\w
 # What may be given by position although it has a default: each is what its function is about.
 BY_POSITION = {
     "sampler.Sampler.distribution": [],
+    "sampler.Sampler.initial_state": ["batch"],
     "sampler.hf.FilterLogitsProcessor": ["sampler"],
     "sampler.hf.filter_kwargs": ["sampler"],
     "sampler.hf.generate": ["inputs"],
