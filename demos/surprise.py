@@ -33,7 +33,7 @@ def settings(tau: float) -> dict[str, dict[str, Any]]:
     return {
         "temperature 0.6": {"temperature": 0.6},
         f"Mirostat 2, tau {tau:g}": {"mirostat": (2, tau, 0.1)},
-        "adaptive-p, target 0.4, after min-p 0.02": {"min_p": 0.02, "adaptive_p": (0.4, 0.9)},
+        "min-p 0.02, adaptive-p 0.4": {"min_p": 0.02, "adaptive_p": (0.4, 0.9)},
     }
 
 
@@ -70,10 +70,10 @@ def plot(found: dict[str, _Array], tau: float, path: Path) -> None:
         if name.startswith("Mirostat"):
             ax.axhline(tau, color=ORANGE, lw=1.2, ls="--")
             ax.text(places[-1], tau + 0.08, "tau", color=ORANGE, ha="right", va="bottom")
-        ax.set_title(f"{name}: mean {values.mean():.2f} bits", fontsize=10.5, loc="left")
+        ax.set_title(f"{name}\nmean {values.mean():.2f} bits", fontsize=10.5, loc="left")
         ax.set_xlabel("tokens")
-        ax.set_ylim(bottom=0)
         dress(ax)
+    axes[0].set_ylim(bottom=0)  # of all, once they are drawn
     axes[0].set_ylabel(f"surprise in bits, mean of the last {WINDOW} tokens")
     entitle(
         figure, "Surprise along a text",
