@@ -130,12 +130,17 @@ def test_texts_are_worked_on_without_the_gil():
     thread.start()
     while not ticks:
         time.sleep(0.001)
-    begun = time.perf_counter()
-    found = s.filter(x, history=[h] * 12)
-    ended = time.perf_counter()
+    between = 0
+    for _ in range(100):  # on a busy machine it may not get its turn at once
+        before = len(ticks)
+        found = s.filter(x, history=[h] * 12)
+        # Of a call that holds the GIL there is one at most, when it begins or ends.
+        between = max(between, len(ticks) - before)
+        if between > 3:
+            break
     over.set()
     thread.join()
-    assert any(begun < one < ended for one in ticks)
+    assert between > 3
     either = s.filter(x[0], history=History([], [*h.output, 0])).tolist()
     assert all(row.tolist() in (want[0].tolist(), either) for row in found)
 
