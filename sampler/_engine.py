@@ -394,7 +394,7 @@ class Engine:
         logits, probs, logprobs, cumulative, *observed = floats[:, :n_kept].copy()
         return Distribution(
             rows.vocab, entropy, ids[:n_kept].copy(), logits, probs, logprobs, cumulative,
-            source.to_tensor, *observed,
+            source.to_tensor, self.memory, *observed,
         )  # fmt: skip
 
     def _rows_of(self, source: Logits, given: Given) -> _core.Rows:

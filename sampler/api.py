@@ -333,7 +333,8 @@ class Sampler(HasSettings):
         ValueError
             If they have the wrong shape, a setting is one per row of another batch, or, unless
             ``on_invalid="flag"``, a row is invalid or has no token that the mask and the settings
-            allow; if the mask is not for these rows.
+            allow; if the mask is not for these rows; and always for a sampler with memory, which
+            `sample` is for.
         """
         if len(logits) == 1 and not options:  # the usual, quickly
             values, mask, history, dtype = logits[0], None, None, None
@@ -463,7 +464,8 @@ class Sampler(HasSettings):
         Raises
         ------
         TypeError, ValueError
-            As a call; and if streams, steps, draws, n or logprobs are not as above.
+            As a call; if streams, steps, draws, n or logprobs are not as above; of a sampler with
+            memory, without its own state or with n above 1.
 
         See Also
         --------

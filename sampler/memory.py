@@ -106,16 +106,22 @@ class State:
         Raises
         ------
         TypeError, ValueError
-            If the token is not an integer >= 0, or the distribution of a sampler without memory.
+            If the token is not an integer in [0, vocab), or the distribution another sampler's.
 
         See Also
         --------
         sampler.Sampler.score : the same, for a row, as `Samples.state`.
         """
         token = check_integer("token", token, 0, None, "an integer >= 0")
-        observed = observed_of(distribution, token)
-        if observed is None:
-            raise ValueError("`distribution` has to be of a sampler with memory")
+        given: Any = distribution
+        if not isinstance(given, Distribution):
+            raise TypeError(f"`distribution` has to be a Distribution, but is {kind_of(given)}")
+        stage, observed = observed_of(distribution, token)
+        if stage != self.stage:
+            raise ValueError(
+                f"`distribution` has to be of a sampler with {self.stage!r}, but is of one with "
+                f"{'no memory' if stage is None else repr(stage)}"
+            )
         return self.observing(observed)
 
     def observing(self, observed: float) -> State:
@@ -155,8 +161,12 @@ class State:
         --------
         State.to_json : writes it.
         """
-        found = json.loads(text)
-        if not isinstance(found, dict) or found.pop("version", None) != _VERSION:
+        try:
+            found = json.loads(text)
+        except RecursionError:
+            found = None
+        version = found.pop("version", None) if isinstance(found, dict) else None
+        if type(version) is not int or version != _VERSION:
             raise ValueError(f"`text` has to be a State of version {_VERSION} as JSON")
         for setting, kind in STAGES.items():
             if issubclass(kind, Memory) and found.keys() == {setting, *kind.remembers}:

@@ -9,6 +9,7 @@ transformers brings.
 from __future__ import annotations
 
 import re
+import string
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -23,8 +24,10 @@ __all__ = ["Phrases", "Text"]
 
 _INCOMPLETE = "\ufffd"  # what a decoder makes of a part of a character
 _MOST_BYTES = 4  # of a character in UTF-8
+# What `re` reads as it stands, and `regex` as a fuzzy match: a brace that is no count.
+_BRACE = re.compile(r"(\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
 _CONTEXT = 8  # tokens of the prompt that the first pieces are decoded after
-_NEXT = ("x", " ", ".")  # what may follow a match: a letter, a space, a mark
+_NEXT = string.printable  # what may follow a match
 _ANY = ("a", "Z", "0", " ", "\n", ".", "\u00e9", "\u4e2d")
 
 
@@ -38,11 +41,20 @@ class Phrases:
     stop : iterable of str or re.Pattern, optional
         What ends a text: it is over as soon as it has one, and shows what comes before.
     tokenizer : object with ``decode(ids)``
-        The model's. Special tokens are text, too.
+        The model's. Special tokens are text, too. What a token writes has to stay, whatever
+        follows; only a part of a character may wait for the rest.
     most_tries : int, >= 1
-        After so many tokens that began a phrase at one place, the text ends there.
+        After so many tokens that began a phrase at one place, the text ends there, or before,
+        where what is left would end with a phrase.
     timeout : float, > 0
         Seconds that one search may take: an expression that goes back and forth is stopped.
+
+    Attributes
+    ----------
+    stop, tokenizer
+        As given.
+    most_tries : int
+    timeout : float
 
     Raises
     ------
@@ -60,12 +72,13 @@ class Phrases:
 
     Notes
     -----
-    A match counts as soon as no next character undoes it: ``\bcat\b`` waits, after "cat", for what
-    follows. A lookahead further than one character is not waited for. What the prompt has already
-    does not count, but a phrase that begins in the prompt and ends after it does.
+    A match counts as soon as no next ASCII character undoes it: ``\bcat\b`` waits, after "cat", for
+    what follows. A lookahead further than one character is not waited for. What the prompt has
+    already does not count, but a phrase that begins in the prompt and ends after it does.
 
-    A step searches what may still become a match: linear in the text for strings and for patterns
-    of bounded length.
+    Each token costs a search of what may still become a match, so a text takes time in proportion
+    to its length. But a pattern without a bound, such as ``a.*b``, may always become one: it holds
+    back all that follows an "a".
 
     Examples
     --------
@@ -77,7 +90,7 @@ class Phrases:
     >>> s, logits = Sampler(seed=7), [0.0, 0.0, 0.0, 0.0]  # of the model, after the text
     >>> for banned in ([], ["aa", "bca"]):
     ...     text = Phrases(banned, tokenizer=Letters()).start()
-    ...     while len(text) < 20:
+    ...     while len(text) < 20 and not text.is_over:
     ...         r = s.sample(logits, mask=text.mask(4), steps=len(text), draws=text.draw)
     ...         back = text.accept(r.tokens)  # crop a cache by so many, roll a history back
     ...     text.shown
@@ -94,11 +107,14 @@ class Phrases:
         most_tries: int = 32,
         timeout: float = 1.0,
     ) -> None:
-        self._banned = _compiled("banned", banned)
-        self._stop = _compiled("stop", stop)
+        banned, self.stop = _listed("banned", banned), _listed("stop", stop)
+        self._banned, self._stop = _compiled("banned", banned), _compiled("stop", self.stop)
         if not callable(getattr(tokenizer, "decode", None)):
             raise TypeError(f"`tokenizer` has to have a `decode`, but is {kind_of(tokenizer)}")
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        # Else " ." may become ".", and text that was there already is another.
+        cleans = hasattr(tokenizer, "clean_up_tokenization_spaces")
+        self._as_it_stands = {"clean_up_tokenization_spaces": False} if cleans else {}
         self.most_tries = check_integer("most_tries", most_tries, 1, None, "an integer >= 1")
         self.timeout = check_real("timeout", timeout, 1e-9, 1e9, "a float > 0, in seconds")
 
@@ -117,7 +133,7 @@ class Phrases:
         return Text(self, [int(token) for token in prompt])
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids)
+        text: str = self.tokenizer.decode(ids, **self._as_it_stands)
         return text
 
 
@@ -138,11 +154,17 @@ class Text:
 
     def __init__(self, phrases: Phrases, prompt: list[int]) -> None:
         self._phrases = phrases
-        self._text = phrases._decode(prompt) if prompt else ""
-        self._begun = len(self._text)  # characters
         self._ids = prompt[-_CONTEXT:]
         self._n_context = len(self._ids)
         self._window, self._read = 0, len(self._ids)  # see `_decode_next`
+        self._text = phrases._decode(prompt) if prompt else ""
+        for n in range(1, min(_MOST_BYTES, len(prompt) + 1)):  # perhaps a part of a character
+            if not self._text.endswith(_INCOMPLETE):
+                break
+            whole = phrases._decode(prompt[:-n])
+            if not whole.endswith(_INCOMPLETE):
+                self._text, self._read = whole, len(self._ids) - n
+        self._begun = len(self._text)  # characters
         # Before each token of the output: the characters, the window, what was read of it, and from
         # where on there might be a match.
         self._before: list[tuple[int, int, int, int]] = []
@@ -221,8 +243,11 @@ class Text:
         --------
         Text.forbidden : those that may not.
         """
+        vocab = check_integer("vocab", vocab, 1, None, "an integer >= 1")
         if not self.forbidden:
             return None
+        if max(self.forbidden) >= vocab:
+            raise ValueError(f"`vocab` has to be above {max(self.forbidden)}, but is {vocab}")
         words = np.full(-(-vocab // 32), -1, np.int32)
         for token in self.forbidden:
             words.view(np.uint32)[token >> 5] &= ~np.uint32(1 << (token & 31))
@@ -261,8 +286,12 @@ class Text:
             raise ValueError(f"`token` {token} may not come next: give the draw the text's mask")
         self._before.append((len(self._text), self._window, self._read, self._safe))
         self._ids.append(token)
-        self._decode_next()
-        return self._judge(over=False)
+        try:
+            self._decode_next()
+            return self._judge(over=False)
+        except BaseException:  # of the decoder, or a search that takes too long
+            self._roll_back(len(self) - 1)
+            raise
 
     def end(self) -> int:
         """Say that the text ends here, by an end token or a limit.
@@ -277,30 +306,43 @@ class Text:
         --------
         Text.accept : takes each token.
         """
-        back = 0 if self.is_over else self._judge(over=True)
-        if not back:
+        if self.is_over:
+            return 0
+        self._decode_next(over=True)
+        back = self._judge(over=True)
+        if not (back or self.is_over):
             self._safe, self.is_over = len(self._text), True
         return back
 
-    def give_up(self) -> None:
+    def give_up(self) -> int:
         """End the text here, since no token may come next.
+
+        Returns
+        -------
+        int
+            How many tokens of the output are taken back: what is left may not end with a phrase.
 
         See Also
         --------
         Text.end : where it ends by itself.
         """
+        before = len(self)
+        self._decode_next(over=True)
+        while (start := self._look(self._phrases._banned, over=True)[0]) is not None and len(self):
+            self._roll_back(self._place_of(start))
+            self._decode_next(over=True)
         self._safe = len(self._text)
         self.is_over = self.gave_up = True
+        return before - len(self)
 
-    def _decode_next(self) -> None:
+    def _decode_next(self, *, over: bool = False) -> None:
         """Add what the new tokens write: nothing, until their last character is whole.
 
         Decoders look at neighbours, so the new tokens are decoded after those before them.
         """
         known = self._phrases._decode(self._ids[self._window : self._read])
         whole = self._phrases._decode(self._ids[self._window :])
-        waits = whole.endswith(_INCOMPLETE) and len(self._ids) - self._read < _MOST_BYTES
-        if len(whole) > len(known) and not waits:
+        if len(whole) > len(known) and (over or not whole.endswith(_INCOMPLETE)):
             self._text += whole[len(known) :]
             self._window, self._read = self._read, len(self._ids)
         elif whole == known:  # special tokens that a decoder leaves out
@@ -308,27 +350,33 @@ class Text:
 
     def _judge(self, *, over: bool) -> int:
         """Look for phrases and stop strings; go back, if need be."""
-        safe = len(self._text)
-        for pattern in self._phrases._banned:
-            match, waits = self._earliest(pattern, self._safe, over=over)
-            if match is not None:
-                return self._go_back(match)
-            safe = min(safe, waits)
-        for pattern in self._phrases._stop:
-            match, waits = self._earliest(pattern, self._safe, over=over)
-            if match is not None:
-                self._end = match if self._end is None else min(match, self._end)
-                self.is_over = True
-            safe = min(safe, waits)
-        self._safe = safe
+        start, waits = self._look(self._phrases._banned, over=over)
+        if start is None:
+            stop, waits_too = self._look(self._phrases._stop, over=over)
+            waits = min(waits, waits_too)
+            if stop is not None:  # what comes before it is the text
+                whole, self._text = self._text, self._text[:stop]
+                start, _ = self._look(self._phrases._banned, over=True)
+                self._text = whole
+                if start is None:
+                    self._end, self.is_over = stop, True
+        if start is not None:
+            return self._go_back(start)
+        self._safe = waits
         return 0
+
+    def _look(self, patterns: list[Any], *, over: bool) -> tuple[int | None, int]:
+        """Where the first match of any begins, and from where on there may be one yet."""
+        found = [self._earliest(one, self._safe, over=over) for one in patterns]
+        starts = [start for start, _ in found if start is not None]
+        return min(starts, default=None), min((w for _, w in found), default=len(self._text))
 
     def _earliest(self, pattern: Any, start: int, *, over: bool = False) -> tuple[int | None, int]:
         """Where the first match is that counts; and from where on there may be one yet."""
         text, limit = self._text, self._phrases.timeout
         waits = len(text)
         try:
-            for match in pattern.finditer(text, start, overlapped=True, timeout=limit):
+            for match in pattern.finditer(text, min(start, waits), overlapped=True, timeout=limit):
                 first, last = match.span()
                 if first == last or last <= self._begun:
                     continue
@@ -340,7 +388,7 @@ class Text:
                 match = pattern.search(text, start, partial=True, timeout=limit)
                 if match is None:
                     break
-                if match.partial or match.end() > self._begun:
+                if match.partial or match.end() > self._begun or match.end() == len(text):
                     waits = min(waits, match.start())
                     break
                 start = match.start() + 1
@@ -356,40 +404,47 @@ class Text:
         limit = self._phrases.timeout
         return all(pattern.match(self._text + one, first, timeout=limit) for one in _NEXT)
 
-    def _go_back(self, start: int) -> int:
-        """Take back the token that wrote this character, and forbid it."""
+    def _place_of(self, start: int) -> int:
+        """The first token of the output that wrote this character, or that comes after it."""
         place = len(self) - 1
         while place > 0 and self._before[place][0] > start:
             place -= 1
-        # The first of several tokens that wrote the character together.
-        while (
-            place > 0
-            and self._before[place - 1][0] == self._before[place][0]
-            and (self._before[place - 1][2] == self._before[place][2])
-        ):
+        while place > 0 and self._before[place - 1][:3] == self._before[place][:3]:
             place -= 1
-        back = len(self) - place
-        token = self._ids[self._n_context + place]
+        return place
+
+    def _roll_back(self, place: int) -> None:
+        """Take back the output from a place on."""
         length, self._window, self._read, self._safe = self._before[place]
         self._text = self._text[:length]
         del self._ids[self._n_context + place :], self._before[place:]
         self._forbidden = {i: ids for i, ids in self._forbidden.items() if i <= place}
+
+    def _go_back(self, start: int) -> int:
+        """Take back the token that wrote this character, and forbid it."""
+        place = self._place_of(start)
+        back, token = len(self) - place, self._ids[self._n_context + place]
+        self._roll_back(place)
         self._forbidden.setdefault(place, []).append(token)
-        if len(self._forbidden[place]) > self._phrases.most_tries:
-            self.give_up()
+        if self.draw >= self._phrases.most_tries:
+            back += self.give_up()
         return back
 
 
-def _compiled(name: str, given: Any) -> list[Any]:
+def _listed(name: str, given: Any) -> list[Any]:
+    if isinstance(given, (str, bytes, re.Pattern)) or not isinstance(given, Iterable):
+        raise TypeError(
+            f"`{name}` has to be an iterable of strings and patterns, but is {kind_of(given)}"
+        )
+    return list(given)
+
+
+def _compiled(name: str, given: list[Any]) -> list[Any]:
     """Compile strings, all in one, and patterns, each by itself."""
     try:
         import regex
     except ImportError as error:
         raise ImportError(f"sampler.phrases needs regex ({error}): pip install regex") from error
-    if isinstance(given, (str, bytes, re.Pattern)) or not isinstance(given, Iterable):
-        raise TypeError(
-            f"`{name}` has to be an iterable of strings and patterns, but is {kind_of(given)}"
-        )
     strings, patterns = [], []
     for one in given:
         if isinstance(one, str):
@@ -402,23 +457,29 @@ def _compiled(name: str, given: Any) -> list[Any]:
             raise TypeError(
                 f"`{name}` has to hold strings and patterns of strings, but holds {kind_of(one)}"
             )
-    words = sorted(dict.fromkeys(strings))
+    # The longer ones first, since the first that matches does.
+    words = sorted(set(strings), key=lambda one: (-len(one), one))
     return [*([regex.compile("|".join(map(regex.escape, words)))] if words else []), *patterns]
 
 
 def _pattern(name: str, pattern: Any) -> Any:
+    """Compile a pattern of `re` again, so that it means the same; one of `regex` is as it is."""
     import regex
 
-    flags = 0
-    for flag in ("IGNORECASE", "MULTILINE", "DOTALL", "VERBOSE", "ASCII"):
-        if pattern.flags & getattr(re if isinstance(pattern, re.Pattern) else regex, flag):
-            flags |= getattr(regex, flag)
-    try:
-        found = regex.compile(pattern.pattern, flags)
-    except regex.error as error:
-        raise ValueError(
-            f"`{name}` has {pattern.pattern!r}, which regex refuses: {error}"
-        ) from None
+    found = pattern
+    if isinstance(pattern, re.Pattern):
+        flags = 0
+        for flag in ("IGNORECASE", "MULTILINE", "DOTALL", "VERBOSE", "ASCII"):
+            flags |= getattr(regex, flag) if pattern.flags & getattr(re, flag) else 0
+        text = _BRACE.sub(lambda found: found[1] or r"\{", pattern.pattern)
+        try:
+            if "[[:" in text:
+                raise regex.error("a class inside of a class")
+            found = regex.compile(text, flags)
+        except regex.error as error:
+            raise ValueError(
+                f"`{name}` has {pattern.pattern!r}, which regex refuses: {error}"
+            ) from None
     for texts, what in ((("",), "the empty string"), (_ANY, "any character")):
         if all(found.search(one, timeout=1.0) for one in texts):
             raise ValueError(f"`{name}` has {pattern.pattern!r}, which matches {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -69,8 +70,9 @@ class Samples(Generic[_Ints, _Floats]):
         and at temperature 0; NaN where invalid.
     raw_top_ids, raw_top_logprobs : int64, float64
         As `top_ids`, `top_logprobs`, under the model's own softmax.
-    state : State, or array of shape (B,) of State
-        Of a sampler with memory, what it remembers after the token: for the next call. Else None.
+    state : State, or ndarray of shape (B,) of State
+        Of a sampler with memory, what it remembers after the token: for the next call. Else, and
+        inside Hugging Face, None.
 
     See Also
     --------
@@ -199,6 +201,7 @@ class Distribution:
         logprobs: _FloatArray,
         cumulative: _FloatArray,
         to_tensor: Callable[[npt.NDArray[Any]], Any] | None = None,
+        memory: Any = None,
         observed: _FloatArray | None = None,
     ) -> None:
         # By ascending id, as the draw goes.
@@ -210,7 +213,8 @@ class Distribution:
         self._logprobs = logprobs
         self._cumulative = cumulative
         self._to_tensor = to_tensor
-        self._observed = observed  # of a sampler with memory
+        # Of a sampler with memory: its stage, and what that sees of each token.
+        self._memory, self._observed = memory, observed
 
     @cached_property
     def _by_rank(self) -> _IntArray:
@@ -297,11 +301,18 @@ class Distribution:
         return f"Distribution({{{top}{more}}}, kept={len(self)}, vocab={self._vocab})"
 
 
-def observed_of(distribution: Distribution, token: int) -> float | None:
-    """Return what a stage with memory sees of a token: NaN where it is not kept, None without."""
+def observed_of(distribution: Distribution, token: int) -> tuple[Any, float]:
+    """Return the stage with memory that made it, None without one, and what that sees of a token.
+
+    That is NaN where the token is not kept.
+    """
+    if token >= distribution._vocab:
+        raise ValueError(
+            f"`token` has to be an integer in [0, {distribution._vocab}), but is {token}"
+        )
     if distribution._observed is None:
-        return None
+        return None, math.nan
     place = int(np.searchsorted(distribution._ids, token))
     if place == len(distribution._ids) or distribution._ids[place] != token:
-        return float("nan")
-    return float(distribution._observed[place])
+        return distribution._memory, math.nan
+    return distribution._memory, float(distribution._observed[place])

@@ -235,6 +235,25 @@ def test_rows_from_nowhere():
         processor(strange, scores)
 
 
+def test_rows_that_go_back_too_far():
+    # What went before two tokens ago is not kept.
+    s, ids = Sampler(mirostat=2, seed=0), prompts(2, 9)["input_ids"]
+    processor, scores = FilterLogitsProcessor(s), torch.randn(2, VOCAB)
+    for n in (6, 7, 8, 8, 9):
+        processor(ids[:, :n], scores)
+    with pytest.raises(
+        RuntimeError, match=r"^the rows have 7 tokens, but were not seen with 6, so"
+    ):
+        processor(ids[:, :7], scores)
+
+
+def test_what_adaptive_p_keeps_is_not_removed():
+    scores = torch.tensor([[1.0, -torch.inf, 0.0]])
+    for setting, left in (({"adaptive_p": 0.5}, -torch.inf), ({"mirostat": 2}, -9.0)):
+        processor = FilterLogitsProcessor(Sampler(**setting, seed=0), filter_value=-9.0)
+        assert processor(torch.tensor([[5]]), scores)[0, 1] == left
+
+
 def test_rows_have_to_be_given():
     s = Sampler(mirostat=2, seed=0)
     for processor in (SamplingLogitsProcessor(s), FilterLogitsProcessor(s)):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, MistralConfig, MistralForCausalLM
 from transformers.cache_utils import StaticLayer
 
 import sampler.hf
@@ -136,6 +136,11 @@ def test_stop_strings(model, tokenizer):
         model, **inputs, sampler=PLAIN, max_new_tokens=NEW, tokenizer=tokenizer,
         stop_strings=stops, return_dict_in_generate=True,
     )  # fmt: skip
+    ended = sampler.hf.generate(
+        model, **inputs, sampler=PLAIN, max_new_tokens=NEW, tokenizer=tokenizer,
+        return_dict_in_generate=True, eos_token_id=plain[0, 3].item(), pad_token_id=0,
+    )  # fmt: skip
+    assert ended.texts[0].strip() == tokenizer.decode(plain[0, :3])
     for text, row in zip(r.texts, plain, strict=True):
         whole = tokenizer.decode(row)
         assert text.strip() == whole[: min(whole.find(one) % 999 for one in stops)].strip()
@@ -146,6 +151,8 @@ def test_stop_strings(model, tokenizer):
     assert out.shape[1] < 7 + NEW
     shown = [token for value in streamed.puts[1:] for token in value]
     assert shown == plain[0, :4].tolist()
+    r = run(model, one, PLAIN, phrases, tokenizer, return_dict_in_generate=True)
+    assert r.texts[0].strip() == tokenizer.decode(plain[0, :4])
 
 
 def test_it_gives_up_where_nothing_else_follows(model, tokenizer):
@@ -191,6 +198,26 @@ def test_bad_input(model, tokenizer):
     ):  # fmt: skip
         with pytest.raises(error, match=f"^{re.escape(message)}"):
             call()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_window_that_slides(tokenizer, seed):
+    # Found: such a cache forgets what is outside of its window, unless it is told to keep it.
+    torch.manual_seed(0)
+    mistral = MistralForCausalLM(
+        MistralConfig(
+            vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, sliding_window=4, pad_token_id=0,
+            bos_token_id=1, eos_token_id=None, initializer_range=0.3,
+        )
+    ).eval()  # fmt: skip
+    s, inputs = PLAIN.replace(seed=seed), prompts(1)
+    banned = banned_in(mistral, tokenizer, inputs, s)
+    if not hasattr(DynamicCache, "activate_past_recording"):  # of older transformers
+        return
+    out = run(mistral, inputs, s, banned, tokenizer)
+    want = run(mistral, inputs, s, banned, tokenizer, use_cache=False)
+    assert out.tolist() == want.tolist()
 
 
 def test_a_cache_that_cannot_go_back_is_refused(model, tokenizer, monkeypatch):

@@ -302,13 +302,14 @@ def test_json_is_versioned():
     text = State(Mirostat(2, 3.0, 0.1)).to_json()
     assert json.loads(text) == {"version": 1, "mirostat": [2, 3.0, 0.1], "mu": 6.0}
     for change in (
-        {"version": 2}, {"version": None}, {"mu": None}, {"mu": "6"}, {"mirostat": [2, 3.0]},
+        {"version": 2}, {"version": None}, {"version": True}, {"version": 1.0},
+        {"mu": None}, {"mu": "6"}, {"mirostat": [2, 3.0]},
         {"mirostat": [0, 3.0, 0.1]}, {"mirostat": 2}, {"more": 1}, {"mirostat": [3, 3.0, 0.1]},
         {"mirostat": [[2], 3.0, 0.1]},
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError)):
             State.from_json(json.dumps({**json.loads(text), **change}))
-    for bad in ("[]", "1", "null", "{}", '{"version": 1}', "{"):
+    for bad in ("[" * 100_000, "[]", "1", "null", "{}", '{"version": 1}', "{"):
         with pytest.raises(ValueError, match=r"`text` has to|Expecting"):
             State.from_json(bad)
     with pytest.raises(ValueError, match="finite"):
@@ -387,8 +388,15 @@ def test_states_that_cannot_be():
             s.sample(row, state=State(other))
     assert s.sample(np.empty((0, 4)), state=s.initial_state(0)).state.shape == (0,)
     d = Sampler(seed=0).distribution(row)
-    with pytest.raises(ValueError, match=r"^`distribution` has to be of a sampler with memory$"):
+    with pytest.raises(ValueError, match=r"^`distribution` .* but is of one with no memory$"):
         state.after(0, d)
+    other = Sampler(adaptive_p=0.5, seed=0)
+    with pytest.raises(ValueError, match=r"^`distribution` .* but is of one with AdaptiveP\(0.5, "):
+        state.after(0, other.distribution(row, state=other.initial_state()))
+    with pytest.raises(TypeError, match=r"^`distribution` has to be a Distribution, but is a N"):
+        state.after(0, None)
+    with pytest.raises(ValueError, match=r"^`token` has to be an integer in \[0, 4\), but is 4$"):
+        state.after(4, s.distribution(row, state=state))
     for bad in (1.5, "1", True):
         with pytest.raises(TypeError, match=r"^`token` has to be an integer >= 0"):
             state.after(bad, d)

@@ -28,10 +28,11 @@ def check_model(model: Any, *wanted: str) -> None:
 
 
 def check_rows(input_ids: Any) -> None:
+    """Refuse what is not rows of ids."""
     if not isinstance(input_ids, torch.Tensor) or input_ids.ndim != 2:
         kind = _inputs.kind_of(input_ids)
         raise TypeError(f"`input_ids` have to be a 2-D tensor of ids, but are {kind}")
-    if input_ids.is_floating_point() or input_ids.dtype in (torch.bool, torch.complex64):
+    if input_ids.is_floating_point() or input_ids.is_complex() or input_ids.dtype is torch.bool:
         raise TypeError(f"`input_ids` have to be integers, but are {input_ids.dtype}")
 
 

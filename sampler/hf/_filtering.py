@@ -25,7 +25,7 @@ from sampler.hf._sampling import BEGINNING, check_processors, no_rows
 from sampler.hf._texts import Generations, texts_of
 from sampler.hf._transformers import NEUTRAL, Caller, ours
 from sampler.hf._use import Use
-from sampler.stages import Temperature
+from sampler.stages import Mirostat, Temperature
 from sampler.stages.base import Edit
 from sampler.stages.settings import Settings, lists_settings
 
@@ -115,7 +115,7 @@ class FilterLogitsProcessor(LogitsProcessor):
                 continue
             if isinstance(stage, Temperature):
                 removes = removes | (np.atleast_1d(stage.value)[:, None] == 0.0)
-            elif stage.kind in ("cut", "memory"):
+            elif stage.kind == "cut" or isinstance(stage, Mirostat):
                 removes = removes | ~np.atleast_1d(stage.off_rows)[:, None]
         self._removes = removes
         self._has_coins = any(stage.has_coin and not stage.is_off for stage in made.stages)
@@ -172,7 +172,8 @@ class FilterLogitsProcessor(LogitsProcessor):
                 texts = texts_of(input_ids.cpu().numpy(), lengths, begun, scores.shape[1])
                 at = at._replace(texts=texts)
             if engine.memory is not None:
-                states = generation.memory.states(engine, input_ids, caller)
+                begun = generation.prompt_length
+                states = generation.memory.states(engine, input_ids, begun, caller)
                 at = at._replace(states=states)
         filtered: torch.Tensor = source.to_original(engine.filter(source, given=at, name="scores"))
         if generation is not None and at.states is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -63,7 +63,8 @@ class GenerateOutput(GenerateDecoderOnlyOutput):
     seed : int
         That of the draws.
     texts : list of str
-        With ``tokenizer=``: the new text of each row, up to its stop string.
+        With ``tokenizer=`` or `banned_phrases`: the new text of each row, up to its stop string
+        or its end token.
 
     See Also
     --------
@@ -120,10 +121,9 @@ def generate(
     grammar : llguidance.LLMatcher, xgrammar.CompiledGrammar or any other, optional
         What the outputs may be, such as JSON: `json_grammar`. A list has one per text, or None.
     banned_phrases : iterable of str or re.Pattern, or Phrases, optional
-        What must not appear in the output, for one text at a time; with `tokenizer=`, as
-        `stop_strings` need it. Where a phrase has appeared, the text goes back to where it began
-        and draws another token: see `sampler.phrases.Phrases`, which also sets how often. If no
-        other token will do, the text ends there, with a warning.
+        What must not appear in the output, for one text at a time. Strings and patterns need
+        ``tokenizer=``; a `sampler.phrases.Phrases` has its own, and says how often to try. Where a
+        phrase has appeared, the text goes back to where it began, and draws another token.
     num_return_sequences : int, >= 1
         How many texts of each prompt, in neighbouring rows.
     streamer : BaseStreamer, optional
@@ -148,6 +148,11 @@ def generate(
         If the model's own ``generate`` does not run this loop, as that of models whose tokens are
         not drawn one after another.
 
+    Warns
+    -----
+    UserWarning
+        If a text ends where every token that was tried began a banned phrase.
+
     See Also
     --------
     generate_kwargs : for the model's own ``generate()``.
@@ -155,6 +160,8 @@ def generate(
 
     Notes
     -----
+    A token that was drawn again has the `samples` of a row without those that were forbidden there.
+
     Also a callable for ``model.generate(..., custom_generate=sampler.hf.generate, sampler=s)``.
     Hugging Face does not hand a streamer or tokenizer to such a callable, and filters before it
     under ``do_sample=True``, which is therefore refused.
@@ -180,10 +187,11 @@ def generate(
             "num_return_sequences", num_return_sequences, 1, None, "an integer >= 1"
         )
         _check_loop(sampler, kwargs)
+        phrases = _phrases(banned_phrases, kwargs)
         loop = partial(
             _loop, sampler=sampler, streams=streams, logprobs=logprobs, raw=raw, grammar=grammar,
-            phrases=_phrases(banned_phrases, kwargs), copies=copies, streamer=streamer,
-            stops=_stops(kwargs), draw_indices=itertools.count(),
+            phrases=phrases, stops=_stops(phrases, kwargs), copies=copies, streamer=streamer,
+            draw_indices=itertools.count(),
         )  # fmt: skip
         return _run(model, inputs, loop, kwargs)
     finally:
@@ -356,7 +364,9 @@ def _loop(
             except NoTokenLeftError:
                 if guard is None or not guard.text.draw:
                     raise
-                guard.text.give_up()
+                back = guard.text.give_up()
+                guard.go_back(back + 1)  # all tokens are in the cache
+                input_ids = input_ids[:, : input_ids.shape[1] - back]
                 break
             if returns_dict:
                 drawn.append(r)
@@ -374,8 +384,8 @@ def _loop(
             input_ids = input_ids[:, :-back]
             next_scores, model_kwargs = guard.go_back(back)
             processor._roll_back(input_ids.shape[1])
-            for some in (drawn, real, scores, logits):
-                del some[len(guard.text) + (some is scores or some is logits) :]
+            place = len(guard.text)
+            del drawn[place:], real[place:], scores[place + 1 :], logits[place + 1 :]
             if guard.text.is_over:
                 break
         if streamer is not None:
@@ -389,7 +399,7 @@ def _loop(
         guard.warn_if_given_up()
     if not returns_dict:
         return input_ids
-    new = len(drawn)
+    new = len(drawn) if guard is None else len(guard.text)
     fields: dict[str, Any] = {
         "scores": tuple(scores[:new]) if config.output_scores else None,
         "logits": tuple(logits[:new]) if config.output_logits else None,
@@ -397,10 +407,23 @@ def _loop(
     }
     output = GenerateOutput(sequences=input_ids, **fields)
     # Of this instance, not of the class.
-    samples = aligned(drawn, np.stack(real, axis=1), input_ids) if drawn else None
+    samples = aligned(drawn[:new], np.stack(real[:new], axis=1), input_ids) if new else None
     vars(output).update(samples=samples, seed=processor.seed)
     if stops is not None:
-        vars(output).update(texts=_texts(stops, input_ids, input_ids.shape[1] - new))
+        ends = getattr(config, "_eos_token_tensor", None)
+        ends = [] if ends is None else ends.tolist()
+        prompt = input_ids.shape[1] - new
+        texts = (
+            [
+                _text(stops, row[:prompt], itertools.compress(row[prompt:], going), ends)
+                for row, going in zip(
+                    input_ids.tolist(), zip(*real[:new], strict=True), strict=True
+                )
+            ]
+            if new
+            else [""]
+        )
+        vars(output).update(texts=texts)
     return output
 
 
@@ -416,26 +439,24 @@ def _phrases(banned: Any, kwargs: Mapping[str, Any]) -> Phrases | None:
     return Phrases(banned, tokenizer=kwargs["tokenizer"])
 
 
-def _stops(kwargs: Mapping[str, Any]) -> Phrases | None:
-    """Return the stop strings, for the texts that end with them."""
-    tokenizer, strings = kwargs.get("tokenizer"), kwargs.get("stop_strings") or ()
-    if tokenizer is None:
-        return None
-    return Phrases(stop=[strings] if isinstance(strings, str) else strings, tokenizer=tokenizer)
+def _stops(phrases: Phrases | None, kwargs: Mapping[str, Any]) -> Phrases | None:
+    """Return what ends a text, to cut texts there; None without a tokenizer."""
+    tokenizer, strings = kwargs.get("tokenizer"), kwargs.get("stop_strings") or []
+    strings = [strings] if isinstance(strings, str) else list(strings)
+    if phrases is not None:
+        return Phrases(stop=[*phrases.stop, *strings], tokenizer=phrases.tokenizer)
+    return None if tokenizer is None else Phrases(stop=strings, tokenizer=tokenizer)
 
 
-def _texts(stops: Phrases, rows: torch.Tensor, prompt_length: int) -> list[str]:
-    """Return the new text of each row, up to its stop string."""
-    texts = []
-    for row in rows.tolist():
-        text = stops.start(row[:prompt_length])
-        for token in row[prompt_length:]:
-            text.accept(token)
-            if text.is_over:
-                break
-        text.end()
-        texts.append(text.shown)
-    return texts
+def _text(stops: Phrases, prompt: list[int], tokens: Iterable[int], ends: list[int]) -> str:
+    """Return the text of some tokens, up to its stop string or its end token."""
+    text = stops.start(prompt)
+    for token in tokens:
+        if token in ends or text.is_over:
+            break
+        text.accept(token)
+    text.end()
+    return text.shown
 
 
 def _check_loop(sampler: Sampler, kwargs: Mapping[str, Any]) -> None:

@@ -33,8 +33,11 @@ class Memory:
     def __init__(self) -> None:
         self._steps: dict[int, Step] = {}  # by length
         self._latest: list[State | None] = []  # of the text, for what is proposed after it
+        self._verified: int | None = None  # where the candidates lie that are being verified
 
-    def states(self, engine: Engine, rows: torch.Tensor, caller: Caller) -> list[State | None]:
+    def states(
+        self, engine: Engine, rows: torch.Tensor, prompt_length: int, caller: Caller
+    ) -> list[State | None]:
         """Return the state of each of these rows."""
         assert engine.memory is not None
         batch, length = rows.shape
@@ -42,7 +45,12 @@ class Memory:
             known = len(self._latest) == batch
             return self._latest if known else list(initial_states(engine.memory, batch))
         before = self._steps.get(length - 1)
-        if before is None:
+        if before is None and length > prompt_length:
+            raise RuntimeError(
+                f"the rows have {length} tokens, but were not seen with {length - 1}, so what the "
+                "sampler remembers of them is not known"
+            )
+        if before is None or length == prompt_length:
             self._latest = list(initial_states(engine.memory, batch))
             return self._latest
         ids = rows.cpu().numpy()
@@ -65,8 +73,11 @@ class Memory:
         if caller.proposes:
             return
         length = rows.shape[1]
-        if not caller.verifies or length <= max(self._steps, default=0):
+        # Candidates that are verified together are slices of one tensor.
+        verified = rows.data_ptr() if caller.verifies else None
+        if verified is None or verified != self._verified:
             self._steps = {n: one for n, one in self._steps.items() if n == length - 1}
+        self._verified = verified
         # Copies: the caller's memory may be used again.
         self._steps[length] = Step(rows.cpu().numpy().copy(), scores.detach().clone(), given)
 

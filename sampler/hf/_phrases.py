@@ -30,11 +30,9 @@ class Guard:
         """Keep what the next token is drawn from."""
         cache = cache_of(model_kwargs)
         if cache is not None and not can_crop(cache):
-            raise ValueError(
-                f"`banned_phrases` need a cache that can go back, but {kind_of(cache)} cannot: "
-                "give use_cache=False, which costs a pass over the whole text for each token, or "
-                "another cache_implementation"
-            )
+            raise _fixed(cache)
+        if not len(self.text) and hasattr(cache, "activate_past_recording"):
+            cache.activate_past_recording()  # or layers with a window forget what is outside of it
         self._places[len(self.text)] = scores, dict(model_kwargs)
 
     def take(self, tokens: torch.Tensor, *, is_last: bool) -> int:
@@ -52,7 +50,10 @@ class Guard:
         self._places = {p: one for p, one in self._places.items() if p <= len(self.text)}
         cache = cache_of(model_kwargs)
         if cache is not None and n > 1:  # the last token is not in it yet
-            cache.crop(1 - n)
+            try:
+                cache.crop(1 - n)
+            except (RuntimeError, ValueError) as error:
+                raise _fixed(cache) from error
         return scores, dict(model_kwargs)
 
     def to_show(self) -> Iterator[torch.Tensor]:
@@ -67,5 +68,14 @@ class Guard:
             warnings.warn(
                 f"the text ends after {len(self.text)} tokens: every token that was tried there "
                 f"({self.text.draw}) began a banned phrase",
-                stacklevel=6,
+                stacklevel=8,  # to the caller of `generate`
             )
+
+
+def _fixed(cache: Any) -> ValueError:
+    """Return the error for a cache out of which nothing can be taken."""
+    return ValueError(
+        f"`banned_phrases` need a cache that can go back, but {kind_of(cache)} cannot: give "
+        "use_cache=False, which costs a pass over the whole text for each token, or another "
+        "cache_implementation"
+    )

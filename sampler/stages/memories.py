@@ -1,7 +1,7 @@
 """Stages with memory: what they do to a row depends on the tokens drawn before it.
 
-One comes last in a chain. What it remembers is a `sampler.memory.State`, which every call is given
-and returns the next one.
+One comes last in a chain. What it remembers is a `sampler.memory.State`: every call takes one, and
+returns the next.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ class Memory(Stage):
         raise NotImplementedError
 
     def after(self, values: tuple[float, ...], observed: float) -> tuple[float, ...]:
-        """Return the numbers after a token, of which the core has observed this."""
+        """Return the numbers after a token, of which the core has observed this.
+
+        Of Mirostat it is the log-probability, of adaptive-p the probability before that stage.
+        """
         raise NotImplementedError
 
 
@@ -102,8 +105,8 @@ class AdaptiveP(Memory):
     target : float, in [0, 1], off at None
         The probability that the tokens of a text should have on average.
     decay : float, in [0, 0.99]
-        The weight of the last token's probability in the average against that of the one before:
-        0 remembers the last token alone, 0.9 about ten.
+        The weight of each probability in the average, as a share of the next one's: 0 remembers the
+        last token alone, 0.9 about ten.
 
     Raises
     ------
