@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sampler import Sampler
@@ -373,6 +373,7 @@ def test_characters_that_are_not_whole_at_the_end():
 )
 def test_the_text_is_what_the_decoder_says(ids, prompt):
     tokenizer = Bytes()
+    assume("\ufffd" not in tokenizer.decode(prompt[:-1]))  # it may end within a letter
     text = Phrases(["zzz"], tokenizer=tokenizer).start(prompt)
     whole = tokenizer.decode([*prompt, *ids])
     for token in ids:
@@ -466,7 +467,7 @@ def test_a_pattern_that_goes_back_and_forth_is_stopped():
         (lambda: Phrases(["a"], tokenizer=None), TypeError, "`tokenizer` has to have a `decode`"),
         (lambda: Phrases(["a"], tokenizer=Bytes(), most_tries=0), ValueError, "`most_tries` has"),
         (lambda: Phrases(["a"], tokenizer=Bytes(), timeout=0), ValueError, "`timeout` has"),
-        (lambda: Phrases(["a"], tokenizer=Bytes()).start().mask(0), ValueError, "`vocab` has to be"),
+        (lambda: Phrases(["a"], tokenizer=Bytes()).start().mask(0), ValueError, "`vocab` has"),
         (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept(-1), ValueError, "`token` has"),
         (lambda: Phrases(["a"], tokenizer=Bytes()).start().accept("a"), TypeError, "`token` has"),
     ],
