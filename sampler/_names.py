@@ -106,6 +106,11 @@ ADVICE = {
         ("penalty_last_n", "repeat_last_n", "repetition_penalty_range", "rep_pen_range"),
         "it is the window of a penalty, as in repetition_penalty=(1.1, 64)",
     ),
+    **dict.fromkeys(
+        ("banned_phrases", "banned_strings", "anti_slop"),
+        "write sampler.hf.generate(model, **inputs, sampler=s, tokenizer=tokenizer, "
+        "banned_phrases=[...])",
+    ),
     "prompt_ignore_length": "repetition_penalty=(1.1, None, False) leaves out the prompt",
     **dict.fromkeys(
         ("grammar", "guided_json", "json_schema", "response_format", "guided_grammar"),

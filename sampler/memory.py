@@ -230,9 +230,15 @@ def read_states(state: Any, batch: int | None) -> list[State | None]:
     if batch is None:
         if isinstance(state, State):
             return [state]
-        raise TypeError(f"`state` has to be a State for a lone row, but is {kind_of(state)}")
+        raise TypeError(
+            f"`state` has to be a State for a lone row, but is {kind_of(state)}: the first is "
+            "s.initial_state(), the next r.state"
+        )
     if isinstance(state, (State, str)) or not isinstance(state, Iterable):
-        raise TypeError(f"`state` has to be an array of one State per row, but is {kind_of(state)}")
+        raise TypeError(
+            f"`state` has to be an array of one State per row, but is {kind_of(state)}: the first "
+            "is s.initial_state(batch), the next r.state"
+        )
     states = list(state)
     for one in states:
         if one is not None and not isinstance(one, State):

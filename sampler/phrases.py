@@ -8,6 +8,7 @@ transformers brings.
 
 from __future__ import annotations
 
+import operator
 import re
 import string
 from bisect import bisect_left
@@ -28,7 +29,7 @@ _MOST_BYTES = 4  # of a character in UTF-8
 _BRACE = re.compile(r"(\\.)|\{(?!\d*,?\d*\})", re.DOTALL)
 _CONTEXT = 8  # tokens of the prompt that the first pieces are decoded after
 _NEXT = string.printable  # what may follow a match
-_ANY = ("a", "Z", "0", " ", "\n", ".", "\u00e9", "\u4e2d")
+_ANY = ("a", "Z", "0", " ", ".", "\u00e9", "\u4e2d")
 
 
 class Phrases:
@@ -130,7 +131,13 @@ class Phrases:
         --------
         Text.accept : takes each token.
         """
-        return Text(self, [int(token) for token in prompt])
+        try:
+            ids = [operator.index(token) for token in prompt]
+        except TypeError:
+            raise TypeError(
+                f"`prompt` has to be a sequence of ids, one row of them, but is {kind_of(prompt)}"
+            ) from None
+        return Text(self, ids)
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self.tokenizer.decode(ids, **self._as_it_stands)

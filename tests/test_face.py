@@ -342,6 +342,7 @@ WAYS_OUT = {
     "Sampler(dry_sequence_breakers=['a'])": "breakers=sampler.hf.dry_breakers(tokenizer, strings))",
     "Sampler(penalty_last_n=64)": "of a penalty, as in repetition_penalty=(1.1, 64)",
     "Sampler(guided_json={})": "on arrays, give the call a mask=",
+    "Sampler(banned_phrases=['a'])": "tokenizer=tokenizer, banned_phrases=[...])",
     "Sampler(best_of=2)": "no stage of a Sampler does this",
     "Sampler(temperature_last=True)": "last in a chain, as in Sampler([TopP(0.95), "
     "Temperature(0.8)])",
