@@ -391,7 +391,7 @@ class Sampler(HasSettings):
         if n != 1 and self._engine.memory is not None:
             raise ValueError(
                 f"`{self._engine.memory.setting}` goes on from one token per row, not from {n}: "
-                "give each a row of its own"
+                "repeat the row, once for each token"
             )
 
     @overload

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 
-from sampler._checks import FloatArray, check_batch, check_integer, check_real, rows_text
+from sampler._checks import FloatArray, check_batch, check_integer, rows_text
 from sampler._inputs import kind_of
 from sampler.results import Distribution, observed_of
 from sampler.stages.memories import Memory
@@ -79,13 +80,10 @@ class State:
             raise ValueError(
                 f"`values` have to be {' and '.join(stage.remembers)}, but are {numbers}"
             )
-        most = math.nextafter(math.inf, 0)
         checked = [
-            check_real(name, one, -most, most, "a finite float")
-            for name, one in zip(stage.remembers, numbers, strict=True)
+            one.check(name, number)
+            for (name, one), number in zip(stage.remembers.items(), numbers, strict=True)
         ]
-        if len(checked) > 1 and not checked[-1] > 0:
-            raise ValueError(f"`weight` has to be above 0, but is {checked[-1]}")
         object.__setattr__(self, "stage", stage)
         object.__setattr__(self, "values", tuple(checked))
 
@@ -206,23 +204,27 @@ def initial_states(stage: Memory | None, batch: int | None) -> Any:
             "`initial_state` is for a sampler with memory, such as Sampler(mirostat=2), but this "
             "one has none"
         )
-    lengths = {len(value) for value in stage.values if isinstance(value, np.ndarray)}
+    rows = _rows_of(stage)
     if batch is None:
-        if lengths:
+        if rows:
             raise ValueError(
-                f"`{stage.setting}` is for {rows_text(*lengths)}: give `batch` as well"
+                f"`{stage.setting}` is for {rows_text(len(rows))}: give `batch` as well"
             )
         return State(stage)
-    for length in lengths:
-        check_batch(stage.setting, length, batch)
     states = np.empty(batch, object)
-    if not lengths:
+    if not rows:
         states[:] = State(stage)
         return states
-    for row in range(batch):
-        one = stage.at(row)
-        states[row] = None if one.is_off else State(one)
+    check_batch(stage.setting, len(rows), batch)
+    states[:] = [None if one.is_off else State(one) for one in rows]
     return states
+
+
+@lru_cache(maxsize=16)  # of the samplers that are in use
+def _rows_of(stage: Memory) -> tuple[Memory, ...]:
+    """Return the stage of each row, none where it is one for all."""
+    length = next((len(value) for value in stage.values if isinstance(value, np.ndarray)), 0)
+    return tuple(stage.at(row) for row in range(length))
 
 
 def read_states(state: Any, batch: int | None) -> list[State | None]:
@@ -250,9 +252,9 @@ def read_states(state: Any, batch: int | None) -> list[State | None]:
 def parameters_of(stage: Memory, states: list[State | None]) -> FloatArray:
     """Return what the core is to know of the state of each row; another sampler's is an error."""
     parameters = np.zeros(len(states))
-    per_row = any(isinstance(value, np.ndarray) for value in stage.values)
+    rows = _rows_of(stage)
     for row, state in enumerate(states):
-        wanted = stage.at(row) if per_row else stage
+        wanted = rows[row] if rows else stage
         if state is not None and (state.stage is wanted or state.stage == wanted):
             parameters[row] = wanted.parameter(state.values)
         elif state is not None or not wanted.is_off:

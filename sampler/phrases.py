@@ -239,7 +239,7 @@ class Text:
         Parameters
         ----------
         vocab : int
-            How many logits a row has.
+            The number of logits in a row.
 
         Returns
         -------
@@ -362,9 +362,7 @@ class Text:
             stop, waits_too = self._look(self._phrases._stop, over=over)
             waits = min(waits, waits_too)
             if stop is not None:  # what comes before it is the text
-                whole, self._text = self._text, self._text[:stop]
-                start, _ = self._look(self._phrases._banned, over=True)
-                self._text = whole
+                start, _ = self._look(self._phrases._banned, stop, over=True)
                 if start is None:
                     self._end, self.is_over = stop, True
         if start is not None:
@@ -372,18 +370,25 @@ class Text:
         self._safe = waits
         return 0
 
-    def _look(self, patterns: list[Any], *, over: bool) -> tuple[int | None, int]:
+    def _look(
+        self, patterns: list[Any], end: int | None = None, *, over: bool
+    ) -> tuple[int | None, int]:
         """Where the first match of any begins, and from where on there may be one yet."""
-        found = [self._earliest(one, self._safe, over=over) for one in patterns]
+        found = [self._earliest(one, self._safe, end, over=over) for one in patterns]
         starts = [start for start, _ in found if start is not None]
         return min(starts, default=None), min((w for _, w in found), default=len(self._text))
 
-    def _earliest(self, pattern: Any, start: int, *, over: bool = False) -> tuple[int | None, int]:
-        """Where the first match is that counts; and from where on there may be one yet."""
+    def _earliest(
+        self, pattern: Any, start: int, end: int | None = None, *, over: bool = False
+    ) -> tuple[int | None, int]:
+        """Where the first match is that counts; and from where on there may be one yet.
+
+        With an `end`, as if the text ended there.
+        """
         text, limit = self._text, self._phrases.timeout
         waits = len(text)
         try:
-            for match in pattern.finditer(text, min(start, waits), overlapped=True, timeout=limit):
+            for match in pattern.finditer(text, start, end, overlapped=True, timeout=limit):
                 first, last = match.span()
                 if first == last or last <= self._begun:
                     continue
@@ -458,7 +463,7 @@ def _compiled(name: str, given: list[Any]) -> list[Any]:
             if not one:
                 raise ValueError(f"`{name}` has to hold no empty string, but one is")
             strings.append(one)
-        elif isinstance(getattr(one, "pattern", None), str):
+        elif isinstance(one, (re.Pattern, regex.Pattern)) and isinstance(one.pattern, str):
             patterns.append(_pattern(name, one))
         else:
             raise TypeError(

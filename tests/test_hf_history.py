@@ -60,10 +60,10 @@ def by_hand(model, ids, s, stream, new=NEW, **encoder):
     return h.output
 
 
-def rows_by_hand(model, inputs, s, copies=1):
+def rows_by_hand(model, inputs, s, copies=1, write=by_hand):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     return [
-        by_hand(model, ids[row // copies][mask[row // copies] == 1].tolist(), s, row)
+        write(model, ids[row // copies][mask[row // copies] == 1].tolist(), s, row)
         for row in range(copies * len(ids))
     ]
 

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 
 import sampler.hf
+import test_hf_history
 from sampler import Sampler
+from sampler._engine import Given
 from sampler.hf import (
     FilterLogitsProcessor,
     SamplingLogitsProcessor,
@@ -18,6 +22,8 @@ from sampler.hf import (
     generate_kwargs,
     score,
 )
+from sampler.hf._memory import Memory
+from sampler.history import History
 from test_hf_history import assistants
 from tiny import NEVER, NEW, VOCAB, encoder_inputs, generate, padded, prompts
 
@@ -36,8 +42,6 @@ def with_memory(settings):
 @torch.no_grad()
 def by_hand(model, ids, s, stream, new=NEW, **encoder):
     """The loop that one would write with a state, one row."""
-    from sampler.history import History
-
     rows = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
     h, state = History(ids), s.initial_state()
     needs = {"history": h} if s.frequency_penalty else {}
@@ -49,12 +53,7 @@ def by_hand(model, ids, s, stream, new=NEW, **encoder):
     return h.output
 
 
-def rows_by_hand(model, inputs, s, copies=1):
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    return [
-        by_hand(model, ids[row // copies][mask[row // copies] == 1].tolist(), s, row)
-        for row in range(copies * len(ids))
-    ]
+rows_by_hand = partial(test_hf_history.rows_by_hand, write=by_hand)
 
 
 @EVERY
@@ -123,7 +122,7 @@ def test_a_second_text_begins_anew(model):
     assert a.tokens.tolist() == first[:, 7:].tolist() != b.tokens.tolist()
     for record in processor._records:
         assert record.states(7) is None
-        # The second draw of each text goes on from the first of its own.
+        # The second draw of a text has the state after the first draw of the same text.
         assert all(one.values[0] != 3.0 for one in record.states(8))
     again = pickle.loads(pickle.dumps(processor))
     assert again.generations[1].tokens.tolist() == b.tokens.tolist()
@@ -250,6 +249,21 @@ def test_what_adaptive_p_keeps_is_not_removed():
     for setting, left in (({"adaptive_p": 0.5}, -torch.inf), ({"mirostat": 2}, -9.0)):
         processor = FilterLogitsProcessor(Sampler(**setting, seed=0), filter_value=-9.0)
         assert processor(torch.tensor([[5]]), scores)[0, 1] == left
+
+
+def test_what_is_kept_of_earlier_rows():
+    # Planted: scores of every candidate that was ever accepted.
+    memory, scores = Memory(), torch.zeros(1, 5)
+    for first in range(3, 30, 3):
+        candidates = torch.zeros(1, first + 3, dtype=torch.long)
+        for n in range(first, first + 3):
+            caller = SimpleNamespace(proposes=False, verifies=True)
+            memory.add(candidates[:, :n], scores, Given(), caller)
+            assert sorted(memory._steps) == list(range(max(first - 1, 3), n + 1))
+    caller = SimpleNamespace(proposes=False, verifies=False)
+    for n in range(30, 40):
+        memory.add(torch.zeros(1, n, dtype=torch.long), scores, Given(), caller)
+        assert sorted(memory._steps) == [n - 1, n]
 
 
 def test_rows_have_to_be_given():

@@ -325,7 +325,10 @@ def test_json_is_versioned():
         ((Mirostat(2), [1.0, 2.0]), "`values` have to be mu, but are (1.0, 2.0)"),
         ((AdaptiveP(0.5), [1.0]), "`values` have to be sum and weight, but are (1.0,)"),
         ((Mirostat(2), [nan]), "`mu` has to be a finite float, but is nan"),
-        ((AdaptiveP(0.5), [1.0, 0.0]), "`weight` has to be above 0, but is 0.0"),
+        (
+            (AdaptiveP(0.5), [1.0, 0.0]),
+            "`weight` has to be a float in (0, 1.79769e+308], but",
+        ),
     ],
 )
 def test_what_is_no_state(arguments, message):
@@ -349,7 +352,7 @@ def test_calls_that_cannot_be():
         with pytest.raises(ValueError, match=missing.replace("(", r"\(")):
             call()
     assert s.step == 0
-    several = r"^`mirostat` goes on from one token per row, not from 3: give each a row of its own$"
+    several = r"^`mirostat` goes on from one token per row, not from 3: repeat the row, once for"
     with pytest.raises(ValueError, match=several):
         s.sample(row, n=3, state=state)
     with pytest.raises(ValueError, match=several):

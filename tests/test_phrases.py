@@ -416,6 +416,31 @@ def test_a_decoder_that_cleans_up():
     assert text.accept(9) == 3
 
 
+def test_a_search_that_takes_too_long_leaves_the_text_as_it_was():
+    # Found: cut at the stop string, where the search before it took too long.
+    class Slow:
+        pattern = "slow"
+
+        def finditer(self, text, start, end, **options):
+            if end is not None:
+                raise TimeoutError
+            return iter(())
+
+        def search(self, *args, **options):
+            return None
+
+    phrases = Phrases(stop=["bc"], tokenizer=Bytes())
+    phrases._banned = [Slow()]
+    text = phrases.start()
+    assert tokens(text, (9, 0, 1)) == 0
+    with pytest.raises(TimeoutError, match="slow"):
+        text.accept(4)
+    assert (text.tokens, text._text) == ([9, 0, 1], ".ab")
+    phrases._banned = []
+    assert text.accept(4) == 0
+    assert (text.is_over, text.shown) == (True, ".a")
+
+
 def test_a_decoder_that_fails():
     text = Phrases(["zz"], tokenizer=Bytes()).start()
     text.accept(0)

@@ -45,12 +45,12 @@ class Memory:
             known = len(self._latest) == batch
             return self._latest if known else list(initial_states(engine.memory, batch))
         before = self._steps.get(length - 1)
-        if before is None and length > prompt_length:
-            raise RuntimeError(
-                f"the rows have {length} tokens, but were not seen with {length - 1}, so what the "
-                "sampler remembers of them is not known"
-            )
-        if before is None or length == prompt_length:
+        if before is None:
+            if length > prompt_length:
+                raise RuntimeError(
+                    f"the rows have {length} tokens, but were not seen with {length - 1}, so what "
+                    "the sampler remembers of them is not known"
+                )
             self._latest = list(initial_states(engine.memory, batch))
             return self._latest
         ids = rows.cpu().numpy()

@@ -7,12 +7,18 @@ returns the next.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
-from sampler._checks import Range, Reals, finite, reals
+from sampler._checks import MOST_FLOAT, Range, Reals, finite, reals
 from sampler.stages.base import Stage, setting, stage
 
 __all__ = ["AdaptiveP", "Mirostat"]
+
+
+_ANY = Range(float, -math.inf, None, ends="(]")
+_ABOVE_0 = reals(0.0, MOST_FLOAT, "(]")
 
 
 class Memory(Stage):
@@ -20,7 +26,7 @@ class Memory(Stage):
 
     __slots__ = ()
     kind = "memory"
-    remembers: ClassVar[tuple[str, ...]]  # the names of the numbers
+    remembers: ClassVar[Mapping[str, Range]]  # the numbers, and what they may be
 
     def initial(self) -> tuple[float, ...]:
         """Return the numbers before the first token; of a stage for one row."""
@@ -76,7 +82,7 @@ class Mirostat(Memory):
     algorithm that directly controls perplexity", ICLR 2021, arXiv:2007.14966; as in llama.cpp.
     """
 
-    remembers = ("mu",)
+    remembers = MappingProxyType({"mu": _ANY})
     version: Reals | None = setting(default=0, range_=Range(int, 0, 2))
     tau: Reals | None = setting(default=5.0, range_=finite(0.0))
     eta: Reals | None = setting(default=0.1, range_=finite(0.0))
@@ -134,7 +140,7 @@ class AdaptiveP(Memory):
     """
 
     replaces = "mirostat"
-    remembers = ("sum", "weight")
+    remembers = MappingProxyType({"sum": _ANY, "weight": _ABOVE_0})
     target: Reals | None = setting(default=None, range_=reals(0.0, 1.0, optional=True))
     decay: Reals | None = setting(default=0.9, range_=reals(0.0, 0.99))
 
