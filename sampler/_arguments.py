@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from sampler._checks import U64_END, U64_TEXT, check_integer, check_numbers
+from sampler._checks import U64_END, U64_TEXT, as_array, check_integer, check_numbers, rows_text
 from sampler._engine import Given
 from sampler._inputs import Logits, kind_of
 from sampler._keywords import check_known
@@ -48,6 +48,8 @@ class FigureOptions(Options, total=False):
 
     logprobs: int | None
     raw: bool
+    keep: bool
+    kept: Any
 
 
 def check_chain(stages: Any, named: Iterable[Stage]) -> tuple[Stage, ...]:
@@ -146,6 +148,53 @@ def check_given(
         None if history is None else read_histories(history, rows),
         None if state is None else read_states(state, rows),
     )
+
+
+def read_kept(kept: Any, source: Logits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return what alone each row may keep: where its ids begin, and the ids."""
+    if not isinstance(kept, Sequence) or len(kept) != 2:
+        raise TypeError(
+            f"`kept` has to be (kept_indptr, kept_ids), as sample(..., keep=True) gives them, but "
+            f"is {kind_of(kept)}"
+        )
+    bounds, ids = (
+        _integers_1d(f"kept[{i}]", one, what)
+        for i, (one, what) in enumerate(zip(kept, _OF_KEPT, strict=True))
+    )
+    rows, vocab = source.batch, source.array.shape[-1]
+    if len(bounds) != rows + 1 or bounds[0] != 0 or np.any(np.diff(bounds) < 0):
+        raise ValueError(
+            f"`kept[0]` has to rise from 0, with {rows + 1} numbers for {rows_text(rows)}, but "
+            f"has {len(bounds)}: {np.array2string(bounds, threshold=6)}"
+        )
+    if bounds[-1] != len(ids):
+        raise ValueError(
+            f"`kept[0]` has to end with the number of ids, {len(ids)}, but ends with {bounds[-1]}"
+        )
+    outside = (ids < 0) | (ids >= vocab)
+    if outside.any():
+        raise ValueError(f"`kept[1]` has to hold ids in [0, {vocab}), but one is {ids[outside][0]}")
+    falls = np.flatnonzero(np.diff(ids) <= 0) + 1
+    inside = falls[~np.isin(falls, bounds)]
+    if len(inside):
+        row = np.searchsorted(bounds, inside[0], side="right") - 1
+        raise ValueError(
+            f"`kept[1]` has to ascend in each row, but row {row} has {ids[inside[0] - 1]} before "
+            f"{ids[inside[0]]}"
+        )
+    return bounds, ids
+
+
+_OF_KEPT = "where the ids of each row begin", "ids"
+
+
+def _integers_1d(name: str, values: Any, what: str) -> npt.NDArray[np.int64]:
+    array = as_array(name, values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TypeError(
+            f"`{name}` has to be 1-D integers, {what}, but is {array.dtype} of shape {array.shape}"
+        )
+    return np.ascontiguousarray(array, np.int64)
 
 
 def check_threads(threads: Any) -> int | Literal["auto"]:

@@ -36,11 +36,12 @@ class Rows:
     def edit(self, edits: Edits, mask: npt.NDArray[np.int32] | None = None) -> None: ...
     def change(
         self,
-        changes: Changes,
+        changes: Changes | Sequence[Changes | Edits | None],
         texts: Sequence[tuple[array[int], int]] | None = None,
-        mask: npt.NDArray[np.int32] | None = None,
+        mask: npt.NDArray[np.int32] | Sequence[npt.NDArray[np.int32] | None] | None = None,
     ) -> tuple[int, int] | None: ...
     def remember(self, memory: npt.NDArray[np.float64]) -> None: ...
+    def keep_only(self, bounds: npt.NDArray[np.int64], ids: npt.NDArray[np.int64]) -> None: ...
 
 @final
 class Chain:
@@ -53,13 +54,20 @@ class Chain:
         tier: int = 1,
         per_row: tuple[str, int] | None = None,
     ) -> Self: ...
+    @staticmethod
+    def joined(chains: list[Chain]) -> Chain: ...
 
 @final
 class KeyedUniforms:
     seed: int
-    def __new__(cls, seed: int, step: int) -> Self: ...
+    def __new__(cls, seed: int, step: int, seeds: npt.NDArray[np.uint64] | None = None) -> Self: ...
     @property
     def step(self) -> int: ...
+
+@final
+class Kept:
+    def __new__(cls, rows: int) -> Self: ...
+    def copy(self, n_kept: npt.NDArray[np.int64], ids: npt.NDArray[np.int32]) -> None: ...
 
 def uniforms(
     out: npt.NDArray[np.float64],
@@ -99,6 +107,7 @@ def sample_tokens(
     draws: npt.NDArray[np.uint64] | None = None,
     given: bool = False,
     observed: npt.NDArray[np.float64] | None = None,
+    kept: Kept | None = None,
 ) -> tuple[int, int, float] | None: ...
 def filter_rows(
     chain: Chain,

@@ -80,8 +80,9 @@ H. Cython. The .pxd files hold inline functions, and the .pxi files are included
 
 cimport cython
 from cpython.buffer cimport PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
 
 from sampler.core.draw cimport draw_row
 from sampler.core.edits cimport N_EDITS, edit_names
@@ -266,6 +267,30 @@ cdef class Chain:
         free(self.chains)
         free(self.stages)
 
+    @staticmethod
+    def joined(list chains not None):
+        """Make one chain of several, each for one row: those of row 0, row 1 and so on."""
+        cdef Chain made = Chain(()), one
+        cdef int64_t row, count = len(chains)
+        free(made.chains)
+        made.chains = <CChain *> malloc(max(count, 1) * sizeof(CChain))
+        if made.chains == NULL:
+            raise MemoryError()
+        made.stride = 1
+        made.weighs = False
+        made.per_row = "samplers", count
+        made._ids = chains[:]
+        for row in range(count):
+            one = made._ids[row]
+            if one.per_row is not None:
+                raise ValueError("each chain has to be for one row")
+            made.chains[row] = one.chains[0]
+            made.weighs |= one.weighs
+            made.room = max(made.room, one.room)
+            made.sorts = max(made.sorts, one.sorts)
+            made.has_coins |= one.has_coins
+        return made
+
 
 cdef int set_chain(Job *job, Chain chain) except -1:
     """Let a job apply a chain, of which each row may have its own."""
@@ -287,14 +312,18 @@ cdef class KeyedUniforms:
     seed : int, in [0, 2**64)
     step : int, in [0, 2**64]
         The first to give; at 2**64 none is left.
+    seeds : buffer of uint64, optional
+        One of each row, in place of the one.
     """
 
     cdef readonly uint64_t seed
     cdef object _step
+    cdef const uint64_t[::1] _seeds
 
-    def __cinit__(self, uint64_t seed, step):
+    def __cinit__(self, uint64_t seed, step, const uint64_t[::1] seeds=None):
         self.seed = seed
         self._step = step
+        self._seeds = seeds
 
     @property
     def step(self):
@@ -324,11 +353,15 @@ cdef int set_uniforms(Job *job, KeyedUniforms keys, const uint64_t[::1] streams,
     without keys every coin has the seed 0."""
     if ((streams is not None and streams.shape[0] != job.batch)
             or (steps is not None and steps.shape[0] != job.batch)
-            or (draws is not None and draws.shape[0] != job.batch)):
-        raise ValueError("one stream, one step and one draw per row")
+            or (draws is not None and draws.shape[0] != job.batch)
+            or (keys is not None and keys._seeds is not None
+                and keys._seeds.shape[0] != job.batch)):
+        raise ValueError("one seed, one stream, one step and one draw per row")
     if keys is None:
         return 0
     job.seed = keys.seed
+    if keys._seeds is not None and job.batch > 0:
+        job.seeds = &keys._seeds[0]
     if draws is not None and job.batch > 0:
         job.draws = &draws[0]
     if streams is not None and job.batch > 0:
@@ -346,6 +379,54 @@ cdef void spread(Job *job, Chain chain) noexcept:
         job.repeat = job.n
         job.batch *= job.n
         job.n = 1
+
+
+@cython.final
+@cython.no_gc
+cdef class Kept:
+    """What `sample_tokens` found that each row of so many keeps, or each draw of it."""
+
+    cdef int32_t **_lists
+    cdef int64_t _count  # of lists
+    cdef int64_t _rows
+
+    def __cinit__(self, int64_t rows):
+        self._rows = rows
+
+    cdef int begin(self, Job *job) except -1:
+        """Take what a job will find: once."""
+        if self._lists != NULL or self._rows * job.repeat != job.batch:
+            raise ValueError("the lists have to be of these rows, and the first")
+        self._lists = <int32_t **> calloc(max(<int64_t> 1, job.batch), sizeof(int32_t *))
+        if self._lists == NULL:
+            raise MemoryError()
+        self._count = job.batch
+        job.kept_ids = self._lists
+        return 0
+
+    def copy(self, const int64_t[:, ::1] n_kept, int32_t[::1] ids):
+        """Write the ids of each draw of each row, n_kept of them, one list after another."""
+        cdef int64_t row, draw, count, done = 0
+        cdef const int32_t *one
+        if n_kept.shape[0] != self._rows:
+            raise ValueError("as many rows as there are lists")
+        for row in range(self._rows):
+            for draw in range(n_kept.shape[1]):
+                one = self._lists[row if self._count == self._rows else row * n_kept.shape[1] + draw]
+                count = n_kept[row, draw]
+                if done + count > ids.shape[0]:
+                    raise ValueError("room for the ids")
+                if count > 0 and one == NULL:
+                    raise MemoryError()
+                if count > 0:
+                    memcpy(&ids[done], one, count * sizeof(int32_t))
+                done += count
+
+    def __dealloc__(self):
+        cdef int64_t i
+        for i in range(self._count):
+            free(self._lists[i])
+        free(self._lists)
 
 
 def uniforms(double[:, ::1] out, uint64_t seed, uint64_t step=0,
@@ -423,7 +504,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
                   double[:, :, ::1] logprobs, int64_t[:, :, ::1] top_ids,
                   double[:, :, ::1] top_logprobs, bint flag_invalid, int threads=1,
                   const uint64_t[::1] streams=None, const uint64_t[::1] steps=None,
-                  const uint64_t[::1] draws=None, bint given=False, double[::1] observed=None):
+                  const uint64_t[::1] draws=None, bint given=False, double[::1] observed=None,
+                  Kept kept=None):
     """`draw_tokens`, and what `Samples` has of each token; with `given` or without `keys`, of the
     tokens given.
 
@@ -431,7 +513,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
     under the law and the entropy, (2, batch, n); the top arrays the first ones, (1, batch, any). To
     have the raw ones as well, tokens is (4, batch, n), with the raw ranks last; logprobs
     (4, batch, n), with the raw ones and the kept log mass; the top arrays (2, batch, any).
-    observed, of shape (batch,), gets what a stage with memory goes on from: see `seen_by_memory`.
+    observed, of shape (batch,), gets what a stage with memory goes on from: see `seen_by_memory`;
+    kept the ids of what is kept.
     With flag_invalid, an invalid row has ids -1, log-probabilities NaN, ranks and counts 0.
     Tokens given have to be in [0, vocab); of one that is not kept, the log-probability is -inf.
     """
@@ -474,6 +557,8 @@ def sample_tokens(Chain chain, Rows rows, KeyedUniforms keys, int64_t[:, :, ::1]
             job.raw_top_ids, job.raw_top_logprobs = &top_ids[1, 0, 0], &top_logprobs[1, 0, 0]
     set_uniforms(&job, keys, streams, steps, draws, not job.given)
     spread(&job, chain)
+    if kept is not None:
+        kept.begin(&job)
     return run(&job, threads, job.vocab if job.n > 1 and not job.given else 0,
                max(n, min(top, job.vocab)))
 

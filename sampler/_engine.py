@@ -35,7 +35,8 @@ class Given(NamedTuple):
 
     Where its uniforms are, without which it has its number, the sampler's step, and 0; what may be
     drawn, as `masks.read_mask` gives it; what came before, as `history.read_histories` does; what
-    a sampler with memory remembers, as `memory.read_states` does.
+    a sampler with memory remembers, as `memory.read_states` does; what alone may be kept, as
+    `read_kept` does.
     """
 
     streams: _WordArray | None = None
@@ -44,6 +45,7 @@ class Given(NamedTuple):
     mask: _MaskWords | None = None
     texts: _Texts | None = None
     states: list[State | None] | None = None
+    kept: tuple[_IntArray, _IntArray] | None = None
 
 
 NOTHING = Given()
@@ -98,8 +100,12 @@ def make_chain(
     ties: str = "id",
     min_tokens_to_keep: float | FloatArray = 1,
     tier: int = _core.TIERS["fast"],
+    only_after: int | None = None,
 ) -> _core.Chain:
-    """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first."""
+    """Put the scales and cuts that are on into the core's form; `tier`, for tests, is the first.
+
+    After so many of them, if a number is given, only what `Rows.keep_only` names is kept.
+    """
     stages = tuple(stages)
     named = [(s.label(name), getattr(s, name)) for s in stages for name in s.parameters]
     named.append(("min_tokens_to_keep", min_tokens_to_keep))
@@ -113,17 +119,51 @@ def make_chain(
             )
     coins = itertools.count(1)  # lane 0 is the token's
     lanes = [next(coins) if stage.has_coin else 0 for stage in stages]
+    steps = [
+        (_core.STAGES[stage.setting], lane, *_for_core(stage))
+        for stage, lane in zip(stages, lanes, strict=True)
+        if not (stage.is_off or isinstance(stage, Edit))
+    ]
+    if only_after is not None:
+        steps.insert(only_after, (_core.STAGES["only"], 0, NO_IDS, 1.0))
     return _core.Chain(
-        [
-            (_core.STAGES[stage.setting], lane, *_for_core(stage))
-            for stage, lane in zip(stages, lanes, strict=True)
-            if not (stage.is_off or isinstance(stage, Edit))
-        ],
+        steps,
         ties == "all",
         min_tokens_to_keep,
         tier,
         per_row[0] if per_row else None,
     )
+
+
+def scales_around(stages: Iterable[Stage]) -> tuple[list[Stage], int]:
+    """Return the scales that are on, and after how many of them a set takes the place of the cuts.
+
+    A scale that looks at the row has to see what it saw there, so it stays on its side.
+
+    Raises
+    ------
+    ValueError
+        If such a scale stands between two cuts.
+    """
+    scales: list[Stage] = []
+    place, cut, late = 0, None, None
+    for stage in stages:
+        if stage.is_off or isinstance(stage, Edit):
+            continue
+        if not stage.scales:
+            cut = stage
+            if late is not None:
+                raise ValueError(
+                    f"`kept` takes the place of all cuts, so {late!r} may not stand between two, "
+                    f"but {cut!r} comes after it"
+                )
+            continue
+        scales.append(stage)
+        if stage.looks_at_row and cut is None:
+            place = len(scales)
+        elif stage.looks_at_row:
+            late = stage
+    return scales, place
 
 
 def _compiled(
@@ -163,6 +203,15 @@ def _fields(
     return list(arrays) if contain is None else [contain(one) for one in arrays]
 
 
+def _lists_of(kept: _core.Kept, n_kept: _IntArray, contain: _Contain | None) -> tuple[Any, Any]:
+    """Return the ids that are kept, one draw after another, and where each draw's begin."""
+    bounds = np.zeros(n_kept.size + 1, np.int64)
+    np.cumsum(n_kept, out=bounds[1:])
+    ids = np.empty(bounds[-1], np.int32)
+    kept.copy(n_kept, ids)
+    return (ids, bounds) if contain is None else (contain(ids), contain(bounds))
+
+
 class Engine:
     """What a `Sampler` runs on.
 
@@ -180,12 +229,14 @@ class Engine:
 
     __slots__ = (
         "_chain",
+        "_chain_of_kept",
         "_edits",
         "_flag_invalid",
         "_is_plain",
         "_keys",
         "_largest_ids",
         "_prepared",
+        "_stages",
         "_threads",
         "memory",
         "needs_history",
@@ -205,7 +256,8 @@ class Engine:
         threads: int | str,
     ) -> None:
         stages = tuple(stages)
-        self._chain = chain
+        self._chain, self._stages = chain, stages
+        self._chain_of_kept: _core.Chain | None = None
         self._edits = [one for one in stages if isinstance(one, Edit) and not one.is_off]
         self.needs_history = next((e.setting for e in self._edits if e.needs_history), None)
         self.memory = next((s for s in stages if isinstance(s, Memory) and not s.is_off), None)
@@ -274,6 +326,7 @@ class Engine:
         top: int | None,
         *,
         raw: bool = False,
+        keep: bool = False,
         given: Given = NOTHING,
         name: str = "logits",
         contain: _Contain | None = None,
@@ -282,11 +335,11 @@ class Engine:
 
         The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
         without n where that is None; what has no axis left is a number. The lists are None without
-        any, and so are the raw fields unless asked for. `contain` makes of each array what the
-        caller wants.
+        any, and so are the raw fields unless asked for, and what is kept unless `keep`. `contain`
+        makes of each array what the caller wants.
         """
         figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
-        return self._report(source, False, figures, n is None, top, given, name, contain)
+        return self._report(source, False, figures, n is None, top, given, name, contain, keep)
 
     def score(
         self,
@@ -319,6 +372,7 @@ class Engine:
         given: Given,
         name: str,
         contain: _Contain | None,
+        keep: bool = False,
     ) -> Samples:
         """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
 
@@ -329,10 +383,12 @@ class Engine:
         logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
         top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
         top_logs = np.empty((1 + raw, rows.batch, top or 0))
-        observed = None if self.memory is None else np.empty(rows.batch)
+        acts = given.states is not None and self._remembers(given)
+        observed = np.empty(rows.batch) if acts else None
+        kept = _core.Kept(rows.batch) if keep else None
         invalid = _core.sample_tokens(
-            self._chain, rows, self._keys, figures, logs, top_ids, top_logs, self._flag_invalid,
-            self._workers(), *given[:3], is_given, observed,
+            self._chain_for(given), rows, self._keys, figures, logs, top_ids, top_logs,
+            self._flag_invalid, self._workers(), *given[:3], is_given, observed, kept,
         )  # fmt: skip
         if invalid is not None:
             raise _error(invalid, name, given.steps)
@@ -348,12 +404,12 @@ class Engine:
             top_log_lists = _fields(top_logs, lone, False, contain)
         tokens, ranks, n_kept, *raw_ranks = numbers
         logprobs, entropy, *raw_logs = log_numbers
-        shown = (tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0])
-        if not raw:
-            return Samples(*shown, state=state)
-        return Samples(
-            *shown, raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1], state
-        )
+        shown = [tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0]]
+        raw_shown = [None] * 5
+        if raw:
+            raw_shown = [raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1]]
+        lists = (None, None) if kept is None else _lists_of(kept, figures[2], contain)
+        return Samples(*shown, *raw_shown, state, *lists)
 
     def filter(
         self,
@@ -412,7 +468,9 @@ class Engine:
                 raise ValueError(
                     f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
                 )
-        if self.memory is not None or given.states is not None:
+        if given.kept is not None:
+            rows.keep_only(*given.kept)
+        if given.states is not None or self._remembers(given):
             rows.remember(self._parameters(given.states))
         if given.mask is None and not self._edits:
             return rows
@@ -431,6 +489,19 @@ class Engine:
                 f"`history` has to hold ids in [0, {rows.vocab}), but one is {token}{where}"
             )
         return rows
+
+    def _remembers(self, given: Given) -> bool:
+        """Whether a stage with memory acts: where the kept set is given, only one that scales."""
+        return self.memory is not None and (given.kept is None or self.memory.scales)
+
+    def _chain_for(self, given: Given) -> _core.Chain:
+        """Return the chain of a call: where the kept sets are given, they replace the cuts."""
+        if given.kept is None:
+            return self._chain
+        if self._chain_of_kept is None:
+            scales, place = scales_around(self._stages)
+            self._chain_of_kept = make_chain(scales, only_after=place)
+        return self._chain_of_kept
 
     def _parameters(self, states: list[State | None] | None) -> FloatArray:
         """Return what the core is to know of the states of a call."""

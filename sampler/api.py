@@ -32,6 +32,7 @@ from sampler._arguments import (
     check_threads,
     check_together,
     no_attribute,
+    read_kept,
 )
 from sampler._checks import (
     U64_END,
@@ -424,6 +425,7 @@ class Sampler(HasSettings):
         n: int | None = None,
         logprobs: int | None = None,
         raw: bool = False,
+        keep: bool = False,
         dtype: Bfloat16 = None,
     ) -> Samples[Any, Any]:
         """Draw tokens; return their log-probabilities, ranks, and what the stages kept as well.
@@ -454,6 +456,9 @@ class Sampler(HasSettings):
             Also give the figures under the model's own softmax and the kept mass: the fields
             `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is
             edited or rebased.
+        keep : bool
+            Also give the ids that each row keeps, of each draw under `n`: the fields `kept_ids` and
+            `kept_indptr`, for a trainer to replay with `score(..., kept=)`.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -491,8 +496,9 @@ class Sampler(HasSettings):
         top = None if logprobs is None else check_logprobs(logprobs)
         given = check_given(source, mask, history, streams, steps, draws, state)
         check_flag("raw", raw)
+        check_flag("keep", keep)
         return self._engine.sample(
-            source, n, top, raw=raw, given=given, contain=source.to_container
+            source, n, top, raw=raw, keep=keep, given=given, contain=source.to_container
         )
 
     @overload
@@ -521,6 +527,7 @@ class Sampler(HasSettings):
         draws: Any = None,
         logprobs: int | None = None,
         raw: bool = False,
+        kept: Any = None,
         dtype: Bfloat16 = None,
     ) -> Samples[Any, Any]:
         """Return for given tokens what `sample` returns for drawn ones. Does not take a step.
@@ -543,6 +550,11 @@ class Sampler(HasSettings):
             Also give the figures under the model's own softmax and the kept mass: the fields
             `raw_*` and `log_mass`. Takes a pass of exponentials over the row, or two where it is
             edited or rebased.
+        kept : (array_like of shape (batch + 1,), array_like of shape (nnz,)), optional
+            What each row keeps, as `sample(..., keep=True)` gives it: ``(r.kept_indptr,
+            r.kept_ids)``. It takes the place of every cut; edits and scales act as they did, so
+            the figures are those of the law that was sampled from, whatever the logits are now.
+            Stages that cut take no part, so neither does the `state` of `mirostat`.
         dtype : {None, "bfloat16"}
             As for a call.
 
@@ -576,6 +588,8 @@ class Sampler(HasSettings):
         ids = ids.reshape(source.batch, 1 if drop_n else ids.shape[-1])
         self._check_one_token(ids.shape[1])
         given = check_given(source, mask, history, streams, steps, draws, state)
+        if kept is not None:
+            given = given._replace(kept=read_kept(kept, source))
         check_flag("raw", raw)
         return self._engine.score(
             source, ids, top, drop_n=drop_n, raw=raw, given=given,

@@ -73,6 +73,10 @@ class Samples(Generic[_Ints, _Floats]):
     state : State, or ndarray of shape (B,) of State
         Of a sampler with memory, what it remembers after the token: for the next call. Else, and
         inside Hugging Face, None.
+    kept_ids, kept_indptr : int32 of shape (nnz,), int64 of shape (rows + 1,)
+        The ids that the stages kept, under ``keep=True``: those of row i are
+        ``kept_ids[kept_indptr[i]:kept_indptr[i + 1]]``, ascending; none where invalid. Under ``n=``
+        one list per draw, those of a row's draws one after another.
 
     See Also
     --------
@@ -95,6 +99,8 @@ class Samples(Generic[_Ints, _Floats]):
     raw_top_ids: _IntArray | Any = None
     raw_top_logprobs: _FloatArray | Any = None
     state: Any = None
+    kept_ids: Any = None
+    kept_indptr: Any = None
 
     @property
     def kept(self) -> _Ints:
@@ -115,17 +121,33 @@ class Samples(Generic[_Ints, _Floats]):
         if isinstance(index, tuple):
             raise TypeError("Samples takes one index at a time: write samples[row][draw]")
         len(self)  # a lone row has no parts
+        lists = self._lists_at(index)
 
         def part(name: str) -> Any:
             value = getattr(self, name)
             # Under `n=`, all draws of a lone row have its one list, and its one state.
             if value is None or (name in _LISTS and _axes(value) == _axes(self.tokens) == 1):
                 return value
+            if name in lists:
+                return lists[name]
             if name == "state":
                 return value[index] if _axes(value) else value
             return plain(value[index])
 
         return Samples(*map(part, _FIELDS))
+
+    def _lists_at(self, index: Any) -> dict[str, Any]:
+        """Return what is kept of a part, as the two fields."""
+        if self.kept_ids is None:
+            return {}
+        bounds = np.asarray(self.kept_indptr)
+        draws = np.arange(len(bounds) - 1).reshape(np.shape(self.tokens))[index].ravel()
+        counts = np.diff(bounds)[draws]
+        new = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(bounds[draws] - new[:-1], counts) + np.arange(new[-1])
+        to_tensor = container_of(self.kept_indptr)
+        new = new if to_tensor is None else to_tensor(new)
+        return {"kept_ids": self.kept_ids[places], "kept_indptr": new}
 
     def __iter__(self) -> Iterator[Samples[Any, Any]]:
         return (self[i] for i in range(len(self)))

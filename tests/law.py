@@ -51,7 +51,8 @@ from sampler.memory import State
 
 BAND = 1e-12
 # The fields of every Samples: the state is that of a sampler with memory.
-FIGURES = [one.name for one in dataclasses.fields(Samples) if one.name != "state"]
+_APART = ("state", "kept_ids", "kept_indptr")  # not an array of one figure per token
+FIGURES = [one.name for one in dataclasses.fields(Samples) if one.name not in _APART]
 HISTORY = History([1, 0, 3, 1], [0, 3, 1])  # where a chain needs one
 
 

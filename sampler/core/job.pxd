@@ -1,6 +1,7 @@
 """A call: its rows, its uniforms, where its results go, how far it is, and signals meanwhile."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, uint64_t
 
 from sampler.core.kernels cimport (
     MOST_WORKERS, WORD, Edits, Row, edit_row, fetch_add, getpid, make_row, philox_uniform
@@ -36,10 +37,13 @@ cdef struct Job:
     const Edits *edits    # of the first row; those of the next are edits_step further
     int64_t edits_step
     const double *memory  # what the state of each row says to the last stage
+    const int64_t *only_ids  # the ids that the stage KEPT keeps, ascending: those of row i are
+    const int64_t *only      # only_ids[only[i]] to only_ids[only[i + 1] - 1]
     bint flag_invalid
     # The uniforms: given, or keyed by seed, stream and step.
     const double *u
     uint64_t seed
+    const uint64_t *seeds  # of each row, where they differ
     uint64_t step
     const uint64_t *streams
     const uint64_t *steps
@@ -54,6 +58,7 @@ cdef struct Job:
     double *logprobs
     double *entropy
     double *observed      # one per row: what the last stage, of a chain with memory, saw
+    int32_t **kept_ids    # one list per row, in memory that is the caller's to free
     bint raw              # whether these are asked for as well:
     int64_t *raw_ranks
     double *raw_logprobs
@@ -100,7 +105,8 @@ cdef inline const Chain *chain_of(const Job *job, int64_t index) noexcept nogil:
 cdef inline Key key_of(const Job *job, int64_t index) noexcept nogil:
     """The address of the row's first draw."""
     cdef int64_t row = index // job.repeat
-    return Key(job.seed, row if job.streams == NULL else job.streams[row],
+    return Key(job.seed if job.seeds == NULL else job.seeds[row],
+               row if job.streams == NULL else job.streams[row],
                job.step if job.steps == NULL else job.steps[row],
                (0 if job.draws == NULL else job.draws[row]) + <uint64_t> (index % job.repeat))
 
@@ -120,7 +126,19 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
     s.key = key_of(job, row)
     s.ranks_any = job.given
     s.memory = 0.0 if job.memory == NULL else job.memory[row // job.repeat]
-    return True
+    return job.only == NULL or begin_only(s, job, row)
+
+
+cdef inline bint begin_only(RowState *s, const Job *job, int64_t row) noexcept nogil:
+    """Tell a row what alone it may keep. False where it has nothing of that."""
+    cdef const int64_t *bounds = job.only + row // job.repeat
+    cdef int64_t i
+    s.only = job.only_ids + bounds[0]
+    s.n_only = bounds[1] - bounds[0]
+    for i in range(s.n_only):
+        if s.row.kernels.at(&s.row, s.only[i]) > -INFINITY:
+            return True
+    return False
 
 
 cdef inline bint is_interrupted(Job *job) noexcept nogil:

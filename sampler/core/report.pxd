@@ -6,7 +6,8 @@ Every log of a mass is on the grid: the nearest multiple of 2**-32.
 
 from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, NAN, fabs
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memset
 
 from sampler.core.draw cimport add_on, draw_all
@@ -54,6 +55,8 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     log_mass = log_of_mass(&s)
     entropy = entropy_of(&s)
     kept = count_kept(&s)
+    if job.kept_ids != NULL:
+        job.kept_ids[row] = list_kept(&s, kept)
     # Of a row that was edited or rebased, `report_raw` reports the raw figures.
     apart = scales_apart(&s)
     with_raw = job.raw and not apart and s.row.edits == NULL
@@ -103,6 +106,23 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
     if job.raw and not with_raw:
         report_raw(job, row, scratch)
     return True
+
+
+cdef inline int32_t *list_kept(RowState *s, int64_t kept) noexcept nogil:
+    """The ids that are kept, ascending, in memory of their own; NULL where there is none."""
+    cdef double x[BLOCK]
+    cdef const int64_t *ids
+    cdef int64_t part, i, count, n = 0
+    cdef int32_t *found = <int32_t *> malloc(kept * sizeof(int32_t))
+    if found == NULL:
+        return NULL
+    for part in range(parts_of(s)):
+        count = read_kept(s, part, x, NULL, &ids)
+        for i in range(count):
+            if x[i] > -INFINITY:
+                found[n] = <int32_t> (block_start(&s.row, part) + i if ids == NULL else ids[i])
+                n += 1
+    return found
 
 
 cdef inline void mark_kept(RowState *s) noexcept nogil:

@@ -38,6 +38,7 @@ cdef enum:
     XTC
     MIROSTAT
     ADAPTIVE_P
+    ONLY
 
 
 cdef enum:
@@ -171,6 +172,8 @@ cdef struct RowState:
     bint asks_depth        # the depth will be, and a bound may do
     bint asks_squares      # and so with the squares
     double memory          # what the state says to a stage with memory
+    const int64_t *only    # the ids that the stage ONLY keeps, ascending
+    int64_t n_only
     Bounded raw            # the mass of the whole row at temperature 1
     Bounded whole          # and at the chain's
 

@@ -117,6 +117,12 @@ cdef class Changes:
         free(self.edits)
 
 
+# The changes of a row.
+cdef struct Some:
+    const Edit *edits
+    int count
+
+
 @cython.final
 @cython.no_gc  # what it holds refers to nothing else
 cdef class Rows:
@@ -148,9 +154,13 @@ cdef class Rows:
     cdef void **_changed  # the memory of `_masked`, where the rows' edits differ
     cdef const double *_memory  # of `_remembered`
     cdef object _remembered
+    cdef list _held_per_row  # the edits and masks of the rows, where each has its own
+    cdef const int64_t[::1] _only
+    cdef const int64_t[::1] _only_ids
 
     def __cinit__(self, words, int kind, bint swapped):
         cdef int last
+        self._only = None
         if not FLOAT16 <= kind <= FLOAT64:
             raise ValueError(f"unknown kind {kind}")
         PyObject_GetBuffer(words, &self._buffer, PyBUF_STRIDES)
@@ -197,30 +207,34 @@ cdef class Rows:
             self._hold(mask)
             self._mask_rows(edits.edits)
 
-    def change(self, Changes changes not None, texts=None, mask=None):
+    def change(self, changes not None, texts=None, mask=None):
         """Let every call on these rows read them as the changes have them: once.
 
-        texts : sequence of (array.array of int32, int), one for each row: its tokens, of which so
-        many are the prompt; None where no change looks at a text. mask : as for `edit`.
+        changes : Changes, or a list of one Changes, Edits or None for each row. texts : sequence of
+        (array.array of int32, int), one for each row: its tokens, of which so many are the prompt;
+        None where no change looks at a text. mask : as for `edit`, or a list of one array of words
+        or None for each row.
 
         Returns None, or (row, token) for the first id of a text that is not in the vocabulary.
         """
         cdef Workspace w
         cdef CEdits none
+        cdef Some *some = NULL
         cdef Text *copies = NULL
         cdef int32_t *copied = NULL
         cdef int64_t row, first, room = 0, used, n, place = -1, longest = 0
         cdef array.array tokens
         cdef int64_t looked = 0
         global _idle_workspace
-        if (self._masked != NULL or changes.vocab != self.vocab
-                or changes.batch not in (0, self.batch)
-                or not (texts is None or len(texts) == self.batch)):
+        if self._masked != NULL or not (texts is None or len(texts) == self.batch):
             raise ValueError("the changes have to be of these rows, and the first")
         memset(&none, 0, sizeof(CEdits))
-        if mask is not None:
+        if mask is not None and not isinstance(mask, list):
             self._hold(mask)
         self._mask_rows(none)
+        self._held_per_row = []
+        if isinstance(mask, list):
+            self._mask_each(mask)
         self._changed = <void **> calloc(max(<int64_t> 1, self.batch), sizeof(void *))
         if self._changed == NULL:
             raise MemoryError()
@@ -232,12 +246,12 @@ cdef class Rows:
             w = _idle_workspace
             memset(&_idle_workspace, 0, sizeof(Workspace))
         try:
+            some = <Some *> calloc(max(<int64_t> 1, self.batch), sizeof(Some))
             copies = <Text *> calloc(max(<int64_t> 1, self.batch), sizeof(Text))
             copied = <int32_t *> malloc(max(<int64_t> 1, room) * sizeof(int32_t))
-            if copies == NULL or copied == NULL:
+            if some == NULL or copies == NULL or copied == NULL:
                 raise MemoryError()
-            if not make_workspace(&w, changes.edits, changes.count, self.vocab, longest):
-                raise MemoryError()
+            self._find_changes(changes, some, &w, longest)
             first = 0
             while first < self.batch:
                 # Copies of as many texts as there is room for: a thread may write to a text while
@@ -255,16 +269,17 @@ cdef class Rows:
                     used += n
                     row += 1
                 if used < LEAST_TOKENS:
-                    first = self._change_rows(first, row, changes, copies, &w, &place)
+                    first = self._change_rows(first, row, some, copies, &w, &place)
                 else:
                     with nogil:
-                        first = self._change_rows(first, row, changes, copies, &w, &place)
+                        first = self._change_rows(first, row, some, copies, &w, &place)
                         look_at_signals(used * WORK_PER_TOKEN, &looked)
                 if place >= 0:
                     return first, copies[first].tokens[place]
                 if first < row:
                     raise MemoryError()
         finally:
+            free(some)
             free(copies)
             free(copied)
             if 40 * w.longest > MOST_IDLE_BYTES:  # a token takes about that
@@ -274,19 +289,55 @@ cdef class Rows:
                 _idle_workspace, w = w, _idle_workspace
             free(w.memory)  # of another thread's call, if there was one
 
-    cdef int64_t _change_rows(self, int64_t first, int64_t end, Changes changes, const Text *texts,
-                              Workspace *w, int64_t *place) noexcept nogil:
+    cdef int _find_changes(self, changes, Some *some, Workspace *w, int64_t longest) except -1:
+        """Note the changes of each row, and make room for them. Those that are the same in every
+        call are its edits already."""
+        cdef Changes one = None
+        cdef Edits same
+        cdef CEdits edits
+        cdef int64_t row
+        cdef bint differ = isinstance(changes, list)
+        if differ and len(changes) != self.batch:
+            raise ValueError("the changes have to be of these rows")
+        for row in range(self.batch):
+            found = changes[row] if differ else changes
+            if found is None:
+                continue
+            if isinstance(found, Edits):
+                same = found
+                if same._vocab != self.vocab:
+                    raise ValueError("the edits have to be of these rows")
+                edits = same.edits
+                edits.allowed, edits.words = self._masked[row].allowed, self._masked[row].words
+                self._masked[row] = edits
+            else:
+                if found is not one:
+                    one = found
+                    if (one.vocab != self.vocab
+                            or one.batch != 0 and (differ or one.batch != self.batch)):
+                        raise ValueError("the changes have to be of these rows")
+                    if not make_workspace(w, one.edits, one.count, self.vocab, longest):
+                        raise MemoryError()
+                some[row] = Some(one.edits, one.count)
+            if differ:
+                self._held_per_row.append(found)
+        return 0
+
+    cdef int64_t _change_rows(self, int64_t first, int64_t end, const Some *some,
+                              const Text *texts, Workspace *w, int64_t *place) noexcept nogil:
         """What `change` does with some rows; returns the first that it has not done: where the
         token at that place of its text is not in the vocabulary, or memory is out."""
         cdef Row raw
         cdef int64_t row
         for row in range(first, end):
+            if some[row].edits == NULL:
+                continue
             place[0] = first_outside(&texts[row], self.vocab)
             if place[0] >= 0:
                 return row
             raw = make_row(<const char *> self._buffer.buf + row * self._row_stride, self._stride,
                            self.vocab, self._kind, self._swapped)
-            if not find_edits(w, changes.edits, changes.count, &texts[row], row, &raw,
+            if not find_edits(w, some[row].edits, some[row].count, &texts[row], row, &raw,
                               &self._masked[row], &self._changed[row]):
                 return row
         return end
@@ -298,6 +349,40 @@ cdef class Rows:
             raise ValueError("the memory has to be of these rows, and the first")
         self._remembered = memory
         self._memory = &memory[0] if self.batch > 0 else NULL
+
+    def keep_only(self, const int64_t[::1] bounds not None, const int64_t[::1] ids not None):
+        """Let the stage `only` keep, in row i, ids[bounds[i]] to ids[bounds[i + 1] - 1]: once.
+
+        bounds : shape (batch + 1,), from 0, never falling; ids : ascending in each row, in
+        [0, vocab), as many as the last bound.
+        """
+        cdef int64_t row, i
+        if self._only is not None or bounds.shape[0] != self.batch + 1 or bounds[0] != 0:
+            raise ValueError("the bounds have to be of these rows, and the first")
+        for row in range(self.batch):
+            if not bounds[row] <= bounds[row + 1] <= ids.shape[0]:
+                raise ValueError("the bounds have to rise, to as many ids as there are")
+            for i in range(bounds[row], bounds[row + 1]):
+                if not (ids[i - 1] if i > bounds[row] else -1) < ids[i] < self.vocab:
+                    raise ValueError("the ids have to ascend, in [0, vocab)")
+        self._only, self._only_ids = bounds, ids
+
+    cdef int _mask_each(self, list masks) except -1:
+        """Give every row its own mask, or none."""
+        cdef const int32_t[::1] words
+        cdef int64_t row
+        if len(masks) != self.batch:
+            raise ValueError("one mask for each of these rows")
+        for row in range(self.batch):
+            if masks[row] is None:
+                continue
+            words = masks[row]
+            if words.shape[0] < 1:
+                raise ValueError("the mask has to have words for each of these rows")
+            self._masked[row].allowed = &words[0]
+            self._masked[row].words = min(words.shape[0], (self.vocab + 31) // 32)
+            self._held_per_row.append(masks[row])
+        return 0
 
     cdef int _hold(self, mask) except -1:
         cdef int64_t words
@@ -336,6 +421,9 @@ cdef class Rows:
         job.kind = self._kind
         job.swapped = self._swapped
         job.memory = self._memory
+        if self._only is not None:
+            job.only = &self._only[0]
+            job.only_ids = &self._only_ids[0] if self._only_ids.shape[0] > 0 else NULL
         if self._masked != NULL:
             job.edits = self._masked
             job.edits_step = 1

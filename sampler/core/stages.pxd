@@ -21,9 +21,9 @@ from sampler.core.moments cimport (
 )
 from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
-    ADAPTIVE_P, DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, MIROSTAT, SMOOTHING, TAIL_FREE,
-    TEMPERATURE, TOP_H, TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN, XTC,
-    Bounded, Chain, Hole, Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums,
+    ADAPTIVE_P, DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, MIROSTAT, ONLY, SMOOTHING,
+    TAIL_FREE, TEMPERATURE, TOP_H, TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN,
+    XTC, Bounded, Chain, Hole, Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums,
     is_removed, longer, mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top,
     set_temperature, shorten, temper_row, trim
 )
@@ -38,7 +38,7 @@ cdef extern from *:
     static const char *const stage_names[] = {
         "temperature", "top_k", "top_p", "min_p", "smoothing", "dynamic_temperature",
         "top_n_sigma", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_a", "tail_free",
-        "p_less", "xtc", "mirostat", "adaptive_p"};
+        "p_less", "xtc", "mirostat", "adaptive_p", "only"};
     #define N_STAGES ((int)(sizeof stage_names / sizeof *stage_names))
     """
     const char *const stage_names[]
@@ -105,6 +105,8 @@ cdef inline void apply_stage(RowState *s, const Stage *stage) noexcept nogil:
         apply_cut(s, cut_by_probability(s, MIROSTAT, s.memory) if value == 2.0 else mirostat_1(s))
     elif number == ADAPTIVE_P:
         apply_adaptive_p(s)
+    elif number == ONLY:
+        keep_only(s)
     else:
         apply_cut(s, cut_by_probability(s, number, value))
 
@@ -437,6 +439,22 @@ cdef inline void apply_xtc(RowState *s, const Stage *stage) noexcept nogil:
         remove_from_top(s, &hole)
 
 
+cdef inline void keep_only(RowState *s) noexcept nogil:
+    """Make the row of the tokens that the call says were kept: one of them at least is, so far."""
+    cdef double x[BLOCK]
+    cdef int64_t b, i, start, count, found = 0
+    fill_row(s)
+    for b in range(blocks_in(&s.row)):
+        count = s.row.kernels.read(&s.row, NULL, s.cut, b, x, NULL)
+        start = block_start(&s.row, b)
+        for i in range(count):
+            s.scratch.rebased[start + i] = -INFINITY
+            if found < s.n_only and s.only[found] == start + i:
+                s.scratch.rebased[start + i] = x[i]
+                found += 1
+    rebase(s, s.temperature)
+
+
 cdef inline bint is_expected(const Stage *stage) noexcept nogil:
     return stage.values[2] == 1.0
 
@@ -511,7 +529,7 @@ cdef inline void complete_chain(Chain *chain) noexcept nogil:
             chain.temperature = NAN
         elif number == TYPICAL_P:
             chain.room = 5  # for a row, distances, weights, and some of those
-        elif number == SMOOTHING or number == XTC:
+        elif number == SMOOTHING or number == XTC or number == ONLY:
             chain.room = max(chain.room, 1)
         elif number == ADAPTIVE_P:
             chain.room = max(chain.room, 2)  # for a row and its probabilities

@@ -61,6 +61,9 @@ class Stage:
     __slots__ = ()
     kind: ClassVar[str] = "cut"  # or "edit", "scale" or "memory": see docs/law.md
     has_coin: ClassVar[bool] = False  # whether a second uniform decides what it does
+    looks_at_row: ClassVar[bool] = False  # whether what a scale does depends on the row
+    # Whether the stage changes logits and removes no token; XTC may do either.
+    scales: ClassVar[bool] | Any = False
     replaces: ClassVar[str] = ""  # the keyword that is not for use together with this one
     setting: ClassVar[str]
     off: ClassVar[Any]

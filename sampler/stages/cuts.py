@@ -459,6 +459,7 @@ class XTC(Stage):
     """
 
     has_coin = True
+    looks_at_row = True
     switch = "probability"
     threshold: Reals | None = setting(default=0.1, range_=reals(0.0, 1.0))
     probability: Reals | None = setting(default=0.0, range_=reals(0.0, 1.0))
@@ -470,6 +471,11 @@ class XTC(Stage):
         """`is_off`, or an array of it, one per row."""
         threshold: Any = self.threshold
         return (self.probability == 0.0) | (threshold > 0.5)
+
+    @property
+    def scales(self) -> bool:
+        """Whether it weighs down in place of removing, in every row."""
+        return self.expected is True or bool(getattr(self.expected, "all", bool)())
 
     def branches(self) -> list[tuple[float, Stage]]:
         """What the coin decides between: to remove, and to do nothing."""

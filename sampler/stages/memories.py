@@ -140,6 +140,8 @@ class AdaptiveP(Memory):
     """
 
     replaces = "mirostat"
+    scales = True
+    looks_at_row = True
     remembers = MappingProxyType({"sum": _ANY, "weight": _ABOVE_0})
     target: Reals | None = setting(default=None, range_=reals(0.0, 1.0, optional=True))
     decay: Reals | None = setting(default=0.9, range_=reals(0.0, 0.99))

@@ -48,6 +48,7 @@ class Temperature(Stage):
     """
 
     kind = "scale"
+    scales = True
     temperature: Reals | None = setting(default=1.0, range_=reals(0.0, math.inf))
 
 
@@ -89,6 +90,8 @@ class DynamicTemperature(Stage):
     """
 
     kind = "scale"
+    scales = True
+    looks_at_row = True
     switch = "high"
     replaces = "temperature"
     low: Reals | None = setting(default=0.0, range_=finite(0.0))
@@ -144,5 +147,7 @@ class Smoothing(Stage):
     """
 
     kind = "scale"
+    scales = True
+    looks_at_row = True
     factor: Reals | None = setting(default=0.0, range_=finite(0.0))
     curve: Reals | None = setting(default=1.0, range_=finite(1.0))
