@@ -44,11 +44,21 @@ class Options(TypedDict, total=False):
 
 
 class FigureOptions(Options, total=False):
-    """What `sample` and `score` take after their arrays."""
+    """What `sample` and `score` both take after their arrays."""
 
     logprobs: int | None
     raw: bool
+
+
+class SampleOptions(FigureOptions, total=False):
+    """What `sample` takes after its logits, but for `n`."""
+
     keep: bool
+
+
+class ScoreOptions(FigureOptions, total=False):
+    """What `score` takes after its arrays."""
+
     kept: Any
 
 

@@ -406,13 +406,14 @@ cdef class Kept:
 
     def copy(self, const int64_t[:, ::1] n_kept, int32_t[::1] ids):
         """Write the ids of each draw of each row, n_kept of them, one list after another."""
-        cdef int64_t row, draw, count, done = 0
+        cdef int64_t row, draw, count, done = 0, n = n_kept.shape[1]
+        cdef bint differ = self._count != self._rows  # the draws of a row
         cdef const int32_t *one
-        if n_kept.shape[0] != self._rows:
+        if n_kept.shape[0] != self._rows or (differ and self._count != self._rows * n):
             raise ValueError("as many rows as there are lists")
         for row in range(self._rows):
-            for draw in range(n_kept.shape[1]):
-                one = self._lists[row if self._count == self._rows else row * n_kept.shape[1] + draw]
+            for draw in range(n):
+                one = self._lists[row * n + draw if differ else row]
                 count = n_kept[row, draw]
                 if done + count > ids.shape[0]:
                     raise ValueError("room for the ids")

@@ -409,7 +409,8 @@ class Engine:
         if raw:
             raw_shown = [raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1]]
         lists = (None, None) if kept is None else _lists_of(kept, figures[2], contain)
-        return Samples(*shown, *raw_shown, state, *lists)
+        values: list[Any] = [*shown, *raw_shown, state, *lists]
+        return Samples(*values)
 
     def filter(
         self,
@@ -463,11 +464,7 @@ class Engine:
                 )
             check_batch(name, length, source.batch)
         rows = source.rows()
-        for name, largest in self._largest_ids:
-            if largest >= rows.vocab:
-                raise ValueError(
-                    f"`{name}` has to hold ids in [0, {rows.vocab}), but one is {largest}"
-                )
+        self._check_ids(rows.vocab)
         if given.kept is not None:
             rows.keep_only(*given.kept)
         if given.states is not None or self._remembers(given):
@@ -489,6 +486,16 @@ class Engine:
                 f"`history` has to hold ids in [0, {rows.vocab}), but one is {token}{where}"
             )
         return rows
+
+    def _check_ids(self, vocab: int) -> None:
+        for name, largest in self._largest_ids:
+            if largest >= vocab:
+                raise ValueError(f"`{name}` has to hold ids in [0, {vocab}), but one is {largest}")
+
+    def edits_for(self, vocab: int) -> _core.Edits | _core.Changes | None:
+        """Return the edits in the core's form; ValueError if a setting has an id beyond."""
+        self._check_ids(vocab)
+        return self._edits_of(vocab) if self._edits else None
 
     def _remembers(self, given: Given) -> bool:
         """Whether a stage with memory acts: where the kept set is given, only one that scales."""
@@ -540,3 +547,57 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         return os.cpu_count() or 1
+
+
+class JoinedEngine(Engine):
+    """What the engines of several samplers run on together, each with a row of its own.
+
+    An invalid row is flagged, whatever its sampler says. In the `Given` of a call, the mask is a
+    list of words or None for each row, and so are the texts and the states.
+
+    Parameters
+    ----------
+    engines : list of Engine
+        One of each row; without settings per row.
+    edits : list of Edits, Changes or None
+        Of each row: `Engine.edits_for` its vocabulary.
+    """
+
+    __slots__ = ("_edits_of_rows", "_engines")
+
+    def __init__(
+        self, engines: list[Engine], edits: list[_core.Edits | _core.Changes | None]
+    ) -> None:
+        self._engines, self._edits_of_rows = engines, edits
+        self._chain = _core.Chain.joined([one._chain for one in engines])
+        seeds = np.array([one.seed for one in engines], np.uint64)
+        self._keys = _core.KeyedUniforms(0, 0, seeds)
+        self._flag_invalid = True
+        self._threads = max((one._workers() for one in engines), default=1)
+        self.memory = next((one.memory for one in engines if one.memory is not None), None)
+
+    def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
+        rows = source.rows()
+        if given.states is not None:
+            rows.remember(
+                np.array([
+                    0.0 if state is None else state.stage.parameter(state.values)
+                    for state in given.states
+                ])
+            )  # fmt: skip
+        edits = self._edits_of_rows
+        if given.mask is not None or any(one is not None for one in edits):
+            rows.change(edits, given.texts, given.mask)
+        return rows
+
+    def error(self, source: Logits, row: int, given: Given) -> ValueError:
+        """Return the error of a row that is invalid."""
+        alone = JoinedEngine(self._engines[row : row + 1], self._edits_of_rows[row : row + 1])
+        parts: list[Any] = [None if one is None else one[row : row + 1] for one in given[:6]]
+        its = Given(*parts)
+        rows = alone._rows_of(source._replace(array=source.array[row : row + 1]), its)
+        found = _core.draw_tokens(
+            alone._chain, rows, alone._keys, np.empty((1, 1), np.int64), False, 1, *its[:2]
+        )
+        assert found is not None and given.steps is not None
+        return InvalidLogit(row, *found[1:]).error("logits", f"{row} at step {given.steps[row]}")

@@ -183,6 +183,10 @@ class History:
         )
         del self._tokens[len(self._tokens) - n :]
 
+    def text(self) -> tuple[array[int], int]:
+        """Return the tokens themselves, for the core to read, and how many are the prompt."""
+        return self._tokens, self._n_prompt
+
     def fork(self) -> Self:
         """Return a copy, which goes its own way.
 
@@ -280,7 +284,7 @@ def read_histories(history: Any, batch: int | None) -> list[tuple[array[int], in
     """Return the tokens of each row, and how many are its prompt; `batch` is None for one row."""
     if batch is None:
         if isinstance(history, History):
-            return [(history._tokens, history._n_prompt)]
+            return [history.text()]
         hint = ": write History(prompt, output)" if isinstance(history, (list, tuple)) else ""
         raise TypeError(
             f"`history` has to be a History for a lone row, but is {kind_of(history)}{hint}"
@@ -294,4 +298,4 @@ def read_histories(history: Any, batch: int | None) -> list[tuple[array[int], in
         if not isinstance(one, History):
             raise TypeError(f"`history` has to hold one History per row, but holds {kind_of(one)}")
     check_batch("history", len(histories), batch)
-    return [(one._tokens, one._n_prompt) for one in histories]
+    return [one.text() for one in histories]

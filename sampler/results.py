@@ -141,7 +141,7 @@ class Samples(Generic[_Ints, _Floats]):
         if self.kept_ids is None:
             return {}
         bounds = np.asarray(self.kept_indptr)
-        draws = np.arange(len(bounds) - 1).reshape(np.shape(self.tokens))[index].ravel()
+        draws = np.arange(len(bounds) - 1).reshape(np.asarray(self.tokens).shape)[index].ravel()
         counts = np.diff(bounds)[draws]
         new = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(bounds[draws] - new[:-1], counts) + np.arange(new[-1])

@@ -23,9 +23,9 @@ from sampler.core.ranks cimport top_items
 from sampler.core.row cimport (
     ADAPTIVE_P, DYNAMIC_TEMPERATURE, EPSILON_CUTOFF, FINE, MIN_P, MIROSTAT, ONLY, SMOOTHING,
     TAIL_FREE, TEMPERATURE, TOP_H, TOP_K, TOP_N_SIGMA, TOP_P, TOP_P_CANDIDATES, TYPICAL_P, UNKNOWN,
-    XTC, Bounded, Chain, Hole, Item, RowState, Stage, are_candidates, count_kept, fill_row, forget_sums,
-    is_removed, longer, mass_of_candidates, parts_of, read_kept, rebase, refine, remove_from_top,
-    set_temperature, shorten, temper_row, trim
+    XTC, Bounded, Chain, Hole, Item, RowState, Stage, are_candidates, count_kept, fill_row,
+    forget_sums, is_removed, longer, mass_of_candidates, parts_of, read_kept, rebase, refine,
+    remove_from_top, set_temperature, shorten, temper_row, trim
 )
 from sampler.core.search cimport finish_top_p, first_in_rank, gather_first, search_row
 from sampler.core.select cimport select

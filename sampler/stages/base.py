@@ -62,8 +62,6 @@ class Stage:
     kind: ClassVar[str] = "cut"  # or "edit", "scale" or "memory": see docs/law.md
     has_coin: ClassVar[bool] = False  # whether a second uniform decides what it does
     looks_at_row: ClassVar[bool] = False  # whether what a scale does depends on the row
-    # Whether the stage changes logits and removes no token; XTC may do either.
-    scales: ClassVar[bool] | Any = False
     replaces: ClassVar[str] = ""  # the keyword that is not for use together with this one
     setting: ClassVar[str]
     off: ClassVar[Any]
@@ -107,7 +105,7 @@ class Stage:
         return hash((type(self), *(v.tobytes() if _is_array(v) else v for v in self.values)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._given()  # which makes arrays read-only again
+        return type(self), self.given()  # which makes arrays read-only again
 
     @classmethod
     def of(cls, value: Any) -> Self:
@@ -148,10 +146,10 @@ class Stage:
     def value(self) -> Any:
         """What the keyword would be: the one parameter, or all of several; None for the default."""
         if self.has_several:
-            return None if self == type(self)() else self._given()
-        return self._given()[0]
+            return None if self.is_default else self.given()
+        return self.given()[0]
 
-    def _given(self) -> tuple[Any, ...]:
+    def given(self) -> tuple[Any, ...]:
         """The values as they may be given: NaN, which is off in an array, is None in a list."""
         return tuple(
             [one.range.at(value, row) for row in range(len(value))]
@@ -161,9 +159,19 @@ class Stage:
         )
 
     @property
+    def is_default(self) -> bool:
+        """Whether every parameter is what it is when nothing is given."""
+        return self == type(self)()
+
+    @property
     def is_off(self) -> bool:
         """Whether the stage changes nothing, in any row."""
         return bool(np.all(self.off_rows))
+
+    @property
+    def scales(self) -> bool:
+        """Whether the stage changes logits, and removes no token."""
+        return self.kind == "scale"
 
     @property
     def off_rows(self) -> Any:

@@ -140,11 +140,15 @@ class AdaptiveP(Memory):
     """
 
     replaces = "mirostat"
-    scales = True
     looks_at_row = True
     remembers = MappingProxyType({"sum": _ANY, "weight": _ABOVE_0})
     target: Reals | None = setting(default=None, range_=reals(0.0, 1.0, optional=True))
     decay: Reals | None = setting(default=0.9, range_=reals(0.0, 0.99))
+
+    @property
+    def scales(self) -> bool:
+        """It does: it keeps everything."""
+        return True
 
     def initial(self) -> tuple[float, ...]:
         """Return the sum and the weight of a text that has been at the target for long."""

@@ -48,7 +48,6 @@ class Temperature(Stage):
     """
 
     kind = "scale"
-    scales = True
     temperature: Reals | None = setting(default=1.0, range_=reals(0.0, math.inf))
 
 
@@ -90,7 +89,6 @@ class DynamicTemperature(Stage):
     """
 
     kind = "scale"
-    scales = True
     looks_at_row = True
     switch = "high"
     replaces = "temperature"
@@ -147,7 +145,6 @@ class Smoothing(Stage):
     """
 
     kind = "scale"
-    scales = True
     looks_at_row = True
     factor: Reals | None = setting(default=0.0, range_=finite(0.0))
     curve: Reals | None = setting(default=1.0, range_=finite(1.0))
