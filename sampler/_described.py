@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 
+from sampler import dialects
 from sampler._arguments import (
     check_chain,
     check_seed,
@@ -19,6 +20,7 @@ from sampler._checks import U64_END, Integers, check_choice, check_integer, inte
 from sampler._engine import Engine, make_chain
 from sampler._keywords import check_known, helps, keywords_of
 from sampler.config import from_generation_config
+from sampler.dialects import Dumped
 from sampler.dialects import _own as own
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, HasSettings, Settings
@@ -171,7 +173,7 @@ class Described(HasSettings):
         >>> Sampler.from_dict({"version": 1, "top_p": 0.9, "xtc": {"probability": 0.5}, "seed": 7})
         Sampler(top_p=0.9, xtc=(0.1, 0.5, (), False), seed=7)
         """
-        return cls(**own.read(settings, _DEFAULTS))
+        return cls(**own.read(settings))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what makes an equal sampler, at the same step: for JSON and YAML.
@@ -192,6 +194,125 @@ class Described(HasSettings):
         {'version': 1, 'dry': {'multiplier': 0.5}, 'temperature': 0.8, 'seed': 7}
         """
         return own.write(self._settings(), _DEFAULTS)
+
+    @classmethod
+    def load(
+        cls, source: Any, like: str = "sampler", *, tokenizer: Any = None, **changes: Any
+    ) -> Self:
+        """Make the sampler that an engine's settings describe.
+
+        Parameters
+        ----------
+        source : mapping, str, path, or an engine's own object
+            A file of JSON or YAML, its text, or what it holds; vLLM's ``SamplingParams``, a request
+            body, ...; a Modelfile of Ollama, a command of llama.cpp. A str is text if it has a line
+            break or begins with "{" or "-", else a path. At most 1 MiB.
+        like : str
+            Whose settings they are: "llama.cpp", "vllm", "hf", ...: see docs/dialects.md. Ours by
+            default: see `from_dict`.
+        tokenizer : PreTrainedTokenizer, optional
+            Makes ids of the texts that break a repetition, for `dry`.
+        **changes
+            Keys of the engine to replace before they are read (None leaves one out), and ``seed``,
+            ``rng``, ``step``, ``on_invalid``, ``ties``, ``threads`` or ``device`` of the sampler.
+
+        Returns
+        -------
+        Sampler
+            With what the engine takes where a key is left out, in the engine's order: as an
+            explicit chain, where that is another law than our order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the settings are malformed; if there are keys that the engine does not have, or that
+            no stage is for, each in one message; as `Sampler`.
+        OSError
+            If there is no such file.
+
+        See Also
+        --------
+        Sampler.dump : the other way.
+        Sampler.from_pretrained : reads a model's folder.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> body = {"temperature": 0.7, "top_k": 20, "min_p": 0.1, "n_predict": 64, "seed": 7}
+        >>> Sampler.load(body, like="llama.cpp")
+        Sampler([TopK(20), TopP(0.95), MinP(0.1), Temperature(0.7)], seed=7)
+        >>> Sampler.load(
+        ...     {"temperature": 0.7, "top_p": 0.9, "max_tokens": 64}, like="openai", seed=7
+        ... )
+        Sampler(temperature=0.7, top_p=0.9, seed=7)
+        """
+        return cls(**dialects.load(source, like, tokenizer, changes))
+
+    def dump(self, like: str = "sampler", path: Any = None) -> Dumped:
+        """Return the settings as an engine has them, and what it cannot express.
+
+        Parameters
+        ----------
+        like : str
+            The engine, as for `load`. Ours by default: what `to_dict` returns.
+        path : path, optional
+            A file to write the settings to; its name ends in .json or .yaml.
+
+        Returns
+        -------
+        Dumped
+            ``(settings, lost)``: a dict of the engine's keys that differ from its defaults, and a
+            dict of what is not in them: ours by name, such as ``"repetition_penalty.window"``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such engine, or a setting is one per row.
+
+        See Also
+        --------
+        Sampler.load : the other way.
+
+        Examples
+        --------
+        >>> from sampler import Sampler
+        >>> s = Sampler(temperature=0.8, top_p=0.9, top_n_sigma=1.5)
+        >>> s.dump("vllm")
+        Dumped(settings={'temperature': 0.8, 'top_p': 0.9}, lost={'top_n_sigma': 1.5})
+        """
+        known = not self._engine.seed_is_fresh
+        arguments = {"min_tokens_to_keep": self._min_tokens_to_keep, "ties": self._ties}
+        if known:
+            arguments["seed"] = self.seed
+        return dialects.dump(like, self.to_dict(), self._stages, arguments, path)
+
+    @classmethod
+    def from_pretrained(cls, folder: Any, **changes: Any) -> Self:
+        """Make the sampler of a model's folder: of its generation_config.json.
+
+        Parameters
+        ----------
+        folder : path
+            The folder that holds the model.
+        **changes
+            As for `from_generation_config`.
+
+        Returns
+        -------
+        Sampler
+
+        Raises
+        ------
+        OSError
+            If there is no such folder, or no such file in it.
+        TypeError, ValueError
+            As `from_generation_config`.
+
+        See Also
+        --------
+        Sampler.from_generation_config : takes the configuration itself.
+        """
+        return cls(**from_generation_config(dialects.of_folder(folder), changes))
 
     @property
     def stages(self) -> tuple[Stage, ...]:

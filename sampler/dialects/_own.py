@@ -17,9 +17,12 @@ from sampler._inputs import kind_of
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
-__all__ = ["read", "unknown_keys", "write"]
+__all__ = ["CALLS", "read", "unknown_keys", "write"]
 
 VERSION = 1
+# Arguments of `Sampler` that are no stages, beside `seed`; those that no engine has.
+CALLS = ("rng", "step", "on_invalid", "ties", "threads", "device")
+_KNOWN = [*STAGES, "stages", "seed", "min_tokens_to_keep", *CALLS[1:]]
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}
 
 
@@ -38,7 +41,7 @@ def write(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def read(found: Any, known: Collection[str]) -> dict[str, Any]:
+def read(found: Any) -> dict[str, Any]:
     """Return the arguments of `Sampler` that a mapping stands for.
 
     Raises
@@ -56,9 +59,8 @@ def read(found: Any, known: Collection[str]) -> dict[str, Any]:
             f"the settings have to have `version`: {VERSION}, the version of their form, but have "
             f"{has}; for those of an engine, give like="
         )
-    known = [name for name in known if name != "rng"]
-    if not settings.keys() <= set(known):
-        raise ValueError(unknown_keys(settings, known))
+    if not settings.keys() <= set(_KNOWN):
+        raise ValueError(unknown_keys(settings, _KNOWN))
     chain = settings.get("stages")
     if chain is not None:
         if not isinstance(chain, list):

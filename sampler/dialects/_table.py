@@ -1,0 +1,521 @@
+"""What a dialect is: a table of an engine's keys, and how one is read and written.
+
+A dialect knows stages, and never an array of logits. Its table says for each key of the engine
+which parameter of ours it is, what the engine takes where it is left out, and which values are off;
+all else is here, once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sampler.dialects._own import unknown_keys
+from sampler.stages.base import Stage
+from sampler.stages.settings import STAGES
+
+__all__ = ["Dialect", "Dumped", "Key"]
+
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+_ARGUMENTS = {"seed": None, "min_tokens_to_keep": 1}  # of `Sampler`, beside the stages
+_TEMPERATURES = ("temperature", "dynamic_temperature")
+_RANGE = "dynamic_temperature.range"
+# Neighbours that may change places: the law stays the same, bit for bit.
+_COMMUTE = {
+    frozenset(pair)
+    for pair in (
+        ("temperature", "top_k"),
+        ("temperature", "top_n_sigma"),
+        ("top_k", "min_p"),
+        ("top_p", "min_tokens_to_keep"),
+    )
+}
+_BANS = {"bad_words", "suppress_tokens", "begin_suppress_tokens", "min_new_tokens", "n_tokens"}
+
+
+class Dumped(NamedTuple):
+    """What `Sampler.dump` returns.
+
+    Attributes
+    ----------
+    settings : dict
+        The engine's settings, those that differ from its defaults.
+    lost : dict
+        What the engine cannot express: our setting or parameter, such as
+        ``"repetition_penalty.window"``, with its value; ``"order"`` with the stages in ours.
+    """
+
+    settings: dict[str, Any]
+    lost: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of an engine's settings.
+
+    Attributes
+    ----------
+    to : str
+        The parameters of ours that it is, with spaces between several: ``top_p``, ``dry.base``,
+        ``seed``; ``mirostat`` is its version. ``xtc!`` is a bool without which XTC is off.
+        ``dynamic_temperature.range`` is how far its ends are from the temperature.
+    default : Any
+        What the engine takes where it is left out, as the engine writes it.
+    off : tuple
+        Values with which the stage is off. The first is the one to write.
+    none : tuple
+        Values that are None of ours, such as a window of the whole text; of a bias, what forbids.
+        The first is the one to write.
+    unit : float
+        What 1 of the engine's is of ours.
+    low : (float, float), optional
+        (a, b): a value below a that is not 0 counts as b.
+    names : tuple of str
+        Other names of the key.
+    """
+
+    to: str
+    default: Any = None
+    off: tuple[Any, ...] = ()
+    none: tuple[Any, ...] = ()
+    unit: float = 1.0
+    low: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """The parameters, each as setting and parameter; an argument of `Sampler` is alone."""
+        return [_path(one) for one in self.to.split()]
+
+    def ours(self, value: Any) -> Any:
+        """Return a value of the engine's as ours."""
+        if self.to == "logit_bias":
+            return _biases(value, self.none)
+        if _among(value, self.none):
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return value
+        if self.low is not None and value < self.low[0] and value != 0:
+            return self.low[1]
+        return value if self.unit == 1.0 else value * self.unit
+
+    def theirs(self, value: Any) -> Any:
+        """Return a value of ours as the engine's."""
+        if self.to == "logit_bias":
+            banned = {-math.inf: self.none[0]} if self.none else {}
+            return {str(i): banned.get(x, x) for i, x in value if x > -math.inf or self.none}
+        if value is None and self.none:
+            return self.none[0]
+        if isinstance(value, tuple):
+            return list(value)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return value / self.unit if is_number and self.unit != 1.0 else value
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """An engine's settings.
+
+    Attributes
+    ----------
+    engine, version : str
+        Its name, and the release or the day of the source that the table was read from.
+    keys : mapping of str to Key
+    order : str
+        Our settings as the engine applies them, with spaces between; edits come first in any case.
+    order_key, order_names : str, mapping
+        The key that holds another order, and what its entries stand for. Of two entries for the
+        same, the last is the one to write.
+    unlisted : {"off", "last"}
+        What happens to settings that such an order leaves out.
+    last_key : str
+        The key that moves the temperature to the end.
+    greedy_key, samples : str, bool
+        The key whose False is greedy, and whether it is True where it is left out.
+    alone : mapping
+        Settings that act alone when on, but for those named.
+    fixed : mapping
+        Parameters that have no key, where the engine's value is not our default.
+    ties : {"id", "all"}
+        What top-k does with ties.
+    form : {"", "flags", "modelfile"}
+        What text is that is neither JSON nor YAML: see `_text.read_source`.
+    others : str
+        Keys that do not touch the law of a token, with spaces between.
+    refused : mapping
+        Keys that do, and that no stage is for; with the values that are off.
+    inside : str
+        Keys under which a request's body holds settings, with spaces between.
+    wraps : str
+        The key of a mapping that may stand in place of a value.
+    """
+
+    engine: str
+    version: str
+    keys: Mapping[str, Key]
+    order: str
+    order_key: str = ""
+    order_names: Mapping[Any, str] = field(default_factory=dict)
+    unlisted: str = "off"
+    last_key: str = ""
+    greedy_key: str = ""
+    samples: bool = True
+    alone: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    ties: str = "id"
+    form: str = ""
+    others: str = ""
+    refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    inside: str = ""
+    wraps: str = ""
+
+    # ------------------------------------------------------------------------------- reading
+
+    def all_names(self) -> set[str]:
+        """Return the keys that are parameters, by all their names."""
+        return {one for name, key in self.keys.items() for one in (name, *key.names)}
+
+    def flags(self) -> dict[str, str]:
+        """Return the names of keys that are flags of a command, with their keys."""
+        return {
+            flag: name
+            for name, key in self.keys.items()
+            for flag in key.names
+            if flag.startswith("-")
+        } | ({f"--{self.order_key}": self.order_key} if self.order_key else {})
+
+    def read(
+        self, found: Mapping[str, Any], changes: Mapping[str, Any] = _EMPTY, tokenizer: Any = None
+    ) -> dict[str, Any]:
+        """Return the arguments of `Sampler` that some of the engine's settings stand for.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there are unknown keys, keys that no stage is for, or values out of range.
+        """
+        given = self._named({**self._flat(found), **changes})
+        ours: dict[str, Any] = {_path(name): value for name, value in self.fixed.items()}
+        source: dict[str, str] = {}
+        off = set()
+        for name, key in self.keys.items():
+            value = given[name] if given.get(name) is not None else key.default
+            for path in key.paths if value is not None else ():
+                setting, is_switch = path.partition(".")[0].rstrip("!"), path.endswith("!")
+                if _among(value, key.off) or (is_switch and not self._flag(name, value)):
+                    off.add(setting)
+                elif not is_switch:
+                    ours[path], source[path] = key.ours(value), name
+        _narrow_range(ours, off)
+        arguments = {name: ours.pop(name) for name in _ARGUMENTS if ours.get(name) is not None}
+        stages = self._stages(ours, off, source, tokenizer)
+        if self.greedy_key and not self._flag(
+            self.greedy_key, given.get(self.greedy_key, self.samples)
+        ):
+            stages = {name: one for name, one in stages.items() if one.kind == "edit"}
+            stages["temperature"] = STAGES["temperature"](0.0)
+        for setting, others in self.alone.items():
+            if setting in stages:
+                stages = {n: stages[n] for n in stages if n in (setting, *others.split())}
+        ordered = self._ordered(stages, given)
+        names = [one.setting for one in ordered]
+        if are_one_law(names, [name for name in STAGES if name in names]):
+            arguments |= {one.setting: one for one in ordered}
+        else:
+            arguments["stages"] = ordered
+        return arguments if self.ties == "id" else {**arguments, "ties": self.ties}
+
+    def _flat(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a request's body, and take values out of what they stand in."""
+        flat = dict(found)
+        for name in self.inside.split():
+            inner = flat.pop(name, None)
+            flat |= inner if isinstance(inner, Mapping) else {}
+        for name, value in flat.items():
+            if self.wraps and isinstance(value, Mapping) and self.wraps in value:
+                flat[name] = value[self.wraps]
+        return flat
+
+    def _named(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings by the first names of keys; refuse what no stage is for."""
+        names = {other: name for name, key in self.keys.items() for other in key.names}
+        own = {self.order_key, self.last_key, self.greedy_key} - {""}
+        known = [*self.keys, *names, *own, *self.refused, *self.others.split()]
+        if not found.keys() <= set(known):
+            shown = [name for name in known if not name.startswith("-")]
+            raise ValueError(unknown_keys(found, shown, self.engine))
+        asked = {
+            name: found[name]
+            for name, off in self.refused.items()
+            if found.get(name) is not None and not _among(found[name], off)
+        }
+        if asked:
+            shown = [f"{name}={value!r:.40}" for name, value in asked.items()]
+            raise ValueError(
+                f"settings of {self.engine} that a Sampler does not have: {', '.join(shown)}. To "
+                f"go without, give {', '.join(f'{name}=None' for name in asked)}"
+            )
+        return {names.get(name, name): value for name, value in found.items()}
+
+    def _flag(self, name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"`{name}` of {self.engine} has to be a bool, but is {value!r:.40}")
+        return value
+
+    def _stages(
+        self, ours: Mapping[str, Any], off: set[str], source: Mapping[str, str], tokenizer: Any
+    ) -> dict[str, Stage]:
+        """Make the stages that are on, by their settings."""
+        made = {}
+        for setting, kind in STAGES.items():
+            values = {
+                path.partition(".")[2]: value
+                for path, value in ours.items()
+                if path.startswith(f"{setting}.") and value is not None
+            }
+            if setting in off or kind.switch not in values:
+                continue
+            try:
+                if kind(**{kind.switch: values[kind.switch]}).is_off:
+                    continue
+                if "breakers" in values:
+                    values["breakers"] = _breakers(values["breakers"], tokenizer)
+                stage = kind(**values)
+            except (TypeError, ValueError) as error:
+                name = source.get(f"{setting}.{kind.switch}", setting)
+                raise type(error)(f"`{name}` of {self.engine}: {error}") from None
+            if not stage.is_off:
+                made[setting] = stage
+        return made
+
+    def _ordered(self, stages: Mapping[str, Stage], given: Mapping[str, Any]) -> list[Stage]:
+        """Put stages in the order of the engine, or in one that is given."""
+        order = self.order.split()
+        listed = given.get(self.order_key) if self.order_key else None
+        if listed is not None:
+            wanted = [name for one in self._entries(listed) for name in one.split()]
+            can_be_listed = set(" ".join(self.order_names.values()).split())
+            never = can_be_listed if self.unlisted == "off" else set()
+            order = [*wanted, *(n for n in order if n not in wanted and n not in never)]
+        if self.last_key and self._flag(self.last_key, given.get(self.last_key, False)):
+            order = [*(name for name in order if name not in _TEMPERATURES), *_TEMPERATURES]
+        place = {name: i for i, name in reversed(list(enumerate(order)))}
+        kept = [one for name, one in stages.items() if name in place]
+        kinds = {"edit": 0, "scale": 1, "cut": 1, "memory": 2}
+        return sorted(kept, key=lambda one: (kinds[one.kind], place[one.setting]))
+
+    def _entries(self, listed: Any) -> list[str]:
+        """Return what the entries of an order stand for: those of a list, or of a text."""
+        if isinstance(listed, str):
+            parts = listed.replace(";", "\n").replace(",", "\n").split("\n")
+            listed = [one.strip().lower().replace("-", "_") for one in parts if one.strip()]
+            if len(listed) == 1 and listed[0] not in self.order_names:
+                listed = list(listed[0])  # letters
+        if not isinstance(listed, (list, tuple)):
+            raise TypeError(
+                f"`{self.order_key}` of {self.engine} has to be a list, but is {listed!r:.40}"
+            )
+        wrong = [str(one) for one in listed if not _hashable(one) or one not in self.order_names]
+        if wrong:
+            known = [one for one in self.order_names if isinstance(one, str)]
+            where = f"`{self.order_key}` of {self.engine}"
+            raise ValueError(unknown_keys(wrong, known, where))
+        return [self.order_names[one] for one in listed]
+
+    # ------------------------------------------------------------------------------- writing
+
+    def write(self, stages: Sequence[Stage], arguments: Mapping[str, Any]) -> Dumped:
+        """Return the engine's settings for stages that are on, and for other arguments.
+
+        What is lost is what differs when they are read back.
+        """
+        values: dict[str, Any] = {
+            name: arguments[name]
+            for name, usual in _ARGUMENTS.items()
+            if not _are_same(arguments.get(name, usual), usual)
+        }
+        for one in reversed(stages):
+            for name, value in zip(one.parameters, one.values, strict=True):
+                values[f"{one.setting}.{name}"] = value
+        _widen_range(values, self.keys)
+        settings: dict[str, Any] = {}
+        for name, key in self.keys.items():
+            value = self._value_of(key, values)
+            if not _are_same(value, key.default) and value is not None:
+                settings[name] = value
+        names = [one.setting for one in stages if one.kind != "edit"]
+        usual = [one.setting for one in self._ordered({n: STAGES[n]() for n in names}, {})]
+        if not are_one_law(names, usual):
+            settings |= self._order_of(names)
+        is_greedy = values.get("temperature.temperature") == 0.0
+        if self.greedy_key and is_greedy:
+            cuts = {n for n, key in self.keys.items() if STAGES[_setting(key)].kind != "edit"}
+            settings = {name: value for name, value in settings.items() if name not in cuts}
+        if self.greedy_key and self.samples == is_greedy:
+            settings[self.greedy_key] = not is_greedy
+        try:
+            back = self.read(settings)
+        except (TypeError, ValueError):  # it has no such order
+            settings = {name: value for name, value in settings.items() if name in self.keys}
+            back = self.read(settings)
+        return Dumped(settings, _differences(stages, arguments, back))
+
+    def _value_of(self, key: Key, values: Mapping[str, Any]) -> Any:
+        """Return what to write for a key; its default where nothing is to be said."""
+        setting = _setting(key)
+        stage = STAGES.get(setting)
+        if key.to.endswith("!"):
+            return any(path.startswith(f"{setting}.") for path in values)
+        found = next((path for path in key.paths if path in values), None)
+        if found is not None:
+            value = key.theirs(values[found])
+            same = _are_same(key.ours(value), _listed(values[found])) or key.to == "logit_bias"
+            return value if same and not _among(value, key.off) else key.default
+        if stage is None or key.paths[0] == _RANGE or not key.paths[0].endswith(f".{stage.switch}"):
+            return key.default
+        off = key.off[0] if key.off else key.theirs(stage.parameters[stage.switch].off)
+        is_off = key.default is None or _among(key.default, key.off)
+        return key.default if is_off or _are_same(key.ours(key.default), off) else off
+
+    def _order_of(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return the keys that say in which order stages come, if there are such."""
+        last = [name for name in self.order.split() if name not in _TEMPERATURES and name in names]
+        if self.last_key and are_one_law(names, [*last, *(n for n in names if n not in last)]):
+            return {self.last_key: True}
+        entry_of = {
+            one: entry for entry, several in self.order_names.items() for one in several.split()
+        }
+        if not self.order_key or not all(name in entry_of for name in names):
+            return {}
+        entries = list(dict.fromkeys(entry_of.values()))
+        edits = [one for one in entries if STAGES[self.order_names[one].split()[0]].kind == "edit"]
+        wanted = [*edits, *(entry_of[name] for name in names)]
+        if self.unlisted == "last":
+            wanted += entries
+        return {self.order_key: list(dict.fromkeys(wanted))}
+
+
+def are_one_law(a: Sequence[str], b: Sequence[str]) -> bool:
+    """Whether stages in two orders are one law: those that do not commute stand alike."""
+    if sorted(a) != sorted(b):
+        return False
+    place = {name: i for i, name in enumerate(b)}
+    return all(
+        place[first] < place[second]
+        for first, second in combinations(a, 2)
+        if frozenset((first, second)) not in _COMMUTE and not {first, second} & _BANS
+    )
+
+
+def _differences(
+    stages: Sequence[Stage], arguments: Mapping[str, Any], back: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what a sampler has, and what was read back has not."""
+    lost: dict[str, Any] = {}
+    others = {one.setting: one for one in back.get("stages", back.values()) if _is_stage(one)}
+    seen = set()
+    for one in stages:
+        other = others.get(one.setting)
+        if other is None or one.setting in seen:
+            lost[one.setting] = one.value
+        for name in one.parameters if other is not None else ():
+            if not _are_same(getattr(one, name), getattr(other, name)):
+                lost[f"{one.setting}.{name}" if one.has_several else name] = getattr(one, name)
+        seen.add(one.setting)
+    for name in others.keys() - seen:
+        lost[name] = STAGES[name].off
+    both = [one.setting for one in stages if one.setting in others]
+    if not are_one_law(both, [name for name in others if name in both]):
+        lost["order"] = both
+    usual: dict[str, Any] = {**_ARGUMENTS, **({"ties": "id"} if "top_k" in seen else {})}
+    for name, default in usual.items():
+        value = arguments.get(name, default)
+        if not _are_same(value, back.get(name, default)):
+            lost[name] = value
+    return lost
+
+
+def _path(name: str) -> str:
+    """Return a parameter's name with its setting's."""
+    stage = STAGES.get(name)
+    return name if stage is None else f"{name}.{stage.switch}"
+
+
+def _setting(key: Key) -> str:
+    return key.paths[0].partition(".")[0].rstrip("!")
+
+
+def _is_stage(value: Any) -> bool:
+    return isinstance(value, Stage)
+
+
+def _narrow_range(ours: dict[str, Any], off: set[str]) -> None:
+    """Make the ends of a range around the temperature, which they take the place of."""
+    spread = ours.pop(_RANGE, None)
+    if spread is None or "dynamic_temperature" in off:
+        return
+    middle = ours.pop("temperature.temperature", 1.0)
+    ours["dynamic_temperature.low"] = max(0.0, middle - spread)
+    ours["dynamic_temperature.high"] = middle + spread
+
+
+def _widen_range(values: dict[str, Any], keys: Mapping[str, Key]) -> None:
+    """Write the ends as a range around a temperature, for engines that have that."""
+    low = values.get("dynamic_temperature.low")
+    high = values.get("dynamic_temperature.high")
+    if any(_RANGE in key.paths for key in keys.values()) and low is not None and high is not None:
+        values["temperature.temperature"] = (low + high) / 2
+        values[_RANGE] = (high - low) / 2
+
+
+def _hashable(value: Any) -> bool:
+    return isinstance(value, (str, int))
+
+
+def _among(value: Any, values: Sequence[Any]) -> bool:
+    """Whether a value is one of several, as numbers: True is not 1."""
+    return any(_are_same(value, one) for one in values)
+
+
+def _are_same(a: Any, b: Any) -> bool:
+    if isinstance(a, bool) != isinstance(b, bool):
+        return False
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return a == b
+    return type(a) is type(b) and bool(a == b)
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) and not value else value
+
+
+def _biases(value: Any, banned: Sequence[Any]) -> Any:
+    """Return biases by id: of a mapping with ids as strings, or of pairs."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        return value
+    found = []
+    for pair in value.items() if isinstance(value, Mapping) else value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            return value
+        token, bias = pair
+        is_id = isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 12
+        found.append((int(token) if is_id else token, -math.inf if _among(bias, banned) else bias))
+    return tuple(found)
+
+
+def _breakers(strings: Any, tokenizer: Any) -> Any:
+    """Return the sequences of ids that are some strings."""
+    if not strings or not all(isinstance(one, str) for one in strings):
+        return strings
+    if tokenizer is None:
+        raise ValueError(
+            f"breakers such as {strings[0]!r} are text: give tokenizer=, or without breakers "
+            "dry_sequence_breakers=[]"
+        )
+    from sampler.hf import dry_breakers
+
+    return dry_breakers(tokenizer, strings=strings)
