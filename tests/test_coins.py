@@ -199,9 +199,15 @@ def test_top_lists_are_those_of_draw_0():
     assert (r.top_ids >= 0).sum() == r.n_kept[0]
 
 
+# Half a minute each, of draws from a tail of many tokens.
+_slow = pytest.mark.slow
+
+
 @pytest.mark.parametrize("chain", [
-    [XTC(0.15, 0.5)], [XTC(0.15, 0.3), TopP(0.8)], [XTC(0.15, 0.5), XTC(0.29, 0.2)],
-    [XTC(0.15, 0.5, (), True)],
+    pytest.param([XTC(0.15, 0.5)], marks=_slow),
+    [XTC(0.15, 0.3), TopP(0.8)],
+    pytest.param([XTC(0.15, 0.5), XTC(0.29, 0.2)], marks=_slow),
+    pytest.param([XTC(0.15, 0.5, (), True)], marks=_slow),
 ], ids=str)  # fmt: skip
 def test_a_sampler_with_coins_is_a_law(chain):
     # Its law is the mean over the coins.

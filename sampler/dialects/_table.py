@@ -7,22 +7,27 @@ all else is here, once.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sampler._checks import Flag, Range
 from sampler.dialects._own import unknown_keys
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
 __all__ = ["Dialect", "Dumped", "Key"]
 
+_ONE_EACH = Range, Flag  # what a list is one per row of
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 _ARGUMENTS = {"seed": None, "min_tokens_to_keep": 1}  # of `Sampler`, beside the stages
-_TEMPERATURES = ("temperature", "dynamic_temperature")
+_TEMPERATURES = ("temperature", "dynamic_temperature", "smoothing")
 _RANGE = "dynamic_temperature.range"
 # Neighbours that may change places: the law stays the same, bit for bit.
 _COMMUTE = {
@@ -70,10 +75,10 @@ class Key:
     none : tuple
         Values that are None of ours, such as a window of the whole text; of a bias, what forbids.
         The first is the one to write.
-    unit : float
-        What 1 of the engine's is of ours.
+    per : float
+        How many of the engine's units are 1 of ours.
     low : (float, float), optional
-        (a, b): a value below a that is not 0 counts as b.
+        (a, b): a value below a counts as b; a temperature of 0 stays greedy.
     names : tuple of str
         Other names of the key.
     """
@@ -82,7 +87,7 @@ class Key:
     default: Any = None
     off: tuple[Any, ...] = ()
     none: tuple[Any, ...] = ()
-    unit: float = 1.0
+    per: float = 1.0
     low: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
 
@@ -95,13 +100,16 @@ class Key:
         """Return a value of the engine's as ours."""
         if self.to == "logit_bias":
             return _biases(value, self.none)
+        if self.to == "suppress_tokens" and isinstance(value, str):
+            return [int(one) for one in re.findall(r"\d{1,9}", value)]
         if _among(value, self.none):
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return value
-        if self.low is not None and value < self.low[0] and value != 0:
+        greedy = value == 0 and self.to == "temperature"
+        if self.low is not None and value < self.low[0] and not greedy:
             return self.low[1]
-        return value if self.unit == 1.0 else value * self.unit
+        return value if self.per == 1.0 else value / self.per
 
     def theirs(self, value: Any) -> Any:
         """Return a value of ours as the engine's."""
@@ -113,7 +121,10 @@ class Key:
         if isinstance(value, tuple):
             return list(value)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return value / self.unit if is_number and self.unit != 1.0 else value
+        if not is_number or self.per == 1.0:
+            return value
+        near = round(value * self.per, 10)
+        return near if near / self.per == value else value * self.per
 
 
 @dataclass(frozen=True)
@@ -130,10 +141,10 @@ class Dialect:
     order_key, order_names : str, mapping
         The key that holds another order, and what its entries stand for. Of two entries for the
         same, the last is the one to write.
-    unlisted : {"off", "last"}
+    unlisted : {"off", "first"}
         What happens to settings that such an order leaves out.
-    last_key : str
-        The key that moves the temperature to the end.
+    last_key, last_before : str
+        The key that moves the temperature to the end, or before that setting.
     greedy_key, samples : str, bool
         The key whose False is greedy, and whether it is True where it is left out.
     alone : mapping
@@ -152,6 +163,8 @@ class Dialect:
         Keys under which a request's body holds settings, with spaces between.
     wraps : str
         The key of a mapping that may stand in place of a value.
+    strict : bool
+        Whether an unknown key is an error though nothing known has a name like it.
     """
 
     engine: str
@@ -162,6 +175,7 @@ class Dialect:
     order_names: Mapping[Any, str] = field(default_factory=dict)
     unlisted: str = "off"
     last_key: str = ""
+    last_before: str = ""
     greedy_key: str = ""
     samples: bool = True
     alone: Mapping[str, str] = field(default_factory=dict)
@@ -172,6 +186,7 @@ class Dialect:
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inside: str = ""
     wraps: str = ""
+    strict: bool = True
 
     # ------------------------------------------------------------------------------- reading
 
@@ -179,14 +194,15 @@ class Dialect:
         """Return the keys that are parameters, by all their names."""
         return {one for name, key in self.keys.items() for one in (name, *key.names)}
 
-    def flags(self) -> dict[str, str]:
-        """Return the names of keys that are flags of a command, with their keys."""
-        return {
-            flag: name
+    def flags(self) -> dict[str, tuple[str, bool]]:
+        """Return the flags of a command: their keys, and whether all of several count."""
+        flags = {
+            flag: (name, isinstance(key.default, list) or key.to == "logit_bias")
             for name, key in self.keys.items()
             for flag in key.names
             if flag.startswith("-")
-        } | ({f"--{self.order_key}": self.order_key} if self.order_key else {})
+        }
+        return flags | ({f"--{self.order_key}": (self.order_key, False)} if self.order_key else {})
 
     def read(
         self, found: Mapping[str, Any], changes: Mapping[str, Any] = _EMPTY, tokenizer: Any = None
@@ -210,6 +226,7 @@ class Dialect:
                     off.add(setting)
                 elif not is_switch:
                     ours[path], source[path] = key.ours(value), name
+                    self._check_number(name, path, value)
         _narrow_range(ours, off)
         arguments = {name: ours.pop(name) for name in _ARGUMENTS if ours.get(name) is not None}
         stages = self._stages(ours, off, source, tokenizer)
@@ -223,7 +240,8 @@ class Dialect:
                 stages = {n: stages[n] for n in stages if n in (setting, *others.split())}
         ordered = self._ordered(stages, given)
         names = [one.setting for one in ordered]
-        if are_one_law(names, [name for name in STAGES if name in names]):
+        together = any(one.replaces in names for one in ordered)  # which keywords are not for
+        if not together and are_one_law(names, [name for name in STAGES if name in names]):
             arguments |= {one.setting: one for one in ordered}
         else:
             arguments["stages"] = ordered
@@ -245,9 +263,12 @@ class Dialect:
         names = {other: name for name, key in self.keys.items() for other in key.names}
         own = {self.order_key, self.last_key, self.greedy_key} - {""}
         known = [*self.keys, *names, *own, *self.refused, *self.others.split()]
-        if not found.keys() <= set(known):
+        unknown = [name for name in found if name not in known]
+        if not self.strict:  # files of an interface have hundreds of other keys
+            unknown = [one for one in unknown if get_close_matches(one, known, n=1, cutoff=0.85)]
+        if unknown:
             shown = [name for name in known if not name.startswith("-")]
-            raise ValueError(unknown_keys(found, shown, self.engine))
+            raise ValueError(unknown_keys(unknown, shown, self.engine))
         asked = {
             name: found[name]
             for name, off in self.refused.items()
@@ -260,6 +281,13 @@ class Dialect:
                 f"go without, give {', '.join(f'{name}=None' for name in asked)}"
             )
         return {names.get(name, name): value for name, value in found.items()}
+
+    def _check_number(self, name: str, path: str, value: Any) -> None:
+        """Refuse a list where an engine has a number: for us it would be one per row."""
+        setting, _, parameter = path.partition(".")
+        one = STAGES[setting].parameters.get(parameter) if setting in STAGES else None
+        if isinstance(value, (list, tuple)) and (one is None or isinstance(one.range, _ONE_EACH)):
+            raise TypeError(f"`{name}` of {self.engine} has to be a number, but is {value!r:.40}")
 
     def _flag(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -299,14 +327,23 @@ class Dialect:
         if listed is not None:
             wanted = [name for one in self._entries(listed) for name in one.split()]
             can_be_listed = set(" ".join(self.order_names.values()).split())
-            never = can_be_listed if self.unlisted == "off" else set()
-            order = [*wanted, *(n for n in order if n not in wanted and n not in never)]
+            unlisted = [name for name in order if name not in wanted]
+            first = [name for name in unlisted if name in can_be_listed]
+            last = [name for name in unlisted if name not in can_be_listed]
+            order = [*(first if self.unlisted == "first" else ()), *wanted, *last]
         if self.last_key and self._flag(self.last_key, given.get(self.last_key, False)):
-            order = [*(name for name in order if name not in _TEMPERATURES), *_TEMPERATURES]
+            order = self._tempered_last(order)
         place = {name: i for i, name in reversed(list(enumerate(order)))}
         kept = [one for name, one in stages.items() if name in place]
         kinds = {"edit": 0, "scale": 1, "cut": 1, "memory": 2}
         return sorted(kept, key=lambda one: (kinds[one.kind], place[one.setting]))
+
+    def _tempered_last(self, order: Sequence[str]) -> list[str]:
+        """Move what tempers to the end of an order."""
+        moved = [name for name in order if name in _TEMPERATURES]
+        others = [name for name in order if name not in _TEMPERATURES]
+        end = others.index(self.last_before) if self.last_before in others else len(others)
+        return [*others[:end], *moved, *others[end:]]
 
     def _entries(self, listed: Any) -> list[str]:
         """Return what the entries of an order stand for: those of a list, or of a text."""
@@ -383,8 +420,8 @@ class Dialect:
 
     def _order_of(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the keys that say in which order stages come, if there are such."""
-        last = [name for name in self.order.split() if name not in _TEMPERATURES and name in names]
-        if self.last_key and are_one_law(names, [*last, *(n for n in names if n not in last)]):
+        last = [name for name in self._tempered_last(self.order.split()) if name in names]
+        if self.last_key and are_one_law(names, last):
             return {self.last_key: True}
         entry_of = {
             one: entry for entry, several in self.order_names.items() for one in several.split()
@@ -394,8 +431,6 @@ class Dialect:
         entries = list(dict.fromkeys(entry_of.values()))
         edits = [one for one in entries if STAGES[self.order_names[one].split()[0]].kind == "edit"]
         wanted = [*edits, *(entry_of[name] for name in names)]
-        if self.unlisted == "last":
-            wanted += entries
         return {self.order_key: list(dict.fromkeys(wanted))}
 
 
@@ -499,6 +534,9 @@ def _biases(value: Any, banned: Sequence[Any]) -> Any:
         return value
     found = []
     for pair in value.items() if isinstance(value, Mapping) else value:
+        if isinstance(pair, str) and (parts := re.fullmatch(r"(\d{1,9})([-+][\d.]+)", pair)):
+            pair = parts.groups()  # of a flag
+            pair = pair[0], float(pair[1])
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             return value
         token, bias = pair
@@ -509,6 +547,12 @@ def _biases(value: Any, banned: Sequence[Any]) -> Any:
 
 def _breakers(strings: Any, tokenizer: Any) -> Any:
     """Return the sequences of ids that are some strings."""
+    if isinstance(strings, str):  # a list as text, with or without its brackets
+        text = strings.strip()
+        try:
+            strings = json.loads(text if text.startswith("[") else f"[{text}]")
+        except ValueError:
+            raise ValueError(f"breakers have to be a list of texts, but are {text!r:.40}") from None
     if not strings or not all(isinstance(one, str) for one in strings):
         return strings
     if tokenizer is None:

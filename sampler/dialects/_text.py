@@ -23,7 +23,7 @@ _FLOAT = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 
 
 def read_source(
-    source: Any, form: str = "", flags: Mapping[str, str] | None = None
+    source: Any, form: str = "", flags: Mapping[str, tuple[str, bool]] | None = None
 ) -> dict[str, Any]:
     """Return the mapping that a source of settings holds.
 
@@ -35,7 +35,7 @@ def read_source(
     form : {"", "flags", "modelfile"}
         What other text is: YAML; the flags of a command; lines of ``PARAMETER key value``.
     flags : mapping
-        Of a command, the flags that are settings, with their keys.
+        Of a command, the flags that are settings: their keys, and whether all of several count.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _check_size(size: int) -> None:
         raise ValueError(f"the settings have to be at most {_MOST_BYTES} bytes of text")
 
 
-def _parse(text: str, suffix: str, form: str, flags: Mapping[str, str]) -> Any:
+def _parse(text: str, suffix: str, form: str, flags: Mapping[str, tuple[str, bool]]) -> Any:
     _check_size(len(text))
     if suffix == ".json" or (not suffix.startswith(".y") and text.lstrip().startswith(("{", "["))):
         return _json(text)
@@ -118,11 +118,11 @@ def _yaml(text: str) -> Any:
     except ImportError:
         raise ImportError("settings in YAML need the package PyYAML: pip install pyyaml") from None
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            if self.check_event(yaml.AliasEvent):
                 raise ValueError("the settings have an alias of YAML, which is not read")
-            return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [one.value for one, _ in node.value if isinstance(one.value, str)]
@@ -144,14 +144,14 @@ def _yaml(text: str) -> Any:
 def _modelfile(text: str) -> dict[str, Any]:
     """Return the PARAMETER lines of a Modelfile; a later line counts."""
     found = {}
-    for line in text.splitlines():
+    for line in re.sub(r'""".*?"""', "", text, flags=re.DOTALL).splitlines():
         words = line.split(None, 2)
         if len(words) == 3 and words[0].upper() == "PARAMETER":
             found[words[1].lower()] = _scalar(words[2].strip().strip('"'))
     return found
 
 
-def _flags(text: str, flags: Mapping[str, str]) -> dict[str, Any]:
+def _flags(text: str, flags: Mapping[str, tuple[str, bool]]) -> dict[str, Any]:
     """Return what the flags of a command say; those that are no settings are passed over."""
     found: dict[str, Any] = {}
     words = shlex.split(text.replace("\\\n", " "))
@@ -162,7 +162,9 @@ def _flags(text: str, flags: Mapping[str, str]) -> dict[str, Any]:
                 value = words[place + 1] if place + 1 < len(words) else ""
             if not value:
                 raise ValueError(f"the flag {name} has no value")
-            found[flags[name]] = _scalar(value)
+            key, all_count = flags[name]
+            scalar = _scalar(value)
+            found[key] = [*found.get(key, []), scalar] if all_count else scalar
         elif name.startswith("--") and (near := get_close_matches(name, flags, n=1, cutoff=0.85)):
             raise ValueError(f"unknown flag {name[:40]} ({near[0]}?)")
     return found
