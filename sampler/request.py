@@ -73,7 +73,7 @@ class Schedule:
     >>> s = Sampler(temperature=1.5, seed=7)
     >>> r = Request(Schedule([(s, [3]), (s.replace(temperature=0), None)]))
     >>> [r.next([1.0, 3.0, 2.0, 2.0]) for _ in range(6)]
-    [2, 1, 1, 1, 1, 1]
+    [3, 1, 1, 1, 1, 1]
     """
 
     __slots__ = ("parts",)
@@ -162,10 +162,10 @@ class Request:
     >>> r = Request(Sampler(temperature=0.8, frequency_penalty=0.5, seed=7), prompt=[0, 3])
     >>> row = [1.0, 3.0, 2.0, 0.0]
     >>> [r.next(row) for _ in range(4)]
-    [1, 2, 2, 1]
+    [0, 1, 1, 1]
     >>> r.rollback(2)
     >>> r.next(row)
-    2
+    1
     """
 
     __slots__ = (
@@ -415,7 +415,7 @@ class Request:
         >>> from sampler.request import Request
         >>> r = Request(Sampler(seed=7))
         >>> [one.next([1.0, 1.0, 1.0, 1.0]) for one in [r.fork(draw=i) for i in range(4)]]
-        [2, 3, 0, 1]
+        [3, 3, 2, 1]
         """
         made = object.__new__(type(self))
         for name in Request.__slots__:
@@ -667,7 +667,7 @@ def next_tokens(requests: Sequence[Request], logits: Any, *, dtype: Any = None) 
     >>> s = Sampler(temperature=0.8, seed=7)
     >>> requests = [Request(s, stream=5), Request(s.replace(temperature=0)), Request(s, draw=3)]
     >>> next_tokens(requests, [[1.0, 3.0, 2.0, 0.0]] * 3)
-    array([1, 1, 1])
+    array([0, 1, 1])
     """
     source = _inputs.read(logits, dtype, draws=True)
     _inputs.check_rows(source, axes=(2,))

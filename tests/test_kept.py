@@ -13,6 +13,7 @@ from sampler import (
     TopP,
 )
 from sampler.history import History
+from sampler.torch import kept_log_softmax
 
 inf = np.inf
 SETTINGS = [
@@ -188,3 +189,71 @@ def test_bad_sets(kept, error, message):
 def test_keep_is_a_flag():
     with pytest.raises(TypeError, match="`keep`"):
         Sampler().sample([1.0, 2.0], keep=1)
+
+
+# ------------------------------------------------------------------------------ with gradients
+
+
+def test_the_log_softmax_of_what_was_kept():
+    rows = torch.from_numpy(rows_of(300)).requires_grad_()
+    r = Sampler(top_p=0.8, temperature=0.7, seed=2).sample(rows, keep=True)
+    kept = r.kept_indptr, r.kept_ids
+    logs = kept_log_softmax(rows, kept, tokens=r.tokens, temperature=0.7)
+    assert logs.dtype == torch.float32
+    assert torch.allclose(logs.double(), r.logprobs, rtol=0, atol=1e-6)
+    # Of each row by itself, with torch's own operations.
+    every = kept_log_softmax(rows.double(), kept, temperature=0.7)
+    parts = [
+        torch.log_softmax(rows.double()[i, r[i].kept_ids.long()] / 0.7, 0) for i in range(len(rows))
+    ]
+    assert torch.allclose(every, torch.cat(parts), rtol=1e-14, atol=1e-14)
+    weights = torch.linspace(-1, 2, len(every), dtype=torch.float64)
+    (own,) = torch.autograd.grad((every * weights).sum(), rows)
+    (by_hand,) = torch.autograd.grad((torch.cat(parts) * weights).sum(), rows)
+    assert torch.allclose(own, by_hand, rtol=1e-6, atol=1e-7)
+    assert own.count_nonzero() <= len(every)  # nothing but what was kept has one
+
+
+def test_its_gradient_is_the_derivative():
+    rows = torch.from_numpy(rows_of(9, batch=3)).double().requires_grad_()
+    kept = [0, 2, 5, 6], [1, 4, 0, 3, 8, 7]
+    torch.autograd.gradcheck(lambda x: kept_log_softmax(x, kept, temperature=0.5), rows)
+    tokens = [4, 8, 7]
+    torch.autograd.gradgradcheck(lambda x: kept_log_softmax(x, kept, tokens=tokens), rows)
+
+
+def test_a_token_that_was_not_kept():
+    rows = torch.tensor([[1.0, 2.0, 3.0], [1e30, 2e30, 0.0]], requires_grad=True)
+    logs = kept_log_softmax(rows, ([0, 2, 4], [0, 1, 0, 1]), tokens=[2, 1])
+    assert logs.tolist() == [-inf, 0.0]
+    logs[logs > -inf].sum().backward()
+    assert torch.isfinite(rows.grad).all()
+    none = kept_log_softmax(rows, ([0, 0, 1], [2]), tokens=[0, 2])  # an invalid row kept nothing
+    assert none.tolist() == [-inf, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (([1.0], ([0], [])), TypeError, "`input` has to be a tensor"),
+        ((torch.zeros(3), ([0], [])), ValueError, "shape"),
+        ((torch.zeros(1, 3), 5), TypeError, "kept_indptr, kept_ids"),
+        ((torch.zeros(1, 3), ([0, 1], [0.5])), TypeError, "1-D integers"),
+        ((torch.zeros(1, 3), ([0, 1, 1], [0])), ValueError, "2 numbers from 0 to 1"),
+        ((torch.zeros(1, 3), ([0, 2], [0])), ValueError, "2 numbers from 0 to 1"),
+        ((torch.zeros(2, 3), ([0, 2, 1], [0])), ValueError, r"ids in \[0, 3\)"),
+        ((torch.zeros(1, 3), ([0, 1], [3])), ValueError, r"ids in \[0, 3\)"),
+    ],
+)
+def test_bad_arguments_of_the_log_softmax(arguments, error, message):
+    with pytest.raises(error, match=message):
+        kept_log_softmax(*arguments)
+
+
+def test_bad_temperatures_and_tokens():
+    x, kept = torch.zeros(1, 3), ([0, 1], [0])
+    for temperature in (0.0, inf):
+        with pytest.raises(ValueError, match=r"in \(0, inf\)"):
+            kept_log_softmax(x, kept, temperature=temperature)
+    with pytest.raises(ValueError, match="one per row"):
+        kept_log_softmax(x, kept, tokens=[0, 1])
