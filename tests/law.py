@@ -227,7 +227,7 @@ def judge_above(x, keep, temperature, floor, log):
         assert kept == max(1, floor) or log <= BAND
         return
     threshold = x[0] + temperature * float(log)
-    slack = BAND * (abs(threshold) + abs(x[0]) + temperature)
+    slack = BAND * abs(threshold) + BAND * abs(x[0]) + BAND * temperature
     if kept > max(floor, 1):
         assert x[kept - 1] >= threshold - slack
     if kept < len(x):

@@ -29,7 +29,7 @@ from sampler._names import (
     SAME_IN_GENERATE,
     SAMPLER_ONLY,
 )
-from sampler.stages.settings import STAGES
+from sampler.stages.settings import STAGES, HasSettings
 
 ROOT = Path(__file__).parents[1]
 ROW = [1.0, 3.0, 2.0, 0.0]
@@ -267,9 +267,7 @@ def test_each_setting_is_an_attribute():
     ):
         chain.top_p  # noqa: B018
     for name in STAGES:
-        assert isinstance(
-            inspect.getattr_static(Sampler, name), type(vars(Sampler.__base__)["top_p"])
-        )
+        assert isinstance(inspect.getattr_static(Sampler, name), type(vars(HasSettings)["top_p"]))
         assert name in dir(s)
         with pytest.raises(AttributeError):
             setattr(s, name, 1)

@@ -88,7 +88,12 @@ def samples_by_hand(model, inputs, s, out, ends=(), logprobs=2, logits=None, dra
 
 
 def check_equal(a, b):
-    assert [f.name for f in dataclasses.fields(Samples)] == [*BLANK, "state"]
+    assert [f.name for f in dataclasses.fields(Samples)] == [
+        *BLANK,
+        "state",
+        "kept_ids",
+        "kept_indptr",
+    ]
     for name in BLANK:
         x, y = getattr(a, name), getattr(b, name)
         if x is None or y is None:

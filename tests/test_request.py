@@ -1,4 +1,4 @@
-"""Requests: each text is the one that it would be alone, whatever is drawn beside it."""
+"""Requests: each text is the one that it would be alone, whatever is drawn with it."""
 
 import json
 import random

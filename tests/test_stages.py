@@ -267,6 +267,8 @@ def test_a_stage_is_named_in_five_places():
     found = {}
     for path in PACKAGE.rglob("*"):
         place = path.relative_to(PACKAGE).as_posix()
+        if place.startswith("dialects/"):
+            continue  # where an engine has the stage, its table names it
         if path.suffix in (".py", ".pyx", ".pxi", ".pxd", ".h", ".pyi") and place not in EXCEPT:
             found[place] = names & words_of(path)
     found["_core.pyx"] -= {"top_p"}  # a question that `counts` counts

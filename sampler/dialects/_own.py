@@ -20,7 +20,7 @@ from sampler.stages.settings import STAGES
 __all__ = ["CALLS", "read", "unknown_keys", "write"]
 
 VERSION = 1
-# Arguments of `Sampler` that are no stages, beside `seed`; those that no engine has.
+# Arguments of `Sampler` that are no stages, nor `seed`; those that no engine has.
 CALLS = ("rng", "step", "on_invalid", "ties", "threads", "device")
 _KNOWN = [*STAGES, "stages", "seed", "min_tokens_to_keep", *CALLS[1:]]
 _INFINITE = {"inf": math.inf, "-inf": -math.inf}

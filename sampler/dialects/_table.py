@@ -26,7 +26,7 @@ __all__ = ["Dialect", "Dumped", "Key"]
 
 _ONE_EACH = Range, Flag  # what a list is one per row of
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
-_ARGUMENTS = {"seed": None, "min_tokens_to_keep": 1}  # of `Sampler`, beside the stages
+_ARGUMENTS = {"seed": None, "min_tokens_to_keep": 1}  # of `Sampler`, that are no stages
 _TEMPERATURES = ("temperature", "dynamic_temperature", "smoothing")
 _RANGE = "dynamic_temperature.range"
 # Neighbours that may change places: the law stays the same, bit for bit.
@@ -79,6 +79,8 @@ class Key:
         How many of the engine's units are 1 of ours.
     low : (float, float), optional
         (a, b): a value below a counts as b; a temperature of 0 stays greedy.
+    most : float
+        Of biases, the largest size: others count as that.
     names : tuple of str
         Other names of the key.
     """
@@ -89,6 +91,7 @@ class Key:
     none: tuple[Any, ...] = ()
     per: float = 1.0
     low: tuple[float, float] | None = None
+    most: float = math.inf
     names: tuple[str, ...] = ()
 
     @property
@@ -99,14 +102,14 @@ class Key:
     def ours(self, value: Any) -> Any:
         """Return a value of the engine's as ours."""
         if self.to == "logit_bias":
-            return _biases(value, self.none)
+            return _biases(value, self.none, self.most)
         if self.to == "suppress_tokens" and isinstance(value, str):
             return [int(one) for one in re.findall(r"\d{1,9}", value)]
         if _among(value, self.none):
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return value
-        greedy = value == 0 and self.to == "temperature"
+        greedy = value <= 0 < (self.low or (0, 0))[1] and self.to == "temperature"
         if self.low is not None and value < self.low[0] and not greedy:
             return self.low[1]
         return value if self.per == 1.0 else value / self.per
@@ -265,7 +268,11 @@ class Dialect:
         known = [*self.keys, *names, *own, *self.refused, *self.others.split()]
         unknown = [name for name in found if name not in known]
         if not self.strict:  # files of an interface have hundreds of other keys
-            unknown = [one for one in unknown if get_close_matches(one, known, n=1, cutoff=0.85)]
+            unknown = [
+                one
+                for one in unknown
+                if get_close_matches(one.lower().replace("-", "_"), known, n=1, cutoff=0.85)
+            ]
         if unknown:
             shown = [name for name in known if not name.startswith("-")]
             raise ValueError(unknown_keys(unknown, shown, self.engine))
@@ -390,7 +397,7 @@ class Dialect:
             settings |= self._order_of(names)
         is_greedy = values.get("temperature.temperature") == 0.0
         if self.greedy_key and is_greedy:
-            cuts = {n for n, key in self.keys.items() if STAGES[_setting(key)].kind != "edit"}
+            cuts = {n for n, key in self.keys.items() if not _edits(_setting(key))}
             settings = {name: value for name, value in settings.items() if name not in cuts}
         if self.greedy_key and self.samples == is_greedy:
             settings[self.greedy_key] = not is_greedy
@@ -408,8 +415,12 @@ class Dialect:
         if key.to.endswith("!"):
             return any(path.startswith(f"{setting}.") for path in values)
         found = next((path for path in key.paths if path in values), None)
+        if key.to == "dry.breakers" and found is not None:
+            return []  # ours are ids, and an engine's are text
         if found is not None:
             value = key.theirs(values[found])
+            if value == math.inf:  # which JSON has not
+                return key.default
             same = _are_same(key.ours(value), _listed(values[found])) or key.to == "logit_bias"
             return value if same and not _among(value, key.off) else key.default
         if stage is None or key.paths[0] == _RANGE or not key.paths[0].endswith(f".{stage.switch}"):
@@ -484,6 +495,10 @@ def _setting(key: Key) -> str:
     return key.paths[0].partition(".")[0].rstrip("!")
 
 
+def _edits(setting: str) -> bool:
+    return setting not in STAGES or STAGES[setting].kind == "edit"
+
+
 def _is_stage(value: Any) -> bool:
     return isinstance(value, Stage)
 
@@ -528,7 +543,7 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) and not value else value
 
 
-def _biases(value: Any, banned: Sequence[Any]) -> Any:
+def _biases(value: Any, banned: Sequence[Any], most: float) -> Any:
     """Return biases by id: of a mapping with ids as strings, or of pairs."""
     if not isinstance(value, (Mapping, list, tuple)):
         return value
@@ -540,8 +555,13 @@ def _biases(value: Any, banned: Sequence[Any]) -> Any:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             return value
         token, bias = pair
-        is_id = isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 12
-        found.append((int(token) if is_id else token, -math.inf if _among(bias, banned) else bias))
+        if isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 12:
+            token = int(token)
+        if _among(bias, banned):
+            bias = -math.inf
+        elif isinstance(bias, (int, float)) and abs(bias) > most:
+            bias = math.copysign(most, bias)
+        found.append((token, bias))
     return tuple(found)
 
 

@@ -2,6 +2,8 @@
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 DIALECT = Dialect(
     engine="Hugging Face transformers",
     version="5.24.0",

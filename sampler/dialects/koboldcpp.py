@@ -5,6 +5,8 @@ Not read: a first top-k of 3,000 tokens that it always has, to save time.
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 _PENALTIES = "repetition_penalty presence_penalty"
 _TEMPERED = "temperature dynamic_temperature smoothing"
 
@@ -41,7 +43,7 @@ DIALECT = Dialect(
         "xtc_probability": Key("xtc", 0.0, low=(0, 0)),
         "adaptive_target": Key("adaptive_p", -1.0, (-1, 0), names=("adaptivep_target",)),
         "adaptive_decay": Key("adaptive_p.decay", 0.9, names=("adaptivep_decay",)),
-        "logit_bias": Key("logit_bias", {}),
+        "logit_bias": Key("logit_bias", {}, most=100.0),
         "sampler_seed": Key("seed", -1, none=(-1, 0)),
     },
     order=f"logit_bias dry {_PENALTIES} top_k top_a tail_free typical_p top_p min_p {_TEMPERED} "

@@ -2,6 +2,8 @@
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 _PENALTIES = "repetition_penalty frequency_penalty presence_penalty"
 
 DIALECT = Dialect(

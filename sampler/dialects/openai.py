@@ -2,6 +2,8 @@
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 DIALECT = Dialect(
     engine="OpenAI",
     version="that of the package openai 3.57.0; the order of its steps is not published",

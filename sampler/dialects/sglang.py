@@ -2,6 +2,8 @@
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 DIALECT = Dialect(
     engine="SGLang",
     version="0.5.23",

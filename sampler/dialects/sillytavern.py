@@ -9,6 +9,8 @@ from dataclasses import replace
 from sampler.dialects._table import Key
 from sampler.dialects.text_generation_webui import DIALECT as WEBUI
 
+__all__ = ["DIALECT"]
+
 _NAMES = {
     "temperature": "temp",
     "dynamic_temperature": "dynatemp",

@@ -5,6 +5,8 @@ As the Transformers loader and the `_HF` ones take them; others know fewer setti
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 _PENALTIES = "repetition_penalty presence_penalty frequency_penalty"
 _NAMES = {
     **{name: name for name in (*_PENALTIES.split(), "dry", "top_n_sigma")},

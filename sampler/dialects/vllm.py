@@ -2,6 +2,8 @@
 
 from sampler.dialects._table import Dialect, Key
 
+__all__ = ["DIALECT"]
+
 DIALECT = Dialect(
     engine="vLLM",
     version="0.33.0",
@@ -13,7 +15,7 @@ DIALECT = Dialect(
         "repetition_penalty": Key("repetition_penalty", 1.0),
         "presence_penalty": Key("presence_penalty", 0.0),
         "frequency_penalty": Key("frequency_penalty", 0.0),
-        "logit_bias": Key("logit_bias"),
+        "logit_bias": Key("logit_bias", most=100.0),
         "seed": Key("seed", None, none=(-1,)),
     },
     order="logit_bias repetition_penalty frequency_penalty presence_penalty temperature min_p "
@@ -29,7 +31,8 @@ DIALECT = Dialect(
     "include_reasoning reasoning_effort truncate_prompt_tokens truncation_side "
     "add_generation_prompt continue_final_message add_special_tokens documents chat_template "
     "chat_template_kwargs mm_processor_kwargs priority request_id session_id cache_salt "
-    "return_token_ids return_tokens_as_token_ids vllm_xargs length_penalty max_new_tokens",
+    "return_token_ids return_tokens_as_token_ids vllm_xargs length_penalty max_new_tokens "
+    "guided_json guided_regex guided_choice guided_grammar guided_decoding_backend",
     refused={
         "structured_outputs": (),
         "response_format": ({"type": "text"},),
