@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-stages bench-history accuracy conformance llama-chains llama-histories llama-memory lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-requests bench-stages bench-history accuracy conformance llama-chains llama-histories llama-memory lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -33,6 +33,7 @@ help:
 	@echo 'make bench-stages  time a draw under each scale and each cut'
 	@echo 'make bench-history time penalties, DRY and bias against the bare draw, and against peers'
 	@echo 'make bench-logprobs     time log-probabilities against the bare draw'
+	@echo 'make bench-requests     time many requests in one call against one sampler'
 	@echo 'make accuracy      measure the worst errors of softmax, ours and other libraries'
 	@echo 'make conformance   check other samplers and ours by the same statistics: minutes'
 	@echo 'make llama-chains  hold 100,000 random chains against llama.cpp: minutes, and to build it'
@@ -190,6 +191,7 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@$(PY) benchmarks/report.py
 	@$(PY) benchmarks/masks.py
 	@$(PY) benchmarks/logprobs.py
+	@$(PY) benchmarks/requests.py
 
 # Calls each once, and times nothing.
 bench-check: $(VENV)/.has-bench $(VENV)/.built
@@ -234,6 +236,9 @@ bench-history: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench
 
 bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/logprobs.py $(ARGS)
+
+bench-requests: $(VENV)/.has-bench $(VENV)/.built
+	@$(PY) benchmarks/requests.py $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 

@@ -54,8 +54,6 @@ class Chain:
         tier: int = 1,
         per_row: tuple[str, int] | None = None,
     ) -> Self: ...
-    @staticmethod
-    def joined(chains: list[Chain]) -> Chain: ...
 
 @final
 class KeyedUniforms:
@@ -69,6 +67,10 @@ class Kept:
     def __new__(cls, rows: int) -> Self: ...
     def copy(self, n_kept: npt.NDArray[np.int64], ids: npt.NDArray[np.int32]) -> None: ...
 
+def join(
+    entries: list[tuple[Chain, int, int, int, tuple[array[int], int], bool]],
+    numbers: npt.NDArray[np.uint64],
+) -> tuple[Chain, bool]: ...
 def uniforms(
     out: npt.NDArray[np.float64],
     seed: int,

@@ -267,29 +267,43 @@ cdef class Chain:
         free(self.chains)
         free(self.stages)
 
-    @staticmethod
-    def joined(list chains not None):
-        """Make one chain of several, each for one row: those of row 0, row 1 and so on."""
-        cdef Chain made = Chain(()), one
-        cdef int64_t row, count = len(chains)
-        free(made.chains)
-        made.chains = <CChain *> malloc(max(count, 1) * sizeof(CChain))
-        if made.chains == NULL:
-            raise MemoryError()
-        made.stride = 1
-        made.weighs = False
-        made.per_row = "samplers", count
-        made._ids = chains[:]
-        for row in range(count):
-            one = made._ids[row]
-            if one.per_row is not None:
-                raise ValueError("each chain has to be for one row")
-            made.chains[row] = one.chains[0]
-            made.weighs |= one.weighs
-            made.room = max(made.room, one.room)
-            made.sorts = max(made.sorts, one.sorts)
-            made.has_coins |= one.has_coins
-        return made
+
+def join(list entries not None, uint64_t[:, ::1] numbers not None):
+    """Make one chain of those of several samplers, each for one row.
+
+    entries : a tuple for each row: its Chain, seed, stream and draw; its text, as `Rows.change`
+    takes it; and whether it needs more than these. numbers : shape (4, rows), gets seeds, streams,
+    steps, which are the lengths of the texts, and draws.
+
+    Returns the chain, and whether any row needs more.
+    """
+    cdef Chain made = Chain(()), one
+    cdef int64_t row, count = len(entries)
+    cdef bint more = False
+    cdef tuple entry
+    if numbers.shape[0] != 4 or numbers.shape[1] != count:
+        raise ValueError("four numbers for each row")
+    free(made.chains)
+    made.chains = <CChain *> malloc(max(count, 1) * sizeof(CChain))
+    if made.chains == NULL:
+        raise MemoryError()
+    made.stride = 1
+    made.weighs = False
+    made.per_row = "samplers", count
+    made._ids = entries[:]
+    for row in range(count):
+        entry = entries[row]
+        one, numbers[0, row], numbers[1, row], numbers[3, row], text, has_more = entry
+        if one.per_row is not None:
+            raise ValueError("each chain has to be for one row")
+        numbers[2, row] = len(text[0])
+        more |= has_more
+        made.chains[row] = one.chains[0]
+        made.weighs |= one.weighs
+        made.room = max(made.room, one.room)
+        made.sorts = max(made.sorts, one.sorts)
+        made.has_coins |= one.has_coins
+    return made, more
 
 
 cdef int set_chain(Job *job, Chain chain) except -1:

@@ -497,6 +497,16 @@ class Engine:
         self._check_ids(vocab)
         return self._edits_of(vocab) if self._edits else None
 
+    def entry(self, text: tuple[array[int], int], stream: int, draw: int, more: bool) -> Entry:
+        """Return what a `JoinedEngine` takes for a row; `more` is whether it has a mask."""
+        more = more or bool(self._edits) or self.memory is not None
+        return self._chain, self.seed, stream, draw, text, more
+
+    @property
+    def threads(self) -> int:
+        """How many threads a call may use, as a number."""
+        return self._workers()
+
     def _remembers(self, given: Given) -> bool:
         """Whether a stage with memory acts: where the kept set is given, only one that scales."""
         return self.memory is not None and (given.kept is None or self.memory.scales)
@@ -549,6 +559,9 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
+Entry: TypeAlias = "tuple[_core.Chain, int, int, int, tuple[array[int], int], bool]"
+
+
 class JoinedEngine(Engine):
     """What the engines of several samplers run on together, each with a row of its own.
 
@@ -557,47 +570,72 @@ class JoinedEngine(Engine):
 
     Parameters
     ----------
-    engines : list of Engine
-        One of each row; without settings per row.
-    edits : list of Edits, Changes or None
-        Of each row: `Engine.edits_for` its vocabulary.
+    entries : list of Entry
+        What `Engine.entry` makes, of each row.
+    threads : int
+
+    Attributes
+    ----------
+    given : Given
+        Where the uniforms of each row are.
+    has_more : bool
+        Whether any row has edits, a mask or memory: then `add` them.
     """
 
-    __slots__ = ("_edits_of_rows", "_engines")
+    __slots__ = ("_edits_of_rows", "_entries", "given", "has_more")
 
-    def __init__(
-        self, engines: list[Engine], edits: list[_core.Edits | _core.Changes | None]
-    ) -> None:
-        self._engines, self._edits_of_rows = engines, edits
-        self._chain = _core.Chain.joined([one._chain for one in engines])
-        seeds = np.array([one.seed for one in engines], np.uint64)
-        self._keys = _core.KeyedUniforms(0, 0, seeds)
+    def __init__(self, entries: list[Entry], threads: int = 1) -> None:
+        numbers = np.empty((4, len(entries)), np.uint64)
+        self._entries = entries
+        self._chain, self.has_more = _core.join(entries, numbers)
+        self._keys = _core.KeyedUniforms(0, 0, numbers[0])
+        self.given = Given(numbers[1], numbers[2], numbers[3])
+        self._edits_of_rows: list[_core.Edits | _core.Changes | None] = []
         self._flag_invalid = True
-        self._threads = max((one._workers() for one in engines), default=1)
-        self.memory = next((one.memory for one in engines if one.memory is not None), None)
+        self._threads = threads
+        self.memory = None
+
+    def add(
+        self,
+        edits: list[_core.Edits | _core.Changes | None],
+        masks: list[_MaskWords | None],
+        states: list[State | None],
+    ) -> None:
+        """Let each row have its edits, as `Engine.edits_for` makes them, its mask and its state."""
+        self._edits_of_rows = edits
+        self.memory = next((one.stage for one in states if one is not None), None)
+        texts = [entry[4] for entry in self._entries]
+        mask: Any = masks if any(one is not None for one in masks) else None
+        self.given = self.given._replace(
+            mask=mask, texts=texts, states=None if self.memory is None else states
+        )
 
     def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
         rows = source.rows()
         if given.states is not None:
-            rows.remember(
-                np.array([
-                    0.0 if state is None else state.stage.parameter(state.values)
-                    for state in given.states
-                ])
-            )  # fmt: skip
+            parameters = [
+                0.0 if state is None else state.stage.parameter(state.values)
+                for state in given.states
+            ]
+            rows.remember(np.array(parameters))
         edits = self._edits_of_rows
         if given.mask is not None or any(one is not None for one in edits):
             rows.change(edits, given.texts, given.mask)
         return rows
 
-    def error(self, source: Logits, row: int, given: Given) -> ValueError:
+    def error(self, source: Logits, row: int) -> ValueError:
         """Return the error of a row that is invalid."""
-        alone = JoinedEngine(self._engines[row : row + 1], self._edits_of_rows[row : row + 1])
-        parts: list[Any] = [None if one is None else one[row : row + 1] for one in given[:6]]
-        its = Given(*parts)
-        rows = alone._rows_of(source._replace(array=source.array[row : row + 1]), its)
+        one = slice(row, row + 1)
+        alone = JoinedEngine(self._entries[one])
+        given = self.given
+        if self.has_more:
+            masks: Any = [None] if given.mask is None else given.mask[one]
+            states: Any = [None] if given.states is None else given.states[one]
+            alone.add(self._edits_of_rows[one], masks, states)
+        rows = alone._rows_of(source._replace(array=source.array[one]), alone.given)
+        drawn, where = np.empty((1, 1), np.int64), alone.given
         found = _core.draw_tokens(
-            alone._chain, rows, alone._keys, np.empty((1, 1), np.int64), False, 1, *its[:2]
+            alone._chain, rows, alone._keys, drawn, False, 1, where.streams, where.steps
         )
         assert found is not None and given.steps is not None
         return InvalidLogit(row, *found[1:]).error("logits", f"{row} at step {given.steps[row]}")

@@ -27,7 +27,7 @@ from sampler._checks import (
     check_logprobs,
 )
 from sampler._core import Changes, Edits
-from sampler._engine import Engine, Given, JoinedEngine
+from sampler._engine import Entry, JoinedEngine
 from sampler._inputs import Logits, kind_of
 from sampler.api import Sampler, engine_of
 from sampler.history import History
@@ -170,24 +170,26 @@ class Request:
 
     __slots__ = (
         "_at",
+        "_draw",
         "_edits",
         "_ends",
         "_engine",
+        "_entry",
         "_mask",
         "_most",
         "_parts",
         "_ready",
         "_starts",
         "_states",
-        "_text",
+        "_stream",
+        "_take",
+        "_threads",
         "_tokens",
         "_vocab",
         "_words",
-        "draw",
         "error",
         "history",
         "sampler",
-        "stream",
     )
 
     def __init__(
@@ -205,8 +207,8 @@ class Request:
             _check_sampler(sampler)
             sampler = Schedule([(sampler, None)])
         self._parts = sampler.parts
-        self.stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
-        self.draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
+        self._stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
+        self._draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
         ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
         self._ends = frozenset(Ids().check_per_row("eos_token_id", () if ends is None else ends))
         self._most = max_new_tokens
@@ -226,10 +228,19 @@ class Request:
 
     def _hold(self, history: History) -> None:
         self.history = history
-        self._tokens, n_prompt = self._text = history.text()
-        self._at = n_prompt
+        self._tokens, self._at = history.text()
 
     # ------------------------------------------------------------------------- as it stands
+
+    @property
+    def stream(self) -> int:
+        """The stream of the text's random numbers."""
+        return self._stream
+
+    @property
+    def draw(self) -> int:
+        """The draw index of the text's random numbers."""
+        return self._draw
 
     @property
     def mask(self) -> Any:
@@ -241,6 +252,8 @@ class Request:
         self._words = None
         if mask is not None and self._vocab:
             self._words = read_mask(mask, (self._vocab,))[0]
+            if not self._entry[-1]:  # so far nothing looked for a mask
+                self._ready = 0
         self._mask = mask
 
     @property
@@ -359,7 +372,7 @@ class Request:
             n = len(self._tokens)
             scored = self.sampler.score(
                 logits, token, history=self.history, state=state, mask=mask, dtype=dtype,
-                streams=[self.stream], steps=[n], draws=[self.draw],
+                streams=[self._stream], steps=[n], draws=[self._draw],
             )  # fmt: skip
             state = scored.state
         self._append(token, state)
@@ -423,9 +436,10 @@ class Request:
         made._hold(self.history.fork())
         made._starts, made._states = self._starts[:], self._states[:]
         if stream is not None:
-            made.stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
+            made._stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
         if draw is not None:
-            made.draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
+            made._draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
+        made._use_part()
         return made
 
     # ------------------------------------------------------------------------- JSON
@@ -454,8 +468,8 @@ class Request:
             "parts": [[one.to_dict(), until] for one, until in self._parts],
             "prompt": self.history.prompt,
             "output": self.history.output,
-            "stream": self.stream,
-            "draw": self.draw,
+            "stream": self._stream,
+            "draw": self._draw,
             "vocab": self._vocab,
             "mask": mask,
             "eos_token_id": sorted(self._ends),
@@ -520,13 +534,13 @@ class Request:
     def __repr__(self) -> str:
         over = ", over" if self.is_over else ""
         return (
-            f"<Request of stream {self.stream}, draw {self.draw}, {self._at} tokens of prompt and "
-            f"{len(self._tokens) - self._at} of output{over}: {self.sampler!r}>"
+            f"<Request of stream {self._stream}, draw {self._draw}, with {self._at} tokens of "
+            f"prompt and {len(self._tokens) - self._at} of output{over}: {self.sampler!r}>"
         )
 
     # ------------------------------------------------------------------------- inside
 
-    def _append(self, token: int, state: State | None) -> None:
+    def _append(self, token: int, state: State | None = None) -> None:
         """Take a token in, and what is remembered after it."""
         self._tokens.append(token)
         n = len(self._tokens) - self._at
@@ -560,6 +574,8 @@ class Request:
         """Draw with the sampler of the part that the text is in."""
         self.sampler = self._parts[len(self._starts) - 1][0]
         self._engine = engine_of(self.sampler)
+        self._threads = self._engine.threads
+        self._entry: Entry = _EMPTY
         self._ready = 0
         memory = self._engine.memory
         n = len(self._tokens) - self._at
@@ -568,6 +584,9 @@ class Request:
             last = self._states[-1]
             if memory is None or last is None or last.stage != memory:
                 self._states[-1] = None if memory is None else initial_states(memory, None)
+        # What takes a token where nothing else is to be remembered or looked at.
+        is_plain = self._most is None and not self._ends and len(self._starts) == len(self._parts)
+        self._take = self._tokens.append if is_plain else self._append
 
     def _check_open(self) -> None:
         if self.error is not None:
@@ -602,10 +621,15 @@ class Request:
                 self._words = read_mask(self._mask, (vocab,))[0]
         except (TypeError, ValueError) as error:
             return error
+        has_mask = self._words is not None
+        self._entry = self._engine.entry(
+            (self._tokens, self._at), self._stream, self._draw, has_mask
+        )
         self._ready = self._vocab = vocab
         return None
 
 
+_EMPTY: Any = (False,)  # of a request that is not ready
 _KEYS = (
     "parts", "prompt", "output", "stream", "draw", "vocab", "mask", "eos_token_id",
     "max_new_tokens", "starts", "states",
@@ -718,76 +742,70 @@ def _one_row(logits: Any, dtype: Any) -> Logits:
 
 
 class _Batch:
-    """The requests of a call, ready for the core; those that fail stand in it as plain rows."""
+    """The requests of a call, ready for the core; those that fail stand in it as banned rows."""
 
-    __slots__ = ("engine", "failed", "given", "requests", "source")
+    __slots__ = ("engine", "failed", "requests", "source")
 
     def __init__(self, requests: Sequence[Request], source: Logits) -> None:
-        self.requests = list(requests)
-        check_batch("requests", len(self.requests), source.batch)
+        self.requests = made = list(requests)
+        self.source = source
+        check_batch("requests", len(made), source.batch)
         vocab = source.array.shape[1]
         self.failed: dict[int, Exception] = {}
-        for row, one in enumerate(self.requests):
-            if type(one) is not Request and not isinstance(one, Request):
+        for row, one in enumerate(made):
+            if not isinstance(one, Request):
                 raise TypeError(f"`requests` have to be Requests, but one is {kind_of(one)}")
             if one._ready != vocab and (error := one._prepare(vocab)) is not None:
                 self.failed[row] = error
-        if len(set(map(id, self.requests))) < len(self.requests):
+        if len(set(map(id, made))) < len(made):
             raise ValueError("`requests` have to be each another one, but one stands there twice")
-        self.source = source
-        made = self.requests
-        engines = [one._engine for one in made]
-        edits = [one._edits for one in made]
-        masks = [one._words for one in made]
-        states = [one._states[-1] if one._states else None for one in made]
-        for row in self.failed:
-            engines[row], edits[row], masks[row], states[row] = _PLAIN, None, _NONE, None
-        self.engine = JoinedEngine(engines, edits)
-        texts = [one._text for one in made]
-        self.given = Given(
-            np.array([one.stream for one in made], np.uint64),
-            np.array([len(tokens) for tokens, _ in texts], np.uint64),
-            np.array([one.draw for one in made], np.uint64),
-            masks if any(one is not None for one in masks) else None,  # type: ignore[arg-type]
-            texts,
-            states if any(one is not None for one in states) else None,
-        )
+        if not self.failed:
+            entries = [one._entry for one in made]
+        else:
+            entries = [_NO_ENTRY if i in self.failed else one._entry for i, one in enumerate(made)]
+        self.engine = JoinedEngine(entries, max((one._threads for one in made), default=1))
+        if self.engine.has_more:
+            edits = [one._edits for one in made]
+            masks = [one._words for one in made]
+            states = [one._states[-1] if one._states else None for one in made]
+            for row in self.failed:
+                edits[row], masks[row], states[row] = None, _NO_TOKEN, None
+            self.engine.add(edits, masks, states)
 
     def accept(self, tokens: npt.NDArray[np.int64], states: Any, alone: bool) -> None:
         """Let every request take its token, or what is wrong with it."""
-        given = self.given
         drawn = tokens.tolist()
         if min(drawn, default=0) < 0:
             for row, token in enumerate(drawn):
                 if token < 0 and row not in self.failed:
-                    self.failed[row] = self.engine.error(self.source, row, given)
+                    self.failed[row] = self.engine.error(self.source, row)
         if self.failed and alone:
             raise self.failed[0]
-        if states is None:
-            for one, token in zip(self.requests, drawn, strict=True):
-                if token >= 0:
-                    one._append(token, None)
-        else:
+        if self.failed or states is not None:
+            states = [None] * len(drawn) if states is None else states
             for one, token, state in zip(self.requests, drawn, states, strict=True):
                 if token >= 0:
                     one._append(token, state)
+        else:
+            for one, token in zip(self.requests, drawn, strict=True):
+                one._take(token)
         for row, error in self.failed.items():
             self.requests[row].error = error
             self.requests[row]._ready = 0
 
 
 # Of a row whose request asks for what cannot be.
-_PLAIN: Engine = engine_of(Sampler(seed=0))
-_NONE = np.zeros(1, np.int32)
+_NO_ENTRY = engine_of(Sampler(seed=0)).entry(History().text(), 0, 0, True)
+_NO_TOKEN = np.zeros(1, np.int32)
 
 
 def _draw(requests: Sequence[Request], source: Logits, alone: bool = False) -> Any:
     batch = _Batch(requests, source)
-    states = None
-    if batch.given.states is None:
-        tokens = batch.engine.draw(source, given=batch.given)
+    given, states = batch.engine.given, None
+    if given.states is None:
+        tokens = batch.engine.draw(source, given=given)
     else:
-        found = batch.engine.sample(source, None, None, given=batch.given)
+        found = batch.engine.sample(source, None, None, given=given)
         tokens, states = found.tokens, found.state
     batch.accept(tokens, states, alone)
     return tokens
@@ -806,7 +824,8 @@ def _sample(
     check_flag("keep", keep)
     batch = _Batch(requests, source)
     found = batch.engine.sample(
-        source, None, top, raw=raw, keep=keep, given=batch.given, contain=source.to_container
-    )
+        source, None, top, raw=raw, keep=keep, given=batch.engine.given,
+        contain=source.to_container,
+    )  # fmt: skip
     batch.accept(np.asarray(found.tokens), found.state, alone)
     return found

@@ -176,7 +176,7 @@ def lists_settings(target: _Target) -> _Target:
     parameters = [*first, *settings, *others[len(first) :]]
     function.__signature__ = signature.replace(parameters=parameters)
     if isinstance(target, type):  # it may have inherited it
-        function.__qualname__ = f"{target.__name__}.__init__"  # in error messages
+        inspect.unwrap(function).__qualname__ = f"{target.__name__}.__init__"  # in messages
     if target.__doc__:  # python -OO has none
         lines = [f"{one.described()}\n        See `{one.__name__}`." for one in STAGES.values()]
         target.__doc__ = target.__doc__.replace("{settings}", "\n    ".join(lines))
