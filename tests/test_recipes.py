@@ -87,11 +87,9 @@ def test_torch_writes_the_texts_of_generate(make):
     model = make()
     engine = load("engine_torch")
     inputs, seen = tiny.padded(7, 3, 5), []
-    model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append([*args, *kwargs.values()][0].shape[1]),
-        with_kwargs=True,
-    )
+    hook = model.register_forward_pre_hook(lambda model, args: seen.append(args[0].shape[1]))
     free = engine.write(model, **inputs, s=S, max_new_tokens=NEW)
+    hook.remove()
     assert seen == [7] + [1] * (NEW - 1)  # the cache has the rest
     assert free == tiny.generate(model, inputs, S).tolist()
     end = free[1][4]
