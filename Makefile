@@ -8,7 +8,7 @@ ARGS ?=
 .DELETE_ON_ERROR:
 # Two pips at work in one environment break it.
 .NOTPARALLEL:
-.PHONY: help latest demo test test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-requests bench-stages bench-history accuracy conformance llama-chains llama-histories llama-memory lint wheel check-wheel clean distclean FORCE
+.PHONY: help latest demo test test-recipes test-slow test-isa test-asan test-oldest test-latest bench bench-check bench-report bench-instructions bench-logprobs bench-masks bench-requests bench-stages bench-history accuracy conformance llama-chains llama-histories llama-memory lint wheel check-wheel clean distclean FORCE
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -21,6 +21,7 @@ help:
 	@echo 'make demo PROMPT="..." ARGS="..."      your words; options, such as ARGS="--seed 7"'
 	@echo 'make test          run the tests, a process per core (ARGS goes to pytest: ARGS="-n 0 -k top_p")'
 	@echo 'make test-slow     run the slow tests'
+	@echo 'make test-recipes  run the demos of other engines, and their tests: minutes to install these'
 	@echo 'make test-isa      run the tests on each of the slower instruction sets of this machine'
 	@echo 'make test-asan     run the tests of the core under an address sanitizer'
 	@echo 'make test-oldest   run the tests of sampler.hf on the oldest transformers it works with'
@@ -143,6 +144,10 @@ test-slow: $(VENV)/.has-test $(VENV)/.has-demo $(VENV)/.built
 	$(call say,'Running the slow tests')
 	@$(PYTEST) -m slow $(ARGS)
 
+test-recipes: $(VENV)/.has-test $(VENV)/.has-demo $(VENV)/.has-recipes $(VENV)/.built
+	$(call say,'Running the tests of the demos inside other engines')
+	@$(PYTEST) -m recipes tests/test_recipes.py $(ARGS)
+
 # What these test is not the core.
 OTHER_LAYERS := $(patsubst %,tests/test_%.py,torch temperature selftest) $(wildcard tests/test_testing*.py) sampler/testing
 test-isa: $(VENV)/.has-test $(VENV)/.built
@@ -167,7 +172,7 @@ test-asan: $(ASAN)/.built
 	@LD_PRELOAD="$$($${CC:-cc} -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  PYTHONPATH=$(ASAN)/lib $(PY) -P -m pytest -s $(NOT_ASAN:%=--deselect=%) $(ASAN_TESTS) $(ARGS)
 
-HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py sampler/hf docs/huggingface.md
+HF_TESTS := $(wildcard tests/test_hf*.py) tests/test_config.py tests/test_recipes.py sampler/hf docs/huggingface.md
 test-oldest: $(VENV)/.has-oldest $(VENV)/.built
 	$(call say,'Running the tests of sampler.hf on the oldest transformers')
 	@PYTHONPATH=$(OLDEST) $(PYTEST) $(HF_TESTS) $(ARGS)
