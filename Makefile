@@ -160,7 +160,7 @@ test-isa: $(VENV)/.has-test $(VENV)/.built
 # sanitizer keeps freed memory, so what is said of memory's size does not hold here.
 ASAN := build/asan
 NOT_ASAN := $(patsubst %,tests/test_core.py::test_%,memory_does_not_grow idle_memory_is_given_back)
-ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads masks edits history)
+ASAN_TESTS := $(patsubst %,tests/test_%.py,core tiers isa law log_mass chains invalid threads masks edits history kept request)
 $(ASAN)/.built: $(VENV)/.has-test $(VENV)/.built
 	$(call say,'Building the extension with an address sanitizer')
 	@rm -rf $(ASAN)

@@ -11,12 +11,14 @@ import torch
 
 import sampler.hf
 import sampler.reference
+import sampler.request
 import sampler.temperature
 import sampler.testing
 import sampler.torch
 
 MODULES = (
     sampler, sampler.torch, sampler.temperature, sampler.testing, sampler.hf, sampler.reference,
+    sampler.request,
 )  # fmt: skip
 
 # In Python's words, and what to write.
