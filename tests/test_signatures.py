@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sampler.hf
+import sampler.logprobs
 import sampler.reference
 import sampler.temperature
 import sampler.testing
@@ -17,6 +18,7 @@ import sampler.torch
 
 MODULES = (
     sampler, sampler.torch, sampler.temperature, sampler.testing, sampler.hf, sampler.reference,
+    sampler.logprobs,
 )  # fmt: skip
 
 # In Python's words, and what to write.
