@@ -112,7 +112,7 @@ ALONE = {
 
 def _public():
     """Every public function, class and method: its module, its name, and itself."""
-    names = ("", ".hf", ".torch", ".temperature", ".testing", ".stages")
+    names = ("", ".hf", ".logprobs", ".torch", ".temperature", ".testing", ".stages")
     for module in (importlib.import_module(f"sampler{name}") for name in names):
         for name in module.__all__:
             found = getattr(module, name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import sampler.hf
+import sampler.logprobs
 import sampler.reference
 import sampler.request
 import sampler.temperature
@@ -19,6 +20,7 @@ import sampler.torch
 MODULES = (
     sampler, sampler.torch, sampler.temperature, sampler.testing, sampler.hf, sampler.reference,
     sampler.request,
+    sampler.logprobs,
 )  # fmt: skip
 
 # In Python's words, and what to write.
