@@ -88,8 +88,8 @@ class Schedule:
             _check_sampler(sampler)
             if (until is None) != (place == len(given) - 1):
                 raise ValueError(
-                    f"`parts` have to end each at some point, but the last at None: part {place} "
-                    f"has {until!r}"
+                    "of `parts` the last has to have None, and each other its end, but part "
+                    f"{place} of {len(given)} has {until!r}"
                 )
             if isinstance(until, int) and not isinstance(until, bool):
                 check_integer("until", until, 0, None, "an integer >= 0")
@@ -493,7 +493,7 @@ class Request:
         """
         try:
             found = json.loads(text)
-        except RecursionError:
+        except (RecursionError, json.JSONDecodeError):
             found = None
         version = found.pop("version", None) if isinstance(found, dict) else None
         if type(version) is not int or version != _VERSION:
@@ -588,26 +588,26 @@ class Request:
         is_plain = self._most is None and not self._ends and len(self._starts) == len(self._parts)
         self._take = self._tokens.append if is_plain else self._append
 
-    def _check_open(self) -> None:
+    def _check_open(self, where: str = "") -> None:
         if self.error is not None:
-            raise ValueError(f"the request has failed: {self.error}") from self.error
+            raise ValueError(f"the request{where} has failed: {self.error}") from self.error
         if self.is_over:
             raise ValueError(
-                "the request is over: it has its end token, or max_new_tokens; rollback(n) goes "
-                "back"
+                f"the request{where} is over: it has its end token, or max_new_tokens; rollback(n) "
+                "goes back"
             )
 
-    def _prepare(self, vocab: int) -> Exception | None:
+    def _prepare(self, vocab: int, row: int) -> Exception | None:
         """Make ready for a row; return what is wrong with what the request asks for, if anything.
 
         Raises
         ------
         ValueError
-            If the request cannot be used for such a row at all.
+            If it is over.
         """
-        self._check_open()
+        self._check_open(f" of row {row}" if row else "")
         if self._vocab not in (0, vocab):
-            raise ValueError(
+            return ValueError(
                 f"`logits` have to be of {self._vocab} tokens, as the last ones of this request "
                 f"were, but are of {vocab}"
             )
@@ -664,15 +664,14 @@ def next_tokens(requests: Sequence[Request], logits: Any, *, dtype: Any = None) 
     Returns
     -------
     ndarray or tensor of shape (batch,), int64
-        A tensor if the logits are one. -1 where a request fails: its logits are invalid, or what
-        it asks for is not in the vocabulary. Its `error` says why, it takes no token and is over;
-        all others get what they would without it.
+        A tensor if the logits are one. -1 where a request fails: its logits are invalid or of
+        another vocabulary than its last ones, or what it asks for is not in the vocabulary. Its
+        `error` says why, it takes no token and is over; all others get what they would without it.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as above, or a request has seen another vocabulary. Then no request
-        has moved.
+        If an argument is not as above. Then no request has moved.
 
     See Also
     --------
@@ -755,7 +754,7 @@ class _Batch:
         for row, one in enumerate(made):
             if not isinstance(one, Request):
                 raise TypeError(f"`requests` have to be Requests, but one is {kind_of(one)}")
-            if one._ready != vocab and (error := one._prepare(vocab)) is not None:
+            if one._ready != vocab and (error := one._prepare(vocab, row)) is not None:
                 self.failed[row] = error
         if len(set(map(id, made))) < len(made):
             raise ValueError("`requests` have to be each another one, but one stands there twice")

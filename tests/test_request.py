@@ -159,7 +159,7 @@ def test_a_bad_row_fails_alone():
     assert "row 11 at step 2 has inf at token 3" in messages[2]
     assert "leave no token in row 14" in messages[3]
     assert all(requests[i].is_over and requests[i].output == [] for i in failed)
-    with pytest.raises(ValueError, match="the request has failed: `logits` have to be finite"):
+    with pytest.raises(ValueError, match="the request of row 4 has failed: `logits` have to be finite"):
         next_tokens(requests, rows)
     requests[4].rollback(0)  # as it was before
     assert requests[4].next(row_of(4, 0)) == whole[4]
@@ -202,12 +202,9 @@ def test_misuse_moves_nothing():
     rows = np.stack([row_of(i, 0) for i in range(2)])
     fine, over = Request(s), Request(s, eos_token_id=2, max_new_tokens=1)
     over.next(rows[0])
-    elsewhere = Request(s)
-    elsewhere.next([1.0, 2.0])
     for pair, error, message in (
-        ([fine, over], ValueError, "the request is over"),
+        ([fine, over], ValueError, "the request of row 1 is over"),
         ([fine, fine], ValueError, "stands there twice"),
-        ([fine, elsewhere], ValueError, "of 2 tokens, as the last ones .* but are of 40"),
         ([fine], ValueError, "for 2 rows, but is for 1"),
         ([fine, s], TypeError, "have to be Requests, but one is a sampler.api.Sampler"),
     ):
@@ -226,6 +223,17 @@ def test_misuse_moves_nothing():
         next_tokens([fine], rows[0])
     with pytest.raises(ValueError, match="1-D"):
         fine.next(rows)
+
+
+def test_another_vocabulary_fails_alone():
+    s = Sampler(seed=1)
+    one, other = Request(s), Request(s)
+    one.next([1.0, 2.0])
+    drawn = next_tokens([one, other], np.stack([row_of(0, 0)] * 2))
+    assert drawn.tolist() == [-1, s.sample(row_of(0, 0), steps=0).tokens]
+    assert "of 2 tokens, as the last ones of this request were, but are of 40" in str(one.error)
+    with pytest.raises(ValueError, match="of 2 tokens, as the last ones"):
+        Request.from_json(one.to_json()).next(row_of(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -326,8 +334,8 @@ def test_the_memory_of_a_part_is_its_own():
         ([], TypeError, "pairs"),
         (5, TypeError, "pairs"),
         ([Sampler()], TypeError, "pairs"),
-        ([(Sampler(), 3)], ValueError, "the last at None"),
-        ([(Sampler(), None), (Sampler(), None)], ValueError, "part 0 has None"),
+        ([(Sampler(), 3)], ValueError, "the last has to have None"),
+        ([(Sampler(), None), (Sampler(), None)], ValueError, "part 0 of 2 has None"),
         ([("s", None)], TypeError, "a Sampler"),
         ([(Sampler(), -1), (Sampler(), None)], ValueError, "`until`"),
         ([(Sampler(), []), (Sampler(), None)], ValueError, "at least one id"),

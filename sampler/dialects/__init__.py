@@ -30,8 +30,10 @@ _OTHER_NAMES = {
     "hugging_face": "huggingface",
     "llama_server": "llama_cpp",
     "oobabooga": "text_generation_webui",
+    "webui": "text_generation_webui",
     "tabbyapi": "exllamav3",
 }
+_SPELLED = {"huggingface": "hf", "llama_cpp": "llama.cpp"}
 OWN = "sampler"
 
 
@@ -59,11 +61,12 @@ def _name(like: Any) -> str:
         raise TypeError(f"`like` has to be the name of an engine, but is {like!r:.40}")
     name = like.lower().replace(".", "_").replace("-", "_").replace(" ", "_")
     name = _OTHER_NAMES.get(name, name)
-    known = names()
-    if name not in known:
-        near = get_close_matches(name, [*known, *_OTHER_NAMES], n=1)
-        hint = f" ({near[0]}?)" if near else ""
-        raise ValueError(f"`like` has to be one of {', '.join(known)}, but is {like!r:.40}{hint}")
+    if name not in names():
+        shown = {one: one.replace("_", "-") for one in names()} | _SPELLED
+        near = get_close_matches(name, [*shown, *_OTHER_NAMES], n=1)
+        hint = f" ({shown.get(near[0], near[0])}?)" if near else ""
+        engines = ", ".join(shown.values())
+        raise ValueError(f"`like` has to be one of {engines}, but is {like!r:.40}{hint}")
     return name
 
 

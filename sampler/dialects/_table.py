@@ -39,6 +39,15 @@ _COMMUTE = {
         ("top_p", "min_tokens_to_keep"),
     )
 }
+# Where what no table can read belongs: it needs the model's end tokens, or its vocabulary.
+_ELSEWHERE = {
+    **dict.fromkeys(("min_tokens", "min_new_tokens", "min_length"), "min_new_tokens=(n, [eos])"),
+    **dict.fromkeys(("ban_eos_token", "ignore_eos"), "suppress_tokens=[eos]"),
+    **dict.fromkeys(("bad_words", "banned_tokens"), "bad_words=[ids]"),
+    **dict.fromkeys(("grammar", "grammar_string", "json_schema"), "sampler.hf.generate(grammar=)"),
+    "banned_strings": "sampler.hf.generate(banned_phrases=)",
+    "allowed_token_ids": "mask=",
+}
 _BANS = {"bad_words", "suppress_tokens", "begin_suppress_tokens", "min_new_tokens", "n_tokens"}
 
 
@@ -282,10 +291,13 @@ class Dialect:
             if found.get(name) is not None and not _among(found[name], off)
         }
         if asked:
-            shown = [f"{name}={value!r:.40}" for name, value in asked.items()]
+            shown = [
+                f"{name}={value!r:.40}" + (f" ({_ELSEWHERE[name]})" if name in _ELSEWHERE else "")
+                for name, value in asked.items()
+            ]
             raise ValueError(
-                f"settings of {self.engine} that a Sampler does not have: {', '.join(shown)}. To "
-                f"go without, give {', '.join(f'{name}=None' for name in asked)}"
+                f"settings of {self.engine} that are not read: {', '.join(shown)}. To go without, "
+                f"give {', '.join(f'{name}=None' for name in asked)}"
             )
         return {names.get(name, name): value for name, value in found.items()}
 

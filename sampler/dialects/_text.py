@@ -66,11 +66,16 @@ def _is_text(source: str, form: str) -> bool:
 
 
 def _read_file(path: Path) -> str:
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"`source` has to be a file of settings, but {str(path)!r:.80} is a folder: "
+            "Sampler.from_pretrained reads a model's"
+        )
     if not path.is_file():
-        is_folder = path.is_dir()
-        hint = ": Sampler.from_pretrained reads a model's folder" if is_folder else ""
-        raise FileNotFoundError(f"`source` has to be a file of settings, but {str(path)!r:.80} is "
-                                f"{'a folder' if is_folder else 'none'}{hint}")  # fmt: skip
+        raise FileNotFoundError(
+            f"`source` has to be a file of settings, or their text with a line break, but there is "
+            f"no {str(path)!r:.80}"
+        )
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     _check_size(len(content))
