@@ -269,18 +269,14 @@ cdef class Chain:
 
 
 def join(list entries not None, uint64_t[:, ::1] numbers not None):
-    """Make one chain of those of several samplers, each for one row.
+    """Make one chain of those of several samplers, each for one row, and find their numbers.
 
-    entries : a tuple for each row: its Chain, seed, stream and draw; its text, as `Rows.change`
-    takes it; and whether it needs more than these. numbers : shape (4, rows), gets seeds, streams,
-    steps, which are the lengths of the texts, and draws.
-
-    Returns the chain, and whether any row needs more.
+    entries : for each row its Chain, seed, stream and draw, its text, as `Rows.change` takes it, and
+    what is not for the core. numbers : shape (4, rows), gets seeds, streams, steps, which are the
+    lengths of the texts, and draws.
     """
     cdef Chain made = Chain(()), one
     cdef int64_t row, count = len(entries)
-    cdef bint more = False
-    cdef tuple entry
     if numbers.shape[0] != 4 or numbers.shape[1] != count:
         raise ValueError("four numbers for each row")
     free(made.chains)
@@ -290,20 +286,18 @@ def join(list entries not None, uint64_t[:, ::1] numbers not None):
     made.stride = 1
     made.weighs = False
     made.per_row = "samplers", count
-    made._ids = entries[:]
+    made._ids = entries[:]  # the stages that the chains point to are theirs
     for row in range(count):
-        entry = entries[row]
-        one, numbers[0, row], numbers[1, row], numbers[3, row], text, has_more = entry
+        one, numbers[0, row], numbers[1, row], numbers[3, row], text, _ = entries[row]
         if one.per_row is not None:
             raise ValueError("each chain has to be for one row")
         numbers[2, row] = len(text[0])
-        more |= has_more
         made.chains[row] = one.chains[0]
         made.weighs |= one.weighs
         made.room = max(made.room, one.room)
         made.sorts = max(made.sorts, one.sorts)
         made.has_coins |= one.has_coins
-    return made, more
+    return made
 
 
 cdef int set_chain(Job *job, Chain chain) except -1:
@@ -408,7 +402,7 @@ cdef class Kept:
         self._rows = rows
 
     cdef int begin(self, Job *job) except -1:
-        """Take what a job will find: once."""
+        """Take what a job will find, each list after how many it holds: once."""
         if self._lists != NULL or self._rows * job.repeat != job.batch:
             raise ValueError("the lists have to be of these rows, and the first")
         self._lists = <int32_t **> calloc(max(<int64_t> 1, job.batch), sizeof(int32_t *))
@@ -418,24 +412,41 @@ cdef class Kept:
         job.kept_ids = self._lists
         return 0
 
-    def copy(self, const int64_t[:, ::1] n_kept, int32_t[::1] ids):
-        """Write the ids of each draw of each row, n_kept of them, one list after another."""
-        cdef int64_t row, draw, count, done = 0, n = n_kept.shape[1]
-        cdef bint differ = self._count != self._rows  # the draws of a row
-        cdef const int32_t *one
-        if n_kept.shape[0] != self._rows or (differ and self._count != self._rows * n):
-            raise ValueError("as many rows as there are lists")
-        for row in range(self._rows):
-            for draw in range(n):
-                one = self._lists[row * n + draw if differ else row]
-                count = n_kept[row, draw]
-                if done + count > ids.shape[0]:
-                    raise ValueError("room for the ids")
-                if count > 0 and one == NULL:
-                    raise MemoryError()
-                if count > 0:
-                    memcpy(&ids[done], one, count * sizeof(int32_t))
-                done += count
+    cdef const int32_t *_list(self, int64_t place, int64_t n) except NULL:
+        """How many ids draw `place % n` of row `place // n` keeps, and these."""
+        cdef const int32_t *found
+        found = self._lists[place if self._count == self._rows * n else place // n]
+        if found == NULL:
+            raise MemoryError()
+        return found
+
+    def bounds(self, int64_t n, const int64_t[:, ::1] n_kept, int64_t[::1] bounds):
+        """Write where the ids of each draw begin, n to a row, and the end of all. A row that is
+        invalid, whose n_kept is 0, keeps none."""
+        cdef int64_t place
+        if (self._count not in (self._rows, self._rows * n) or n_kept.shape[0] != self._rows
+                or n_kept.shape[1] != n or bounds.shape[0] != self._rows * n + 1):
+            raise ValueError("one bound for each draw, and one more")
+        bounds[0] = 0
+        for place in range(self._rows * n):
+            bounds[place + 1] = bounds[place]
+            if n_kept[place // n, place % n] > 0:
+                bounds[place + 1] += self._list(place, n)[0]
+
+    def copy(self, int64_t n, const int64_t[::1] bounds, int32_t[::1] ids):
+        """Write the ids, to where `bounds` has them."""
+        cdef int64_t place, count
+        cdef const int32_t *found
+        if bounds.shape[0] != self._rows * n + 1:
+            raise ValueError("one bound for each draw, and one more")
+        for place in range(self._rows * n):
+            count = bounds[place + 1] - bounds[place]
+            if count == 0:
+                continue
+            found = self._list(place, n)
+            if not (count == found[0] and 0 <= bounds[place] <= ids.shape[0] - count):
+                raise ValueError("room for the ids")
+            memcpy(&ids[bounds[place]], found + 1, count * sizeof(int32_t))
 
     def __dealloc__(self):
         cdef int64_t i

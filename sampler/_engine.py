@@ -205,14 +205,135 @@ def _fields(
 
 def _lists_of(kept: _core.Kept, n_kept: _IntArray, contain: _Contain | None) -> tuple[Any, Any]:
     """Return the ids that are kept, one draw after another, and where each draw's begin."""
-    bounds = np.zeros(n_kept.size + 1, np.int64)
-    np.cumsum(n_kept, out=bounds[1:])
+    n = n_kept.shape[1]
+    bounds = np.empty(n_kept.size + 1, np.int64)
+    kept.bounds(n, n_kept, bounds)
     ids = np.empty(bounds[-1], np.int32)
-    kept.copy(n_kept, ids)
+    kept.copy(n, bounds, ids)
     return (ids, bounds) if contain is None else (contain(ids), contain(bounds))
 
 
-class Engine:
+class _Draws:
+    """What draws from rows, however they come by their chain and their edits: see `_rows_of`."""
+
+    __slots__ = ("_chain", "_flag_invalid", "_keys", "_threads", "memory")
+    _chain: _core.Chain
+    _flag_invalid: bool
+    _keys: _core.KeyedUniforms
+    _threads: int | str
+    memory: Memory | None
+
+    def draw(
+        self,
+        source: Logits,
+        *,
+        given: Given = NOTHING,
+        name: str = "logits",
+    ) -> _IntArray:
+        """Draw one token per row, shape (batch,); take a step unless steps are given.
+
+        `name` is what error messages call the logits.
+        """
+        rows = self._rows_of(source, given)
+        tokens = np.empty((rows.batch, 1), np.int64)
+        invalid = _core.draw_tokens(
+            self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
+            given.streams, given.steps, draws=given.draws,
+        )  # fmt: skip
+        if invalid is not None:
+            raise _error(invalid, name, given.steps)
+        return tokens[:, 0]
+
+    def sample(
+        self,
+        source: Logits,
+        n: int | None,
+        top: int | None,
+        *,
+        raw: bool = False,
+        keep: bool = False,
+        given: Given = NOTHING,
+        name: str = "logits",
+        contain: _Contain | None = None,
+    ) -> Samples:
+        """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
+
+        The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
+        without n where that is None; what has no axis left is a number. The lists are None without
+        any, and so are the raw fields unless asked for, and what is kept unless `keep`. `contain`
+        makes of each array what the caller wants.
+        """
+        figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
+        return self._report(source, False, figures, n is None, top, given, name, contain, keep)
+
+    def _report(
+        self,
+        source: Logits,
+        is_given: bool,
+        figures: _IntArray,
+        drop_n: bool,
+        top: int | None,
+        given: Given,
+        name: str,
+        contain: _Contain | None,
+        keep: bool = False,
+    ) -> Samples:
+        """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
+
+        `figures[0]` may be given.
+        """
+        rows = self._rows_of(source, given)
+        raw = len(figures) == 4
+        logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
+        top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
+        top_logs = np.empty((1 + raw, rows.batch, top or 0))
+        acts = given.states is not None and self._remembers(given)
+        observed = np.empty(rows.batch) if acts else None
+        kept = _core.Kept(rows.batch) if keep else None
+        invalid = _core.sample_tokens(
+            self._chain_for(given), rows, self._keys, figures, logs, top_ids, top_logs,
+            self._flag_invalid, self._workers(), *given[:3], is_given, observed, kept,
+        )  # fmt: skip
+        if invalid is not None:
+            raise _error(invalid, name, given.steps)
+        lone = source.array.ndim == 1
+        state = None
+        if observed is not None and given.states is not None:
+            state = states_after(given.states, observed, lone)
+        numbers = _fields(figures, lone, drop_n, contain)
+        log_numbers = _fields(logs, lone, drop_n, contain)
+        ids = top_log_lists = [None, None]
+        if top:
+            ids = _fields(top_ids, lone, False, contain)
+            top_log_lists = _fields(top_logs, lone, False, contain)
+        tokens, ranks, n_kept, *raw_ranks = numbers
+        logprobs, entropy, *raw_logs = log_numbers
+        shown = [tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0]]
+        raw_shown = [None] * 5
+        if raw:
+            raw_shown = [raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1]]
+        lists = (None, None) if kept is None else _lists_of(kept, figures[2], contain)
+        values: list[Any] = [*shown, *raw_shown, state, *lists]
+        return Samples(*values)
+
+    def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
+        """Hand the core its view of the rows, with their edits and what is remembered."""
+        raise NotImplementedError
+
+    def _chain_for(self, given: Given) -> _core.Chain:
+        """Return the chain of a call."""
+        return self._chain
+
+    def _remembers(self, given: Given) -> bool:
+        """Whether a stage with memory acts in a call."""
+        return self.memory is not None
+
+    def _workers(self) -> int:
+        """How many threads a call may use, as a number."""
+        return self._threads if isinstance(self._threads, int) else _processors()
+
+
+class Engine(_Draws):
     """What a `Sampler` runs on.
 
     Attributes
@@ -228,17 +349,12 @@ class Engine:
     """
 
     __slots__ = (
-        "_chain",
         "_chain_of_kept",
         "_edits",
-        "_flag_invalid",
         "_is_plain",
-        "_keys",
         "_largest_ids",
         "_prepared",
         "_stages",
-        "_threads",
-        "memory",
         "needs_history",
         "per_row",
         "seed_is_fresh",
@@ -298,49 +414,6 @@ class Engine:
             raise InvalidLogit(*found).error("logits")
         return found
 
-    def draw(
-        self,
-        source: Logits,
-        *,
-        given: Given = NOTHING,
-        name: str = "logits",
-    ) -> _IntArray:
-        """Draw one token per row, shape (batch,); take a step unless steps are given.
-
-        `name` is what error messages call the logits.
-        """
-        rows = self._rows_of(source, given)
-        tokens = np.empty((rows.batch, 1), np.int64)
-        invalid = _core.draw_tokens(
-            self._chain, rows, self._keys, tokens, self._flag_invalid, self._workers(),
-            given.streams, given.steps, draws=given.draws,
-        )  # fmt: skip
-        if invalid is not None:
-            raise _error(invalid, name, given.steps)
-        return tokens[:, 0]
-
-    def sample(
-        self,
-        source: Logits,
-        n: int | None,
-        top: int | None,
-        *,
-        raw: bool = False,
-        keep: bool = False,
-        given: Given = NOTHING,
-        name: str = "logits",
-        contain: _Contain | None = None,
-    ) -> Samples:
-        """Draw `n` tokens per row, from its draw index on, 0 by default; list the first `top`.
-
-        The arrays have shape (batch, n), the top lists (batch, top): without batch for a lone row,
-        without n where that is None; what has no axis left is a number. The lists are None without
-        any, and so are the raw fields unless asked for, and what is kept unless `keep`. `contain`
-        makes of each array what the caller wants.
-        """
-        figures = np.empty((4 if raw else 3, source.batch, 1 if n is None else n), np.int64)
-        return self._report(source, False, figures, n is None, top, given, name, contain, keep)
-
     def score(
         self,
         source: Logits,
@@ -361,56 +434,6 @@ class Engine:
         figures = np.empty((4 if raw else 3, *tokens.shape), np.int64)
         figures[0] = tokens
         return self._report(source, True, figures, drop_n, top, given, name, contain)
-
-    def _report(
-        self,
-        source: Logits,
-        is_given: bool,
-        figures: _IntArray,
-        drop_n: bool,
-        top: int | None,
-        given: Given,
-        name: str,
-        contain: _Contain | None,
-        keep: bool = False,
-    ) -> Samples:
-        """Fill `figures`, (3, batch, n), or 4 for the raw ones too, and the rest.
-
-        `figures[0]` may be given.
-        """
-        rows = self._rows_of(source, given)
-        raw = len(figures) == 4
-        logs = np.empty((4 if raw else 2, rows.batch, figures.shape[2]))
-        top_ids = np.empty((1 + raw, rows.batch, top or 0), np.int64)
-        top_logs = np.empty((1 + raw, rows.batch, top or 0))
-        acts = given.states is not None and self._remembers(given)
-        observed = np.empty(rows.batch) if acts else None
-        kept = _core.Kept(rows.batch) if keep else None
-        invalid = _core.sample_tokens(
-            self._chain_for(given), rows, self._keys, figures, logs, top_ids, top_logs,
-            self._flag_invalid, self._workers(), *given[:3], is_given, observed, kept,
-        )  # fmt: skip
-        if invalid is not None:
-            raise _error(invalid, name, given.steps)
-        lone = source.array.ndim == 1
-        state = None
-        if observed is not None and given.states is not None:
-            state = states_after(given.states, observed, lone)
-        numbers = _fields(figures, lone, drop_n, contain)
-        log_numbers = _fields(logs, lone, drop_n, contain)
-        ids = top_log_lists = [None, None]
-        if top:
-            ids = _fields(top_ids, lone, False, contain)
-            top_log_lists = _fields(top_logs, lone, False, contain)
-        tokens, ranks, n_kept, *raw_ranks = numbers
-        logprobs, entropy, *raw_logs = log_numbers
-        shown = [tokens, logprobs, ranks, n_kept, entropy, ids[0], top_log_lists[0]]
-        raw_shown = [None] * 5
-        if raw:
-            raw_shown = [raw_logs[0], raw_ranks[0], raw_logs[1], ids[1], top_log_lists[1]]
-        lists = (None, None) if kept is None else _lists_of(kept, figures[2], contain)
-        values: list[Any] = [*shown, *raw_shown, state, *lists]
-        return Samples(*values)
 
     def filter(
         self,
@@ -497,10 +520,10 @@ class Engine:
         self._check_ids(vocab)
         return self._edits_of(vocab) if self._edits else None
 
-    def entry(self, text: tuple[array[int], int], stream: int, draw: int, more: bool) -> Entry:
-        """Return what a `JoinedEngine` takes for a row; `more` is whether it has a mask."""
-        more = more or bool(self._edits) or self.memory is not None
-        return self._chain, self.seed, stream, draw, text, more
+    def entry(self, text: tuple[array[int], int], stream: int, draw: int, has_mask: bool) -> Entry:
+        """Return what a `JoinedEngine` takes for a row."""
+        more = has_mask or bool(self._edits) or self.memory is not None
+        return Entry(self._chain, self.seed, stream, draw, text, more)
 
     @property
     def threads(self) -> int:
@@ -546,10 +569,6 @@ class Engine:
             prepared = self._prepared = vocab, _compiled(self._edits, vocab, self.per_row)
         return prepared[1]
 
-    def _workers(self) -> int:
-        """How many threads a call may use, as a number."""
-        return self._threads if isinstance(self._threads, int) else _processors()
-
 
 def _processors() -> int:
     """How many processors this process may run on."""
@@ -559,56 +578,56 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
-Entry: TypeAlias = "tuple[_core.Chain, int, int, int, tuple[array[int], int], bool]"
+class Entry(NamedTuple):
+    """What a `JoinedEngine` takes for a row: see `_core.join`."""
+
+    chain: _core.Chain
+    seed: int
+    stream: int
+    draw: int
+    text: tuple[array[int], int]
+    has_extras: bool  # whether it has edits, a mask or memory
 
 
-class JoinedEngine(Engine):
+class Extras(NamedTuple):
+    """What the rows of a `JoinedEngine` have that need more than an entry; None where one has not.
+
+    The edits are as `Engine.edits_for` makes them.
+    """
+
+    edits: list[_core.Edits | _core.Changes | None]
+    masks: list[_MaskWords | None]
+    states: list[State | None]
+
+
+class JoinedEngine(_Draws):
     """What the engines of several samplers run on together, each with a row of its own.
 
-    An invalid row is flagged, whatever its sampler says. In the `Given` of a call, the mask is a
-    list of words or None for each row, and so are the texts and the states.
-
-    Parameters
-    ----------
-    entries : list of Entry
-        What `Engine.entry` makes, of each row.
-    threads : int
+    An invalid row is flagged, whatever its sampler says.
 
     Attributes
     ----------
     given : Given
-        Where the uniforms of each row are.
-    has_more : bool
-        Whether any row has edits, a mask or memory: then `add` them.
+        For its calls: where the uniforms of each row are, and its state.
     """
 
-    __slots__ = ("_edits_of_rows", "_entries", "given", "has_more")
+    __slots__ = ("_entries", "_extras", "given")
 
-    def __init__(self, entries: list[Entry], threads: int = 1) -> None:
+    def __init__(
+        self, entries: list[Entry], extras: Extras | None = None, threads: int = 1
+    ) -> None:
         numbers = np.empty((4, len(entries)), np.uint64)
-        self._entries = entries
-        self._chain, self.has_more = _core.join(entries, numbers)
+        self._entries, self._extras = entries, extras
+        self._chain = _core.join(entries, numbers)
         self._keys = _core.KeyedUniforms(0, 0, numbers[0])
-        self.given = Given(numbers[1], numbers[2], numbers[3])
-        self._edits_of_rows: list[_core.Edits | _core.Changes | None] = []
         self._flag_invalid = True
         self._threads = threads
         self.memory = None
-
-    def add(
-        self,
-        edits: list[_core.Edits | _core.Changes | None],
-        masks: list[_MaskWords | None],
-        states: list[State | None],
-    ) -> None:
-        """Let each row have its edits, as `Engine.edits_for` makes them, its mask and its state."""
-        self._edits_of_rows = edits
-        self.memory = next((one.stage for one in states if one is not None), None)
-        texts = [entry[4] for entry in self._entries]
-        mask: Any = masks if any(one is not None for one in masks) else None
-        self.given = self.given._replace(
-            mask=mask, texts=texts, states=None if self.memory is None else states
-        )
+        self.given = Given(numbers[1], numbers[2], numbers[3])
+        if extras is not None:
+            self.memory = next((one.stage for one in extras.states if one is not None), None)
+            if self.memory is not None:
+                self.given = self.given._replace(states=extras.states)
 
     def _rows_of(self, source: Logits, given: Given) -> _core.Rows:
         rows = source.rows()
@@ -618,24 +637,25 @@ class JoinedEngine(Engine):
                 for state in given.states
             ]
             rows.remember(np.array(parameters))
-        edits = self._edits_of_rows
-        if given.mask is not None or any(one is not None for one in edits):
-            rows.change(edits, given.texts, given.mask)
+        if self._extras is not None:
+            texts = [entry.text for entry in self._entries]
+            if bad := rows.change(self._extras.edits, texts, self._extras.masks):
+                row, token = bad
+                raise ValueError(f"the text of row {row} has the id {token}, which no row has")
         return rows
 
     def error(self, source: Logits, row: int) -> ValueError:
         """Return the error of a row that is invalid."""
         one = slice(row, row + 1)
-        alone = JoinedEngine(self._entries[one])
-        given = self.given
-        if self.has_more:
-            masks: Any = [None] if given.mask is None else given.mask[one]
-            states: Any = [None] if given.states is None else given.states[one]
-            alone.add(self._edits_of_rows[one], masks, states)
+        extras = None
+        if self._extras is not None:
+            edits, masks, states = self._extras
+            extras = Extras(edits[one], masks[one], states[one])
+        alone = JoinedEngine(self._entries[one], extras)
         rows = alone._rows_of(source._replace(array=source.array[one]), alone.given)
-        drawn, where = np.empty((1, 1), np.int64), alone.given
+        drawn, (streams, steps, *_) = np.empty((1, 1), np.int64), alone.given
         found = _core.draw_tokens(
-            alone._chain, rows, alone._keys, drawn, False, 1, where.streams, where.steps
-        )
-        assert found is not None and given.steps is not None
-        return InvalidLogit(row, *found[1:]).error("logits", f"{row} at step {given.steps[row]}")
+            alone._chain, rows, alone._keys, drawn, False, 1, streams, steps
+        )  # fmt: skip
+        assert found is not None and steps is not None
+        return InvalidLogit(row, *found[1:]).error("logits", f"{row} at step {steps[0]}")

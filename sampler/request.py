@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,85 +27,19 @@ from sampler._checks import (
     check_logprobs,
 )
 from sampler._core import Changes, Edits
-from sampler._engine import Entry, JoinedEngine
+from sampler._engine import Entry, Extras, JoinedEngine
 from sampler._inputs import Logits, kind_of
 from sampler.api import Sampler, engine_of
 from sampler.history import History
 from sampler.masks import read_mask
 from sampler.memory import State, initial_states
 from sampler.results import Samples
+from sampler.schedule import Schedule, check_sampler
 
-__all__ = ["Request", "Schedule", "next_samples", "next_tokens"]
+__all__ = ["Request", "next_samples", "next_tokens"]
 
 _VERSION = 1
-_Until: TypeAlias = "int | tuple[int, ...] | Callable[[History], bool]"
 _ID = f"an integer in [0, {MOST_TOKENS})"
-
-
-class Schedule:
-    """Samplers that take turns along a text: for its thinking and its answer, or its first tokens.
-
-    Parameters
-    ----------
-    parts : sequence of (Sampler, until)
-        In order. `until` says when the next part begins: after so many tokens of the part, an int;
-        after these tokens, a sequence of int, such as the ids of ``</think>``; or where a function
-        of the text so far, a `History`, is true. That of the last part is None.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `parts` are not as above, or a sampler has settings per row.
-
-    See Also
-    --------
-    Request : takes one in place of a sampler.
-
-    Notes
-    -----
-    When a part ends depends on the tokens of the output alone, so it is the same after
-    `Request.rollback`, and in every batch. A function is asked once after each token.
-
-    Examples
-    --------
-    >>> from sampler import Sampler
-    >>> from sampler.request import Request, Schedule
-    >>> s = Sampler(temperature=1.5, seed=7)
-    >>> r = Request(Schedule([(s, [3]), (s.replace(temperature=0), None)]))
-    >>> [r.next([1.0, 3.0, 2.0, 2.0]) for _ in range(6)]
-    [3, 1, 1, 1, 1, 1]
-    """
-
-    __slots__ = ("parts",)
-    parts: tuple[tuple[Sampler, _Until | None], ...]
-
-    def __init__(self, parts: Iterable[tuple[Sampler, Any]]) -> None:
-        given: list[Any] = list(parts) if _is_iterable(parts) else []
-        if not given or any(not isinstance(one, (tuple, list)) or len(one) != 2 for one in given):
-            raise TypeError(f"`parts` have to be pairs of a Sampler and its end, but are {parts!r}")
-        checked: list[tuple[Sampler, _Until | None]] = []
-        for place, (sampler, until) in enumerate(given):
-            _check_sampler(sampler)
-            if (until is None) != (place == len(given) - 1):
-                raise ValueError(
-                    "of `parts` the last has to have None, and each other its end, but part "
-                    f"{place} of {len(given)} has {until!r}"
-                )
-            if isinstance(until, int) and not isinstance(until, bool):
-                check_integer("until", until, 0, None, "an integer >= 0")
-            elif isinstance(until, (list, tuple, range)):
-                until = tuple(check_integer("until", one, 0, MOST_TOKENS, _ID) for one in until)
-                if not until:
-                    raise ValueError("`until` has to hold at least one id, but is empty")
-            elif until is not None and not callable(until):
-                raise TypeError(
-                    f"`until` has to be an int, a sequence of int or a function, but is {until!r}"
-                )
-            checked.append((sampler, until))
-        self.parts = tuple(checked)
-
-    def __repr__(self) -> str:
-        return f"Schedule({list(self.parts)!r})"
 
 
 class Request:
@@ -169,20 +103,21 @@ class Request:
     """
 
     __slots__ = (
-        "_at",
         "_draw",
         "_edits",
-        "_ends",
         "_engine",
         "_entry",
+        "_eos_ids",
+        "_has_extras",
         "_mask",
-        "_most",
-        "_parts",
+        "_max_new_tokens",
+        "_n_prompt",
         "_ready",
+        "_schedule",
         "_starts",
         "_states",
         "_stream",
-        "_take",
+        "_take_token",
         "_threads",
         "_tokens",
         "_vocab",
@@ -204,14 +139,14 @@ class Request:
         max_new_tokens: int | None = None,
     ) -> None:
         if not isinstance(sampler, Schedule):
-            _check_sampler(sampler)
+            check_sampler(sampler)
             sampler = Schedule([(sampler, None)])
-        self._parts = sampler.parts
+        self._schedule = sampler
         self._stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
         self._draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
         ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
-        self._ends = frozenset(Ids().check_per_row("eos_token_id", () if ends is None else ends))
-        self._most = max_new_tokens
+        self._eos_ids = frozenset(Ids().check_per_row("eos_token_id", () if ends is None else ends))
+        self._max_new_tokens = max_new_tokens
         if max_new_tokens is not None:
             check_integer("max_new_tokens", max_new_tokens, 0, None, "an integer >= 0")
         self._mask = mask
@@ -228,7 +163,7 @@ class Request:
 
     def _hold(self, history: History) -> None:
         self.history = history
-        self._tokens, self._at = history.text()
+        self._tokens, self._n_prompt = history.text()
 
     # ------------------------------------------------------------------------- as it stands
 
@@ -249,21 +184,21 @@ class Request:
 
     @mask.setter
     def mask(self, mask: Any) -> None:
-        self._words = None
+        words = None
         if mask is not None and self._vocab:
-            self._words = read_mask(mask, (self._vocab,))[0]
-            if not self._entry[-1]:  # so far nothing looked for a mask
+            words = read_mask(mask, (self._vocab,))[0]
+            if not self._has_extras:  # so far nothing looked for a mask
                 self._ready = 0
-        self._mask = mask
+        self._mask, self._words = mask, words
 
     @property
     def is_over(self) -> bool:
         """Whether the text has come to its end, or to an error."""
-        n = len(self._tokens) - self._at
+        n = len(self._tokens) - self._n_prompt
         return bool(
             self.error is not None
-            or (self._most is not None and n >= self._most)
-            or (n and self._tokens[-1] in self._ends)
+            or (self._max_new_tokens is not None and n >= self._max_new_tokens)
+            or (n and self._tokens[-1] in self._eos_ids)
         )
 
     @property
@@ -395,7 +330,7 @@ class Request:
         """
         self.history.rollback(n)
         self.error = None
-        left = len(self._tokens) - self._at
+        left = len(self._tokens) - self._n_prompt
         while self._starts[-1] > left:
             self._starts.pop()
         del self._states[left + 1 :]
@@ -450,13 +385,13 @@ class Request:
         Raises
         ------
         ValueError
-            If a part of its `Schedule` ends by a function.
+            If a part of its `Schedule` ends by a function, or it has a mask and has seen no logits.
 
         See Also
         --------
         Request.from_json : reads it.
         """
-        if any(callable(until) for _, until in self._parts):
+        if any(callable(until) for _, until in self._schedule.parts):
             raise ValueError("a Schedule that asks a function cannot be written as JSON")
         mask = self._mask
         if mask is not None:
@@ -465,15 +400,16 @@ class Request:
             mask = base64.b64encode(self._words.astype("<i4").tobytes()).decode()
         return json.dumps({
             "version": _VERSION,
-            "parts": [[one.to_dict(), until] for one, until in self._parts],
+            "parts": [[one.to_dict(), until] for one, until in self._schedule.parts],
             "prompt": self.history.prompt,
             "output": self.history.output,
             "stream": self._stream,
             "draw": self._draw,
             "vocab": self._vocab,
             "mask": mask,
-            "eos_token_id": sorted(self._ends),
-            "max_new_tokens": self._most,
+            "eos_token_id": sorted(self._eos_ids),
+            "max_new_tokens": self._max_new_tokens,
+            "error": None if self.error is None else str(self.error),
             "starts": self._starts,
             "states": [None if one is None else one.to_json() for one in self._states],
         })  # fmt: skip
@@ -521,6 +457,11 @@ class Request:
         made.mask = mask
         made._hold(History(found["prompt"], found["output"]))
         n = len(found["output"])
+        if made._vocab and any(one >= made._vocab for one in made._tokens):
+            raise ValueError(f"the text has to hold ids in [0, {made._vocab}), as `vocab` says")
+        if not isinstance(found["error"], (str, type(None))):
+            raise ValueError("`error` of the text has to be a string or null")
+        made.error = None if found["error"] is None else ValueError(found["error"])
         rises = isinstance(starts, list) and starts[:1] == [0] and starts == sorted(starts)
         if not rises or len(starts) > len(parts) or not all(0 <= one <= n for one in starts):
             raise ValueError(f"`starts` of the text have to rise from 0 to at most {n}")
@@ -531,62 +472,68 @@ class Request:
         made._use_part()
         return made
 
+    def __copy__(self) -> Self:
+        return self.fork()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_json, (self.to_json(),)
+
     def __repr__(self) -> str:
         over = ", over" if self.is_over else ""
         return (
-            f"<Request of stream {self._stream}, draw {self._draw}, with {self._at} tokens of "
-            f"prompt and {len(self._tokens) - self._at} of output{over}: {self.sampler!r}>"
+            f"<Request of stream {self._stream}, draw {self._draw}, {self._n_prompt} tokens of "
+            f"prompt and {len(self._tokens) - self._n_prompt} of output{over}: {self.sampler!r}>"
         )
 
     # ------------------------------------------------------------------------- inside
 
     def _append(self, token: int, state: State | None = None) -> None:
-        """Take a token in, and what is remembered after it."""
+        """Take a token in, and what is remembered after it; nothing, where a schedule raises."""
         self._tokens.append(token)
-        n = len(self._tokens) - self._at
         if self._states:
             self._states.append(state)
-        if n == self._most or token in self._ends:
-            self._ready = 0
-        if len(self._starts) < len(self._parts):
+        try:
             self._begin_part()
+        except Exception:
+            self._tokens.pop()
+            del self._states[-1:]
+            raise
+        if len(self._tokens) - self._n_prompt == self._max_new_tokens or token in self._eos_ids:
+            self._ready = 0
 
     def _begin_part(self) -> None:
-        """Let the next part of a schedule begin, if this one ends here."""
-        n = len(self._tokens) - self._at
-        part = len(self._starts)
-        while len(self._starts) < len(self._parts):
-            until = self._parts[len(self._starts) - 1][1]
-            begun = self._starts[-1]
-            if isinstance(until, tuple):
-                ends = n - begun >= len(until) and (*self._tokens[-len(until) :],) == until
-            elif isinstance(until, int):
-                ends = n - begun >= until
-            else:
-                ends = bool(until is not None and until(self.history))
-            if not ends:
-                break
-            self._starts.append(n)
-        if len(self._starts) > part:
+        """Let the next parts of a schedule begin, if they do here."""
+        n, starts, schedule = len(self._tokens) - self._n_prompt, self._starts, self._schedule
+        before = len(starts)
+        while len(starts) < len(schedule.parts) and schedule.ended(
+            self.history, len(starts) - 1, starts[-1]
+        ):
+            starts.append(n)
+        if len(starts) > before:
             self._use_part()
 
     def _use_part(self) -> None:
         """Draw with the sampler of the part that the text is in."""
-        self.sampler = self._parts[len(self._starts) - 1][0]
+        self.sampler = self._schedule.parts[len(self._starts) - 1][0]
         self._engine = engine_of(self.sampler)
         self._threads = self._engine.threads
-        self._entry: Entry = _EMPTY
+        self._entry: Entry | None = None
+        self._has_extras = False
         self._ready = 0
         memory = self._engine.memory
-        n = len(self._tokens) - self._at
+        n = len(self._tokens) - self._n_prompt
         if memory is not None or self._states:
             self._states += [None] * (n + 1 - len(self._states))
             last = self._states[-1]
             if memory is None or last is None or last.stage != memory:
                 self._states[-1] = None if memory is None else initial_states(memory, None)
         # What takes a token where nothing else is to be remembered or looked at.
-        is_plain = self._most is None and not self._ends and len(self._starts) == len(self._parts)
-        self._take = self._tokens.append if is_plain else self._append
+        is_plain = (
+            self._max_new_tokens is None
+            and not self._eos_ids
+            and len(self._starts) == len(self._schedule.parts)
+        )
+        self._take_token = self._tokens.append if is_plain else self._append
 
     def _check_open(self, where: str = "") -> None:
         if self.error is not None:
@@ -615,38 +562,24 @@ class Request:
             self._edits = self._engine.edits_for(vocab)
             if self._vocab == 0 and (outside := [one for one in self._tokens if one >= vocab]):
                 raise ValueError(
-                    f"`prompt` has to hold ids in [0, {vocab}), but one is {outside[0]}"
+                    f"the text has to hold ids in [0, {vocab}), but one is {outside[0]}"
                 )
             if self._mask is not None and self._words is None:
                 self._words = read_mask(self._mask, (vocab,))[0]
         except (TypeError, ValueError) as error:
             return error
-        has_mask = self._words is not None
         self._entry = self._engine.entry(
-            (self._tokens, self._at), self._stream, self._draw, has_mask
+            self.history.text(), self._stream, self._draw, self._words is not None
         )
+        self._has_extras = self._entry.has_extras
         self._ready = self._vocab = vocab
         return None
 
 
-_EMPTY: Any = (False,)  # of a request that is not ready
 _KEYS = (
     "parts", "prompt", "output", "stream", "draw", "vocab", "mask", "eos_token_id",
-    "max_new_tokens", "starts", "states",
+    "max_new_tokens", "error", "starts", "states",
 )  # fmt: skip
-
-
-def _is_iterable(value: Any) -> bool:
-    return isinstance(value, Iterable)
-
-
-def _check_sampler(sampler: Any) -> None:
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` has to be a Sampler, but is {kind_of(sampler)}")
-    if engine_of(sampler).per_row is not None:
-        raise ValueError(
-            "`sampler` has to be for one text, but has settings per row: make a request of each"
-        )
 
 
 def next_tokens(requests: Sequence[Request], logits: Any, *, dtype: Any = None) -> Any:
@@ -757,22 +690,23 @@ class _Batch:
             if one._ready != vocab and (error := one._prepare(vocab, row)) is not None:
                 self.failed[row] = error
         if len(set(map(id, made))) < len(made):
-            raise ValueError("`requests` have to be each another one, but one stands there twice")
-        if not self.failed:
-            entries = [one._entry for one in made]
-        else:
-            entries = [_NO_ENTRY if i in self.failed else one._entry for i, one in enumerate(made)]
-        self.engine = JoinedEngine(entries, max((one._threads for one in made), default=1))
-        if self.engine.has_more:
-            edits = [one._edits for one in made]
-            masks = [one._words for one in made]
-            states = [one._states[-1] if one._states else None for one in made]
+            raise ValueError("`requests` have to be all different, but one is there twice")
+        entries: list[Any] = [one._entry for one in made]
+        extras = None
+        if self.failed or any(one._has_extras for one in made):
+            extras = Extras(
+                [one._edits for one in made],
+                [one._words for one in made],
+                [one._states[-1] if one._states else None for one in made],
+            )
             for row in self.failed:
-                edits[row], masks[row], states[row] = None, _NO_TOKEN, None
-            self.engine.add(edits, masks, states)
+                entries[row] = _NO_ENTRY
+                extras.edits[row], extras.masks[row], extras.states[row] = None, _NO_TOKEN, None
+        threads = max((one._threads for one in made), default=1)
+        self.engine = JoinedEngine(entries, extras, threads)
 
     def accept(self, tokens: npt.NDArray[np.int64], states: Any, alone: bool) -> None:
-        """Let every request take its token, or what is wrong with it."""
+        """Let every request take its token, or what is wrong with it: then the token is -1."""
         drawn = tokens.tolist()
         if min(drawn, default=0) < 0:
             for row, token in enumerate(drawn):
@@ -780,29 +714,33 @@ class _Batch:
                     self.failed[row] = self.engine.error(self.source, row)
         if self.failed and alone:
             raise self.failed[0]
-        if self.failed or states is not None:
-            states = [None] * len(drawn) if states is None else states
-            for one, token, state in zip(self.requests, drawn, states, strict=True):
-                if token >= 0:
-                    one._append(token, state)
-        else:
-            for one, token in zip(self.requests, drawn, strict=True):
-                one._take(token)
-        for row, error in self.failed.items():
-            self.requests[row].error = error
+        for row, one in enumerate(self.requests):
+            try:
+                if drawn[row] < 0:
+                    continue
+                if states is None:
+                    one._take_token(drawn[row])
+                else:
+                    one._append(drawn[row], states[row])
+            except Exception as error:  # of a function of its schedule
+                if alone:
+                    raise
+                self.failed[row], tokens[row] = error, -1
+        for row, why in self.failed.items():
+            self.requests[row].error = why
             self.requests[row]._ready = 0
 
 
 # Of a row whose request asks for what cannot be.
-_NO_ENTRY = engine_of(Sampler(seed=0)).entry(History().text(), 0, 0, True)
+_NO_ENTRY = engine_of(Sampler(seed=0)).entry(History().text(), 0, 0, has_mask=True)
 _NO_TOKEN = np.zeros(1, np.int32)
 
 
 def _draw(requests: Sequence[Request], source: Logits, alone: bool = False) -> Any:
     batch = _Batch(requests, source)
-    given, states = batch.engine.given, None
+    given = batch.engine.given
     if given.states is None:
-        tokens = batch.engine.draw(source, given=given)
+        tokens, states = batch.engine.draw(source, given=given), None
     else:
         found = batch.engine.sample(source, None, None, given=given)
         tokens, states = found.tokens, found.state
@@ -823,8 +761,7 @@ def _sample(
     check_flag("keep", keep)
     batch = _Batch(requests, source)
     found = batch.engine.sample(
-        source, None, top, raw=raw, keep=keep, given=batch.engine.given,
-        contain=source.to_container,
+        source, None, top, raw=raw, keep=keep, given=batch.engine.given
     )  # fmt: skip
-    batch.accept(np.asarray(found.tokens), found.state, alone)
-    return found
+    batch.accept(found.tokens, found.state, alone)
+    return found if source.to_tensor is None else found.map(source.to_tensor)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic
 import numpy as np
 import numpy.typing as npt
 
+from sampler import _tensors
 from sampler._checks import as_array
 from sampler._tensors import container_of
 
@@ -136,18 +137,33 @@ class Samples(Generic[_Ints, _Floats]):
 
         return Samples(*map(part, _FIELDS))
 
+    def map(self, contain: Callable[[npt.NDArray[Any]], Any]) -> Samples[Any, Any]:
+        """Return the same with each array in another container."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        changed = {
+            name: contain(value)
+            for name, value in values.items()
+            if isinstance(value, np.ndarray) and name != "state"
+        }
+        return Samples(**{**values, **changed})
+
     def _lists_at(self, index: Any) -> dict[str, Any]:
         """Return what is kept of a part, as the two fields."""
         if self.kept_ids is None:
             return {}
-        bounds = np.asarray(self.kept_indptr)
-        draws = np.arange(len(bounds) - 1).reshape(np.asarray(self.tokens).shape)[index].ravel()
+        bounds = np.asarray(_tensors.readable(self.kept_indptr, "kept_indptr"))
+        draws = np.arange(len(bounds) - 1).reshape(self._shape())[index].ravel()
         counts = np.diff(bounds)[draws]
         new = np.concatenate([[0], np.cumsum(counts)])
         places = np.repeat(bounds[draws] - new[:-1], counts) + np.arange(new[-1])
         to_tensor = container_of(self.kept_indptr)
-        new = new if to_tensor is None else to_tensor(new)
+        if to_tensor is not None:
+            new, places = to_tensor(new), to_tensor(places)
         return {"kept_ids": self.kept_ids[places], "kept_indptr": new}
+
+    def _shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = getattr(self.tokens, "shape", ())
+        return shape
 
     def __iter__(self) -> Iterator[Samples[Any, Any]]:
         return (self[i] for i in range(len(self)))

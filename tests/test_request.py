@@ -1,6 +1,8 @@
 """Requests: each text is the one that it would be alone, whatever is drawn with it."""
 
+import copy
 import json
+import pickle
 import random
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 
 from sampler import RepetitionPenalty, Sampler, Temperature, TopK, TopP
 from sampler.history import History
-from sampler.request import Request, Schedule, next_samples, next_tokens
+from sampler.request import Request, next_samples, next_tokens
+from sampler.schedule import Schedule
 
 inf, nan = np.inf, np.nan
 VOCAB = 40
@@ -104,9 +107,9 @@ def test_samples_are_those_of_the_sampler():
     rows = np.stack([row_of(i, 0) for i in range(16)])
     copies = [one.fork() for one in requests]
     found = next_samples(requests, rows, logprobs=3, raw=True, keep=True)
-    for i, copy in enumerate(copies):
+    for i, fork in enumerate(copies):
         s = sampler(i)
-        state = copy.state
+        state = fork.state
         own = s.sample(
             rows[i], history=History([1, 2]), state=state, mask=mask_of(i), streams=[i],
             steps=[2], logprobs=3, raw=True, keep=True,
@@ -115,8 +118,8 @@ def test_samples_are_those_of_the_sampler():
                      "raw_top_ids", "top_logprobs", "kept_ids", "kept_indptr"):  # fmt: skip
             assert np.array_equal(getattr(found[i], name), getattr(own, name)), (i, name)
         assert requests[i].state == own.state
-        again = copy.sample(rows[i], logprobs=3, raw=True, keep=True)
-        assert again.logprobs == own.logprobs and copy.output == requests[i].output
+        again = fork.sample(rows[i], logprobs=3, raw=True, keep=True)
+        assert again.logprobs == own.logprobs and fork.output == requests[i].output
 
 
 def test_forks_draw_the_samples_of_a_row():
@@ -159,7 +162,9 @@ def test_a_bad_row_fails_alone():
     assert "row 11 at step 2 has inf at token 3" in messages[2]
     assert "leave no token in row 14" in messages[3]
     assert all(requests[i].is_over and requests[i].output == [] for i in failed)
-    with pytest.raises(ValueError, match="the request of row 4 has failed: `logits` have to be finite"):
+    with pytest.raises(
+        ValueError, match="the request of row 4 has failed: `logits` have to be finite"
+    ):
         next_tokens(requests, rows)
     requests[4].rollback(0)  # as it was before
     assert requests[4].next(row_of(4, 0)) == whole[4]
@@ -180,7 +185,7 @@ def test_samples_of_a_bad_row_are_blank():
     [
         (lambda: Request(Sampler(logit_bias={VOCAB: 1.0})), r"logit_bias.*ids in \[0, 40\)"),
         (lambda: Request(Sampler(xtc=(0.1, 0.5, [99]))), r"xtc.protected.*ids in \[0, 40\)"),
-        (lambda: Request(Sampler(seed=1), [VOCAB]), r"prompt.*ids in \[0, 40\)"),
+        (lambda: Request(Sampler(seed=1), [VOCAB]), r"the text has to hold ids in \[0, 40\)"),
         (lambda: Request(Sampler(seed=1), mask=[VOCAB]), r"mask.*ids in \[0, 40\)"),
         (lambda: Request(Sampler(seed=1), mask=np.ones(7, bool)), "the shape of the logits"),
     ],
@@ -204,7 +209,7 @@ def test_misuse_moves_nothing():
     over.next(rows[0])
     for pair, error, message in (
         ([fine, over], ValueError, "the request of row 1 is over"),
-        ([fine, fine], ValueError, "stands there twice"),
+        ([fine, fine], ValueError, "one is there twice"),
         ([fine], ValueError, "for 2 rows, but is for 1"),
         ([fine, s], TypeError, "have to be Requests, but one is a sampler.api.Sampler"),
     ):
@@ -377,3 +382,68 @@ def test_bad_json(text):
 def test_a_mask_has_to_have_seen_logits():
     with pytest.raises(ValueError, match="has to see logits before it is JSON"):
         Request(Sampler(seed=1), mask=[1]).to_json()
+
+
+# ------------------------------------------------------------------------------ all or nothing
+
+
+def test_a_mask_that_is_refused_changes_nothing():
+    r = Request(Sampler(seed=1), mask=[3])
+    r.next(row_of(0, 0))
+    with pytest.raises(ValueError, match="mask"):
+        r.mask = [99]
+    assert r.mask == [3] and r.next(row_of(0, 1)) == 3
+    r.mask = None
+    assert r.next(row_of(0, 2)) == Sampler(seed=1).sample(row_of(0, 2), steps=2).tokens
+
+
+def test_a_schedule_that_raises_fails_alone():
+    def boom(history):
+        if len(history.output) == 2:
+            raise KeyError("of mine")
+        return False
+
+    s = Sampler(mirostat=2, seed=1)
+    bad, other = Request(Schedule([(s, boom), (s, None)])), Request(s)
+    rows = np.stack([row_of(0, 0)] * 2)
+    next_tokens([bad, other], rows)
+    state, drawn = bad.state, next_tokens([bad, other], rows)
+    assert drawn[0] == -1 and isinstance(bad.error, KeyError) and len(other.output) == 2
+    assert len(bad.output) == 1 and bad.state is state
+    bad.rollback(0)
+    with pytest.raises(KeyError):
+        bad.next(rows[0])
+    assert bad.error is None and len(bad.output) == 1
+
+
+def test_copies_and_pickles_go_their_own_way():
+    s, row = Sampler(mirostat=2, seed=1), row_of(0, 0)
+    r = Request(s, [1, 2], mask=np.arange(VOCAB) < 20, eos_token_id=3, max_new_tokens=9)
+    r.next(row)
+    for made in (copy.copy(r), copy.deepcopy(r), pickle.loads(pickle.dumps(r)), r.fork()):
+        before = r.to_json()
+        assert made.to_json() == before
+        made.next(row)
+        assert r.to_json() == before != made.to_json()
+
+
+def test_a_failed_request_stays_so_as_json():
+    r = Request(Sampler(seed=1))
+    next_tokens([r], np.full((1, 5), nan))
+    again = Request.from_json(r.to_json())
+    assert again.is_over and str(again.error) == str(r.error)
+    with pytest.raises(ValueError, match="has failed: `logits` have to be finite"):
+        again.next(np.zeros(5))
+
+
+def test_a_text_that_the_vocabulary_lacks_is_refused_at_once():
+    bad = Request(Sampler(frequency_penalty=1.0, seed=1))
+    bad.next(row_of(0, 0))
+    text = json.dumps({**json.loads(bad.to_json()), "output": [99]})
+    with pytest.raises(ValueError, match=r"the text has to hold ids in \[0, 40\)"):
+        Request.from_json(text)
+    other = Request(Sampler(suppress_tokens=list(range(1, VOCAB)), seed=1))
+    bad.history.accept(99)  # which is not to be done
+    with pytest.raises(ValueError, match="the text of row 0 has the id 99"):
+        next_tokens([bad, other], np.stack([row_of(0, 0)] * 2))
+    assert other.output == []

@@ -37,7 +37,7 @@ cdef struct Job:
     const Edits *edits    # of the first row; those of the next are edits_step further
     int64_t edits_step
     const double *memory  # what the state of each row says to the last stage
-    const int64_t *only_ids  # the ids that the stage KEPT keeps, ascending: those of row i are
+    const int64_t *only_ids  # the ids that the stage ONLY keeps, ascending: those of row i are
     const int64_t *only      # only_ids[only[i]] to only_ids[only[i + 1] - 1]
     bint flag_invalid
     # The uniforms: given, or keyed by seed, stream and step.
@@ -126,6 +126,7 @@ cdef inline bint begin_row(RowState *s, Job *job, int64_t row, Scratch *scratch)
     s.key = key_of(job, row)
     s.ranks_any = job.given
     s.memory = 0.0 if job.memory == NULL else job.memory[row // job.repeat]
+    s.n_only = 0
     return job.only == NULL or begin_only(s, job, row)
 
 

@@ -109,19 +109,21 @@ cdef inline bint sample_row(Job *job, int64_t row, Scratch *scratch) noexcept no
 
 
 cdef inline int32_t *list_kept(RowState *s, int64_t kept) noexcept nogil:
-    """The ids that are kept, ascending, in memory of their own; NULL where there is none."""
+    """How many ids are kept, and these, ascending, in memory of their own; NULL where there is
+    none."""
     cdef double x[BLOCK]
     cdef const int64_t *ids
     cdef int64_t part, i, count, n = 0
-    cdef int32_t *found = <int32_t *> malloc(kept * sizeof(int32_t))
+    cdef int32_t *found = <int32_t *> malloc((1 + kept) * sizeof(int32_t))
     if found == NULL:
         return NULL
     for part in range(parts_of(s)):
         count = read_kept(s, part, x, NULL, &ids)
         for i in range(count):
             if x[i] > -INFINITY:
-                found[n] = <int32_t> (block_start(&s.row, part) + i if ids == NULL else ids[i])
                 n += 1
+                found[n] = <int32_t> (block_start(&s.row, part) + i if ids == NULL else ids[i])
+    found[0] = <int32_t> n
     return found
 
 

@@ -117,8 +117,7 @@ cdef class Changes:
         free(self.edits)
 
 
-# The changes of a row.
-cdef struct Some:
+cdef struct RowChanges:
     const Edit *edits
     int count
 
@@ -219,7 +218,7 @@ cdef class Rows:
         """
         cdef Workspace w
         cdef CEdits none
-        cdef Some *some = NULL
+        cdef RowChanges *changed = NULL
         cdef Text *copies = NULL
         cdef int32_t *copied = NULL
         cdef int64_t row, first, room = 0, used, n, place = -1, longest = 0
@@ -246,12 +245,12 @@ cdef class Rows:
             w = _idle_workspace
             memset(&_idle_workspace, 0, sizeof(Workspace))
         try:
-            some = <Some *> calloc(max(<int64_t> 1, self.batch), sizeof(Some))
+            changed = <RowChanges *> calloc(max(<int64_t> 1, self.batch), sizeof(RowChanges))
             copies = <Text *> calloc(max(<int64_t> 1, self.batch), sizeof(Text))
             copied = <int32_t *> malloc(max(<int64_t> 1, room) * sizeof(int32_t))
-            if some == NULL or copies == NULL or copied == NULL:
+            if changed == NULL or copies == NULL or copied == NULL:
                 raise MemoryError()
-            self._find_changes(changes, some, &w, longest)
+            self._find_changes(changes, changed, &w, longest)
             first = 0
             while first < self.batch:
                 # Copies of as many texts as there is room for: a thread may write to a text while
@@ -269,17 +268,17 @@ cdef class Rows:
                     used += n
                     row += 1
                 if used < LEAST_TOKENS:
-                    first = self._change_rows(first, row, some, copies, &w, &place)
+                    first = self._change_rows(first, row, changed, copies, &w, &place)
                 else:
                     with nogil:
-                        first = self._change_rows(first, row, some, copies, &w, &place)
+                        first = self._change_rows(first, row, changed, copies, &w, &place)
                         look_at_signals(used * WORK_PER_TOKEN, &looked)
                 if place >= 0:
                     return first, copies[first].tokens[place]
                 if first < row:
                     raise MemoryError()
         finally:
-            free(some)
+            free(changed)
             free(copies)
             free(copied)
             if 40 * w.longest > MOST_IDLE_BYTES:  # a token takes about that
@@ -289,7 +288,7 @@ cdef class Rows:
                 _idle_workspace, w = w, _idle_workspace
             free(w.memory)  # of another thread's call, if there was one
 
-    cdef int _find_changes(self, changes, Some *some, Workspace *w, int64_t longest) except -1:
+    cdef int _find_changes(self, changes, RowChanges *changed, Workspace *w, int64_t longest) except -1:
         """Note the changes of each row, and make room for them. Those that are the same in every
         call are its edits already."""
         cdef Changes one = None
@@ -318,26 +317,26 @@ cdef class Rows:
                         raise ValueError("the changes have to be of these rows")
                     if not make_workspace(w, one.edits, one.count, self.vocab, longest):
                         raise MemoryError()
-                some[row] = Some(one.edits, one.count)
+                changed[row] = RowChanges(one.edits, one.count)
             if differ:
                 self._held_per_row.append(found)
         return 0
 
-    cdef int64_t _change_rows(self, int64_t first, int64_t end, const Some *some,
+    cdef int64_t _change_rows(self, int64_t first, int64_t end, const RowChanges *changed,
                               const Text *texts, Workspace *w, int64_t *place) noexcept nogil:
         """What `change` does with some rows; returns the first that it has not done: where the
         token at that place of its text is not in the vocabulary, or memory is out."""
         cdef Row raw
         cdef int64_t row
         for row in range(first, end):
-            if some[row].edits == NULL:
+            if changed[row].edits == NULL:
                 continue
             place[0] = first_outside(&texts[row], self.vocab)
             if place[0] >= 0:
                 return row
             raw = make_row(<const char *> self._buffer.buf + row * self._row_stride, self._stride,
                            self.vocab, self._kind, self._swapped)
-            if not find_edits(w, some[row].edits, some[row].count, &texts[row], row, &raw,
+            if not find_edits(w, changed[row].edits, changed[row].count, &texts[row], row, &raw,
                               &self._masked[row], &self._changed[row]):
                 return row
         return end
