@@ -160,7 +160,9 @@ def check_given(
     )
 
 
-def read_kept(kept: Any, source: Logits) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def check_kept(
+    kept: Any, rows: int, vocab: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return what alone each row may keep: where its ids begin, and the ids."""
     if not isinstance(kept, Sequence) or len(kept) != 2:
         raise TypeError(
@@ -171,7 +173,6 @@ def read_kept(kept: Any, source: Logits) -> tuple[npt.NDArray[np.int64], npt.NDA
         _integers_1d(f"kept[{i}]", one, what)
         for i, (one, what) in enumerate(zip(kept, _OF_KEPT, strict=True))
     )
-    rows, vocab = source.batch, source.array.shape[-1]
     if len(bounds) != rows + 1 or bounds[0] != 0 or np.any(np.diff(bounds) < 0):
         raise ValueError(
             f"`kept[0]` has to rise from 0, with {rows + 1} numbers for {rows_text(rows)}, but "

@@ -25,7 +25,7 @@ from sampler._arguments import (
     Tokens,
     arguments_of_call,
     check_given,
-    read_kept,
+    check_kept,
 )
 from sampler._checks import (
     U64_END,
@@ -431,7 +431,7 @@ class Sampler(Described):
         self._check_one_token(ids.shape[1])
         given = check_given(source, mask, history, streams, steps, draws, state)
         if kept is not None:
-            given = given._replace(kept=read_kept(kept, source))
+            given = given._replace(kept=check_kept(kept, source.batch, source.array.shape[-1]))
         check_flag("raw", raw)
         return self._engine.score(
             source, ids, top, drop_n=drop_n, raw=raw, given=given,

@@ -20,6 +20,7 @@ from sampler.hf import (
     generate_kwargs,
     score,
 )
+from sampler.request import Request, next_samples, next_tokens
 
 LOGITS = torch.from_numpy(np.random.default_rng(3).normal(0, 2, (3, 700)).astype(np.float32))
 
@@ -271,3 +272,18 @@ def test_the_device_setting():
     same(t(moved(LOGITS)), s(LOGITS))
     with pytest.raises(ValueError, match=r"^`device` has to be 'auto' or 'host', but is 'cuda': "):
         Sampler(device="cuda")
+
+
+def test_kept_sets_and_requests():
+    s = Sampler(top_p=0.8, seed=1)
+    there, here = (s.sample(x, keep=True, steps=0) for x in (moved(LOGITS), LOGITS))
+    for name in ("kept_ids", "kept_indptr"):
+        same(getattr(there, name), getattr(here, name))
+        same(getattr(there[1:], name), getattr(here[1:], name))
+    kept = there.kept_indptr, there.kept_ids
+    same(s.score(moved(LOGITS), there.tokens, kept=kept).logprobs, here.logprobs)
+    one, other = ([Request(s, stream=i) for i in range(3)] for _ in range(2))
+    same(next_tokens(one, moved(LOGITS)), next_tokens(other, LOGITS))
+    a, b = next_samples(one, moved(LOGITS), raw=True), next_samples(other, LOGITS, raw=True)
+    same_samples(a, b)
+    assert [r.output for r in one] == [r.output for r in other]

@@ -239,9 +239,10 @@ def test_a_token_that_was_not_kept():
         ((torch.zeros(3), ([0], [])), ValueError, "shape"),
         ((torch.zeros(1, 3), 5), TypeError, "kept_indptr, kept_ids"),
         ((torch.zeros(1, 3), ([0, 1], [0.5])), TypeError, "1-D integers"),
-        ((torch.zeros(1, 3), ([0, 1, 1], [0])), ValueError, "2 numbers from 0 to 1"),
-        ((torch.zeros(1, 3), ([0, 2], [0])), ValueError, "2 numbers from 0 to 1"),
-        ((torch.zeros(2, 3), ([0, 2, 1], [0])), ValueError, r"ids in \[0, 3\)"),
+        ((torch.zeros(1, 3), ([0, 1, 1], [0])), ValueError, "2 numbers for 1 row"),
+        ((torch.zeros(1, 3), ([0, 2], [0])), ValueError, "end with the number of ids"),
+        ((torch.zeros(2, 3), ([0, 2, 1], [0])), ValueError, "has to rise"),
+        ((torch.zeros(1, 3), ([0, 2], [1, 1])), ValueError, "row 0 has 1 before 1"),
         ((torch.zeros(1, 3), ([0, 1], [3])), ValueError, r"ids in \[0, 3\)"),
     ],
 )
@@ -255,5 +256,6 @@ def test_bad_temperatures_and_tokens():
     for temperature in (0.0, inf):
         with pytest.raises(ValueError, match=r"in \(0, inf\)"):
             kept_log_softmax(x, kept, temperature=temperature)
-    with pytest.raises(ValueError, match="one per row"):
-        kept_log_softmax(x, kept, tokens=[0, 1])
+    for tokens in ([0, 1], [3], [-1]):
+        with pytest.raises(ValueError, match="one per row"):
+            kept_log_softmax(x, kept, tokens=tokens)

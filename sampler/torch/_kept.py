@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sampler import _inputs
+from sampler._arguments import check_kept
+from sampler._checks import check_ids
 from sampler.torch._checks import check_input, check_temperature
 
 
@@ -30,7 +31,7 @@ def kept_log_softmax(
         float16, bfloat16, float32 or float64, on any device: the trainer's logits.
     kept : (array_like of shape (batch + 1,), array_like of shape (nnz,)), integers
         ``(r.kept_indptr, r.kept_ids)``: the ids of row i are ``kept_ids[kept_indptr[i] :
-        kept_indptr[i + 1]]``, each once.
+        kept_indptr[i + 1]]``, ascending.
     tokens : array_like of int of shape (batch,), optional
         One token per row; without it, every kept one.
     temperature : float, in (0, inf), off at 1
@@ -75,19 +76,8 @@ def kept_log_softmax(
     if not 0.0 < temperature < math.inf:
         raise ValueError(f"`temperature` has to be in (0, inf), but is {temperature}")
     batch, vocab = input.shape
-    given: Any = kept
-    if not isinstance(given, (tuple, list)) or len(given) != 2:
-        raise TypeError(f"`kept` has to be (kept_indptr, kept_ids), but is {_inputs.kind_of(kept)}")
-    bounds = _integers("kept[0]", kept[0], input.device)
-    ids = _integers("kept[1]", kept[1], input.device)
-    if len(bounds) != batch + 1 or bounds[0] != 0 or bounds[-1] != len(ids):
-        raise ValueError(
-            f"`kept[0]` has to be {batch + 1} numbers from 0 to {len(ids)}, the number of ids, but "
-            f"is {bounds.tolist()!r:.60}"
-        )
+    bounds, ids = (torch.from_numpy(one).to(input.device) for one in check_kept(kept, batch, vocab))
     counts = bounds.diff()
-    if len(ids) and not (ids.min() >= 0 and ids.max() < vocab and counts.min() >= 0):
-        raise ValueError(f"`kept` has to rise, and to hold ids in [0, {vocab})")
     rows = torch.repeat_interleave(torch.arange(batch, device=input.device), counts)
     z = input[rows, ids].double() / temperature
     top = torch.full((batch,), -math.inf, dtype=z.dtype, device=z.device)
@@ -97,18 +87,10 @@ def kept_log_softmax(
     logs = (gaps - total.log()[rows]).to(torch.promote_types(input.dtype, torch.float32))
     if tokens is None:
         return logs
-    wanted = _integers("tokens", tokens, input.device)
-    if wanted.shape != (batch,):
-        raise ValueError(f"`tokens` have to be {batch}, one per row, but are {len(wanted)}")
+    named = check_ids("tokens", tokens, vocab, f"integers in [0, {vocab}), one per row")
+    if named.shape != (batch,):
+        raise ValueError(f"`tokens` have to be {batch}, one per row, but have shape {named.shape}")
+    wanted = torch.from_numpy(named).to(input.device)
     found = (ids == wanted[rows]).nonzero()[:, 0]
     result = torch.full((batch,), -math.inf, dtype=logs.dtype, device=logs.device)
     return result.index_copy(0, rows[found], logs[found])
-
-
-def _integers(name: str, values: Any, device: torch.device) -> torch.Tensor:
-    found = torch.as_tensor(values, device=device)
-    if found.ndim != 1 or found.is_floating_point() or found.dtype == torch.bool:
-        raise TypeError(
-            f"`{name}` has to be 1-D integers, but is {found.dtype} of shape {tuple(found.shape)}"
-        )
-    return found.long()
