@@ -206,7 +206,7 @@ class Described(HasSettings):
         source : mapping, str, path, or an engine's own object
             A file of JSON or YAML, its text, or what it holds; vLLM's ``SamplingParams``, a request
             body, ...; a Modelfile of Ollama, a command of llama.cpp. A str is text if it has a line
-            break or begins with "{" or "-", else a path. At most 1 MiB.
+            break, begins with "{", or is a command; else a path. At most 1 MiB.
         like : str
             Whose settings they are: "llama.cpp", "vllm", "hf", ...: see docs/dialects.md. Ours by
             default: see `from_dict`.

@@ -327,8 +327,7 @@ def test_what_is_not_lost_is_read_back(s, engine):
     """And draws the tokens of the sampler that was written."""
     settings, lost = s.dump(engine)
     json.dumps(settings, allow_nan=False)
-    # As the table reads it: Hugging Face's own reader refuses or warns of what has no effect.
-    back = Sampler(**dialects.dialect(engine).read(settings))
+    back = Sampler.load(settings, like=engine)
     again = back.replace(seed=s.seed).dump(engine)
     names = {name.split(".")[0] for name in lost}
     for one in chain_of(s):
@@ -343,9 +342,7 @@ def test_what_is_not_lost_is_read_back(s, engine):
         drawn = [x.replace(seed=5).sample(rows, steps=1, **said) for x in (s, back)]
         assert np.array_equal(drawn[0].tokens, drawn[1].tokens)
         assert np.array_equal(drawn[0].logprobs, drawn[1].logprobs)
-    assert back.replace(seed=1) == Sampler(
-        **{"seed": 1, **dialects.dialect(engine).read(again.settings)}
-    ).replace(seed=1)
+    assert back.replace(seed=1) == Sampler.load(again.settings, like=engine).replace(seed=1)
 
 
 @pytest.mark.parametrize(
@@ -378,6 +375,30 @@ def test_what_is_not_lost_is_read_back(s, engine):
 )  # fmt: skip
 def test_what_is_written_and_what_is_lost(engine, s, settings, lost):
     assert s.dump(engine) == (settings, lost)
+
+
+ON = {
+    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "top_h", "top_a"), 0.5),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), 0.01),
+    "top_n_sigma": 1.0, "tail_free": 0.9, "top_k": 7, "no_repeat_ngram_size": 3, "seed": 5,
+    "repetition_penalty": 1.2, "frequency_penalty": 0.5, "presence_penalty": 0.5, "dry": 0.8,
+    "xtc": (0.1, 0.5, (3,)), "mirostat": 2, "adaptive_p": 0.5, "smoothing": 0.3,
+    "dynamic_temperature": (0.5, 1.5), "logit_bias": {3: 1.5}, "suppress_tokens": [3, 4],
+    "bad_words": [[1, 2], [3]], "begin_suppress_tokens": [5], "sequence_bias": {(1, 2): 0.5},
+    "min_new_tokens": (2, [3]), "min_tokens_to_keep": 2,
+}  # fmt: skip
+
+
+@EVERY
+def test_what_has_a_key_is_not_lost(engine):
+    for key in dialects.dialect(engine).keys.values():
+        setting, _, parameter = key.paths[0].partition(".")
+        setting = setting.rstrip("!")
+        value = (ON[setting], 64) if parameter == "window" and setting != "dry" else ON[setting]
+        lost = Sampler(**{setting: value}).dump(engine).lost
+        assert setting not in lost, (engine, setting, lost)
+        if setting != "dry":  # whose breakers are text
+            assert f"{setting}.{parameter}" not in lost, (engine, lost)
 
 
 def test_dump_writes_a_file(tmp_path):
@@ -501,6 +522,14 @@ def test_unknown_keys_are_one_error(engine):
         Sampler.load({"topp": 0.5, "Top-P": 0.5, "top_p": 1.0, "zzzz": 1}, like=engine)
     assert "'topp' (top_p?), 'Top-P' (top_p?)" in str(error.value)
     assert ("zzzz" in str(error.value)) == dialects.dialect(engine).strict
+
+
+def test_paths_are_no_commands(tmp_path):
+    for path in ("presets/llama - cold.json", "a -b.json", "my llama-cli file.json"):
+        with pytest.raises(FileNotFoundError):
+            Sampler.load(str(tmp_path / path), like="llama.cpp")
+    for command in ("--temp 0.5", "./build/bin/llama-cli --temp 0.5", "llama-server --temp 0.5"):
+        assert Sampler.load(command, like="llama.cpp").temperature == 0.5
 
 
 def test_unknown_flags():

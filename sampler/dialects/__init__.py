@@ -115,13 +115,18 @@ def dump(
 ) -> Dumped:
     """Return a sampler's settings as an engine has them, and write them: see `Sampler.dump`."""
     found = Dumped(dict(settings), {})
-    if _name(like) != OWN:
+    name = _name(like)
+    if name != OWN:
         for one in stages:
             if any(isinstance(value, np.ndarray) for value in one.values):
                 raise ValueError(
                     f"an engine has one value of `{one.setting}`, but this sampler one per row"
                 )
-        found = dialect(like).write([one for one in stages if not one.is_off], arguments)
+        found = dialect(like).write(
+            [one for one in stages if not one.is_off],
+            arguments,
+            (lambda found: from_generation_config(found, {})) if name == "huggingface" else None,
+        )
     if path is not None:
         _write_file(Path(path), found.settings)
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from itertools import combinations
@@ -36,7 +36,6 @@ _COMMUTE = {
         ("temperature", "top_k"),
         ("temperature", "top_n_sigma"),
         ("top_k", "min_p"),
-        ("top_p", "min_tokens_to_keep"),
     )
 }
 # Where what no table can read belongs: it needs the model's end tokens, or its vocabulary.
@@ -86,9 +85,9 @@ class Key:
         The first is the one to write.
     per : float
         How many of the engine's units are 1 of ours.
-    low : (float, float), optional
+    floor : (float, float), optional
         (a, b): a value below a counts as b; a temperature of 0 stays greedy.
-    most : float
+    bias_limit : float
         Of biases, the largest size: others count as that.
     names : tuple of str
         Other names of the key.
@@ -99,8 +98,8 @@ class Key:
     off: tuple[Any, ...] = ()
     none: tuple[Any, ...] = ()
     per: float = 1.0
-    low: tuple[float, float] | None = None
-    most: float = math.inf
+    floor: tuple[float, float] | None = None
+    bias_limit: float = math.inf
     names: tuple[str, ...] = ()
 
     @property
@@ -111,16 +110,16 @@ class Key:
     def ours(self, value: Any) -> Any:
         """Return a value of the engine's as ours."""
         if self.to == "logit_bias":
-            return _biases(value, self.none, self.most)
+            return _biases(value, self.none, self.bias_limit)
         if self.to == "suppress_tokens" and isinstance(value, str):
             return [int(one) for one in re.findall(r"\d{1,9}", value)]
         if _among(value, self.none):
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return value
-        greedy = value <= 0 < (self.low or (0, 0))[1] and self.to == "temperature"
-        if self.low is not None and value < self.low[0] and not greedy:
-            return self.low[1]
+        greedy = value <= 0 < (self.floor or (0, 0))[1] and self.to == "temperature"
+        if self.floor is not None and value < self.floor[0] and not greedy:
+            return self.floor[1]
         return value if self.per == 1.0 else value / self.per
 
     def theirs(self, value: Any) -> Any:
@@ -131,7 +130,7 @@ class Key:
         if value is None and self.none:
             return self.none[0]
         if isinstance(value, tuple):
-            return list(value)
+            return _lists(value)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or self.per == 1.0:
             return value
@@ -161,14 +160,18 @@ class Dialect:
         The key whose False is greedy, and whether it is True where it is left out.
     alone : mapping
         Settings that act alone when on, but for those named.
+    sees_prompt : str
+        Settings that look at the prompt as well as at the output, where ours do not by default.
     fixed : mapping
-        Parameters that have no key, where the engine's value is not our default.
+        Other parameters that have no key, where the engine's value is not our default.
     ties : {"id", "all"}
         What top-k does with ties.
     form : {"", "flags", "modelfile"}
         What text is that is neither JSON nor YAML: see `_text.read_source`.
     others : str
         Keys that do not touch the law of a token, with spaces between.
+    ignored : str
+        Keys that would, but that the engine passes over as well.
     refused : mapping
         Keys that do, and that no stage is for; with the values that are off.
     inside : str
@@ -191,10 +194,12 @@ class Dialect:
     greedy_key: str = ""
     samples: bool = True
     alone: Mapping[str, str] = field(default_factory=dict)
+    sees_prompt: str = ""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     ties: str = "id"
     form: str = ""
     others: str = ""
+    ignored: str = ""
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     inside: str = ""
     wraps: str = ""
@@ -227,7 +232,9 @@ class Dialect:
             If there are unknown keys, keys that no stage is for, or values out of range.
         """
         given = self._named({**self._flat(found), **changes})
-        ours: dict[str, Any] = {_path(name): value for name, value in self.fixed.items()}
+        ours = dict(self.fixed) | {
+            f"{name}.include_prompt": True for name in self.sees_prompt.split()
+        }
         source: dict[str, str] = {}
         off = set()
         for name, key in self.keys.items():
@@ -274,7 +281,7 @@ class Dialect:
         """Return the settings by the first names of keys; refuse what no stage is for."""
         names = {other: name for name, key in self.keys.items() for other in key.names}
         own = {self.order_key, self.last_key, self.greedy_key} - {""}
-        known = [*self.keys, *names, *own, *self.refused, *self.others.split()]
+        known = [*self.keys, *names, *own, *self.refused, *f"{self.others} {self.ignored}".split()]
         unknown = [name for name in found if name not in known]
         if not self.strict:  # files of an interface have hundreds of other keys
             unknown = [
@@ -375,7 +382,9 @@ class Dialect:
             raise TypeError(
                 f"`{self.order_key}` of {self.engine} has to be a list, but is {listed!r:.40}"
             )
-        wrong = [str(one) for one in listed if not _hashable(one) or one not in self.order_names]
+        wrong = [
+            str(one) for one in listed if not _may_be_entry(one) or one not in self.order_names
+        ]
         if wrong:
             known = [one for one in self.order_names if isinstance(one, str)]
             where = f"`{self.order_key}` of {self.engine}"
@@ -384,10 +393,15 @@ class Dialect:
 
     # ------------------------------------------------------------------------------- writing
 
-    def write(self, stages: Sequence[Stage], arguments: Mapping[str, Any]) -> Dumped:
+    def write(
+        self,
+        stages: Sequence[Stage],
+        arguments: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    ) -> Dumped:
         """Return the engine's settings for stages that are on, and for other arguments.
 
-        What is lost is what differs when they are read back.
+        What is lost is what differs when they are read back: by the table, or by `read`.
         """
         values: dict[str, Any] = {
             name: arguments[name]
@@ -413,11 +427,7 @@ class Dialect:
             settings = {name: value for name, value in settings.items() if name not in cuts}
         if self.greedy_key and self.samples == is_greedy:
             settings[self.greedy_key] = not is_greedy
-        try:
-            back = self.read(settings)
-        except (TypeError, ValueError):  # it has no such order
-            settings = {name: value for name, value in settings.items() if name in self.keys}
-            back = self.read(settings)
+        back = (self.read if read is None else read)(settings)
         return Dumped(settings, _differences(stages, arguments, back))
 
     def _value_of(self, key: Key, values: Mapping[str, Any]) -> Any:
@@ -433,7 +443,7 @@ class Dialect:
             value = key.theirs(values[found])
             if value == math.inf:  # which JSON has not
                 return key.default
-            same = _are_same(key.ours(value), _listed(values[found])) or key.to == "logit_bias"
+            same = _are_same(key.ours(value), values[found]) or key.to == "logit_bias"
             return value if same and not _among(value, key.off) else key.default
         if stage is None or key.paths[0] == _RANGE or not key.paths[0].endswith(f".{stage.switch}"):
             return key.default
@@ -474,7 +484,10 @@ def _differences(
 ) -> dict[str, Any]:
     """Return what a sampler has, and what was read back has not."""
     lost: dict[str, Any] = {}
-    others = {one.setting: one for one in back.get("stages", back.values()) if _is_stage(one)}
+    chain = back.get("stages")
+    if chain is None:
+        chain = [STAGES[name].of(value) for name, value in back.items() if name in STAGES]
+    others = {one.setting: one for one in chain if not one.is_off}
     seen = set()
     for one in stages:
         other = others.get(one.setting)
@@ -511,10 +524,6 @@ def _edits(setting: str) -> bool:
     return setting not in STAGES or STAGES[setting].kind == "edit"
 
 
-def _is_stage(value: Any) -> bool:
-    return isinstance(value, Stage)
-
-
 def _narrow_range(ours: dict[str, Any], off: set[str]) -> None:
     """Make the ends of a range around the temperature, which they take the place of."""
     spread = ours.pop(_RANGE, None)
@@ -534,8 +543,12 @@ def _widen_range(values: dict[str, Any], keys: Mapping[str, Key]) -> None:
         values[_RANGE] = (high - low) / 2
 
 
-def _hashable(value: Any) -> bool:
+def _may_be_entry(value: Any) -> bool:
     return isinstance(value, (str, int))
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _among(value: Any, values: Sequence[Any]) -> bool:
@@ -546,16 +559,14 @@ def _among(value: Any, values: Sequence[Any]) -> bool:
 def _are_same(a: Any, b: Any) -> bool:
     if isinstance(a, bool) != isinstance(b, bool):
         return False
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_are_same, a, b))
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return a == b
     return type(a) is type(b) and bool(a == b)
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) and not value else value
-
-
-def _biases(value: Any, banned: Sequence[Any], most: float) -> Any:
+def _biases(value: Any, banned: Sequence[Any], limit: float) -> Any:
     """Return biases by id: of a mapping with ids as strings, or of pairs."""
     if not isinstance(value, (Mapping, list, tuple)):
         return value
@@ -571,8 +582,8 @@ def _biases(value: Any, banned: Sequence[Any], most: float) -> Any:
             token = int(token)
         if _among(bias, banned):
             bias = -math.inf
-        elif isinstance(bias, (int, float)) and abs(bias) > most:
-            bias = math.copysign(most, bias)
+        elif isinstance(bias, (int, float)) and abs(bias) > limit:
+            bias = math.copysign(limit, bias)
         found.append((token, bias))
     return tuple(found)
 

@@ -18,6 +18,7 @@ __all__ = ["read_source"]
 
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 32
+_COMMAND = re.compile(r"\s*(?:-|\S*\b(?:llama-[\w-]+|mlx_lm[\w.]*)\s)")  # a flag, or a program
 # YAML 1.1 takes 1e-4 for a string, since it has no point.
 _FLOAT = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 
@@ -30,7 +31,8 @@ def read_source(
     Parameters
     ----------
     source : mapping, str, path, or object
-        A str is text if it has a line break, or begins with "{", "-" or a command; else a path.
+        A str is text if it has a line break, or begins with "{", or is a command where `form` is
+        "flags": it begins with "-", or with a program such as llama-cli. Else it is a path.
         Files that end in .json or .yaml are that. An object gives its fields.
     form : {"", "flags", "modelfile"}
         What other text is: YAML; the flags of a command; lines of ``PARAMETER key value``.
@@ -61,8 +63,9 @@ def read_source(
 
 
 def _is_text(source: str, form: str) -> bool:
-    begins = source.lstrip().startswith(("{", "-"))
-    return "\n" in source or begins or (form == "flags" and " -" in source)
+    if "\n" in source or source.lstrip().startswith("{"):
+        return True
+    return form == "flags" and _COMMAND.match(source) is not None
 
 
 def _read_file(path: Path) -> str:

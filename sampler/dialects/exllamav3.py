@@ -11,7 +11,7 @@ DIALECT = Dialect(
     version="1.6.5 of October 2026, and TabbyAPI of that autumn",
     keys={
         "temperature": Key("temperature", 1.0),
-        "top_k": Key("top_k", 0, low=(0, 0)),
+        "top_k": Key("top_k", 0, floor=(0, 0)),
         "top_p": Key("top_p", 1.0),
         "min_p": Key("min_p", 0.0),
         "xtc_probability": Key("xtc", 0.0),
@@ -39,18 +39,18 @@ DIALECT = Dialect(
     "adaptive_p",
     last_key="temperature_last",
     last_before="xtc",
-    fixed={"xtc.expected": True}
-    | {f"{name}.include_prompt": True for name in (*_PENALTIES.split(), "dry")},
+    sees_prompt=f"{_PENALTIES} dry",
+    fixed={"xtc.expected": True},
     ties="all",
     wraps="override",
     others="max_tokens max_completion_tokens max_length stop stop_sequence token_healing "
     "add_bos_token logprobs top_logprobs loop_detect_window stall_guard_tokens model prompt "
     "messages stream stream_options n best_of echo suffix user skip_special_tokens "
     "generate_window speculative_ngram add_generation_prompt template_vars prompt_template "
-    "response_prefix tools tool_choice functions max_temp min_temp dynatemp_high dynatemp_low "
-    "temp_exponent dynatemp_exponent smoothing_factor top_a tfs skew typical typical_p "
-    "mirostat_mode mirostat mirostat_tau mirostat_eta ban_eos_token ignore_eos allowed_tokens "
-    "allowed_token_ids",
+    "response_prefix tools tool_choice functions",
+    ignored="max_temp min_temp dynatemp_high dynatemp_low temp_exponent dynatemp_exponent "
+    "smoothing_factor top_a tfs skew typical typical_p mirostat_mode mirostat mirostat_tau "
+    "mirostat_eta ban_eos_token ignore_eos allowed_tokens allowed_token_ids",
     refused={
         "min_tokens": (0,),
         "min_length": (0,),

@@ -14,36 +14,38 @@ DIALECT = Dialect(
     engine="KoboldCpp",
     version="1.102, and gpttype_adapter.cpp of late 2026",
     keys={
-        "temperature": Key("temperature", 0.75, low=(0, 0)),
+        "temperature": Key("temperature", 0.75, floor=(0, 0)),
         "dynatemp_range": Key("dynamic_temperature.range", 0.0, (0,)),
         "dynatemp_exponent": Key("dynamic_temperature.exponent", 1.0),
-        "smoothing_factor": Key("smoothing", 0.0, low=(0, 0)),
+        "smoothing_factor": Key("smoothing", 0.0, floor=(0, 0)),
         "smoothing_curve": Key("smoothing.curve", 1.0),
-        "nsigma": Key("top_n_sigma", 0.0, low=(0, 0)),
-        "top_k": Key("top_k", 100, low=(0, 0)),
-        "top_a": Key("top_a", 0.0, low=(0, 0)),
+        "nsigma": Key("top_n_sigma", 0.0, floor=(0, 0)),
+        "top_k": Key("top_k", 100, floor=(0, 0)),
+        "top_a": Key("top_a", 0.0, floor=(0, 0)),
         "top_p": Key("top_p", 0.92),
-        "min_p": Key("min_p", 0.0, low=(0, 0)),
+        "min_p": Key("min_p", 0.0, floor=(0, 0)),
         "typical": Key("typical_p", 1.0, names=("typ_s",)),
         "tfs": Key("tail_free", 1.0, names=("tfs_s",)),
         "rep_pen": Key(
-            "repetition_penalty", 1.0, low=(1, 1), names=("repeat_penalty", "repetition_penalty")
+            "repetition_penalty", 1.0, floor=(1, 1), names=("repeat_penalty", "repetition_penalty")
         ),
-        "rep_pen_range": Key("repetition_penalty.window presence_penalty.window", 320, low=(1, 1)),
+        "rep_pen_range": Key(
+            "repetition_penalty.window presence_penalty.window", 320, floor=(1, 1)
+        ),
         "presence_penalty": Key("presence_penalty", 0.0),
         "mirostat": Key("mirostat", 0, names=("miro_type",)),
         "mirostat_tau": Key("mirostat.tau", 5.0, names=("miro_tau",)),
         "mirostat_eta": Key("mirostat.eta", 0.1, names=("miro_eta",)),
-        "dry_multiplier": Key("dry", 0.0, low=(0, 0)),
+        "dry_multiplier": Key("dry", 0.0, floor=(0, 0)),
         "dry_base": Key("dry.base", 1.75),
         "dry_allowed_length": Key("dry.allowed_length", 2),
         "dry_penalty_last_n": Key("dry.window", 320, none=(0, -1)),
         "dry_sequence_breakers": Key("dry.breakers"),
         "xtc_threshold": Key("xtc.threshold", 0.2),
-        "xtc_probability": Key("xtc", 0.0, low=(0, 0)),
+        "xtc_probability": Key("xtc", 0.0, floor=(0, 0)),
         "adaptive_target": Key("adaptive_p", -1.0, (-1, 0), names=("adaptivep_target",)),
         "adaptive_decay": Key("adaptive_p.decay", 0.9, names=("adaptivep_decay",)),
-        "logit_bias": Key("logit_bias", {}, most=100.0),
+        "logit_bias": Key("logit_bias", {}, bias_limit=100.0),
         "sampler_seed": Key("seed", -1, none=(-1, 0)),
     },
     order=f"logit_bias dry {_PENALTIES} top_k top_a tail_free typical_p top_p min_p {_TEMPERED} "
@@ -59,9 +61,7 @@ DIALECT = Dialect(
         6: _PENALTIES,
     },
     alone={"mirostat": f"logit_bias {_PENALTIES} temperature smoothing"},
-    fixed={
-        f"{name}.include_prompt": True for name in ("repetition_penalty", "presence_penalty", "dry")
-    },
+    sees_prompt=f"{_PENALTIES} dry",
     others="prompt memory max_context_length max_length genamt stop_sequence trim_stop genkey "
     "stream images audio render_special bypass_eos logprobs quiet adapter n model "
     "replace_instruct_placeholders frmttriminc frmtrmblln frmtrmspch frmtadsnsp singleline "

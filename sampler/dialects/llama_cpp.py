@@ -23,16 +23,16 @@ DIALECT = Dialect(
     version="commit 0c1e57098 of autumn 2026, that of llama-cpp-python 0.3.36",
     keys={
         "temperature": Key(
-            "temperature", 0.8, low=(0, 0), names=("temp", "--temp", "--temperature")
+            "temperature", 0.8, floor=(0, 0), names=("temp", "--temp", "--temperature")
         ),
         "dynatemp_range": Key("dynamic_temperature.range", 0.0, (0,), names=("--dynatemp-range",)),
         "dynatemp_exponent": Key("dynamic_temperature.exponent", 1.0, names=("--dynatemp-exp",)),
-        "top_k": Key("top_k", 40, low=(0, 0), names=("--top-k",)),
+        "top_k": Key("top_k", 40, floor=(0, 0), names=("--top-k",)),
         "top_p": Key("top_p", 0.95, names=("--top-p",)),
-        "min_p": Key("min_p", 0.05, low=(0, 0), names=("--min-p",)),
+        "min_p": Key("min_p", 0.05, floor=(0, 0), names=("--min-p",)),
         "typical_p": Key("typical_p", 1.0, names=("--typical", "--typical-p")),
         "top_n_sigma": Key(
-            "top_n_sigma", -1.0, (-1,), low=(0, 0), names=("--top-nsigma", "--top-n-sigma")
+            "top_n_sigma", -1.0, (-1,), floor=(0, 0), names=("--top-nsigma", "--top-n-sigma")
         ),
         "xtc_probability": Key("xtc", 0.0, names=("--xtc-probability",)),
         "xtc_threshold": Key("xtc.threshold", 0.1, names=("--xtc-threshold",)),
@@ -66,7 +66,7 @@ DIALECT = Dialect(
     order_key="samplers",
     order_names=dict(zip("edskypmxta", _NAMES.values(), strict=True)) | _NAMES,
     alone={"mirostat": "logit_bias temperature"},
-    fixed={f"{name}.include_prompt": True for name in (*_PENALTIES.split(), "dry")},
+    sees_prompt=f"{_PENALTIES} dry",
     form="flags",
     others="prompt n_predict max_tokens max_completion_tokens n_indent n_keep n_discard n_cmpl n "
     "n_cache_reuse t_max_predict_ms t_max_prompt_ms stop stream stream_options cache_prompt "

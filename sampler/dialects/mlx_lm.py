@@ -12,7 +12,7 @@ DIALECT = Dialect(
         "top_p": Key("top_p", 0.0, (0, 1), names=("--top-p",)),
         "min_p": Key("min_p", 0.0, names=("--min-p",)),
         "min_tokens_to_keep": Key("min_tokens_to_keep", 1, names=("--min-tokens-to-keep",)),
-        "top_k": Key("top_k", 0, low=(0, 0), names=("--top-k",)),
+        "top_k": Key("top_k", 0, floor=(0, 0), names=("--top-k",)),
         "xtc_probability": Key("xtc", 0.0, names=("--xtc-probability",)),
         "xtc_threshold": Key("xtc.threshold", 0.1, names=("--xtc-threshold",)),
         "xtc_special_tokens": Key("xtc.protected"),
@@ -27,7 +27,7 @@ DIALECT = Dialect(
     },
     order="logit_bias repetition_penalty presence_penalty frequency_penalty top_p min_p xtc top_k "
     "temperature",
-    fixed={"presence_penalty.include_prompt": True, "frequency_penalty.include_prompt": True},
+    sees_prompt="presence_penalty frequency_penalty",
     form="flags",
     others="model draft_model num_draft_tokens adapters messages prompt role_mapping tools stream "
     "stream_options max_tokens max_completion_tokens stop logprobs top_logprobs "

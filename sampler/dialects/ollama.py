@@ -10,8 +10,8 @@ DIALECT = Dialect(
     engine="Ollama",
     version="commit 00f6d620 of 2026, which hands GGUF models to llama.cpp's server",
     keys={
-        "temperature": Key("temperature", 0.8, low=(0, 0)),
-        "top_k": Key("top_k", 40, low=(0, 0)),
+        "temperature": Key("temperature", 0.8, floor=(0, 0)),
+        "top_k": Key("top_k", 40, floor=(0, 0)),
         "top_p": Key("top_p", 0.9),
         "min_p": Key("min_p", 0.0),
         "typical_p": Key("typical_p", 1.0, (0, 1)),
@@ -25,13 +25,13 @@ DIALECT = Dialect(
         "seed": Key("seed", None, none=(-1,)),
     },
     order=f"{_PENALTIES} top_k typical_p top_p min_p temperature",
-    fixed={f"{name}.include_prompt": True for name in _PENALTIES.split()},
+    sees_prompt=_PENALTIES,
     form="modelfile",
     inside="options",
     others="num_predict num_keep num_ctx num_batch num_gpu main_gpu num_thread use_mmap stop "
     "draft_num_predict numa low_vram f16_kv logits_all vocab_only use_mlock embedding_only num_gqa "
     "rope_frequency_base rope_frequency_scale model prompt suffix messages images system template "
-    "context raw stream keep_alive think tools shift truncate logprobs top_logprobs "
-    "mirostat mirostat_tau mirostat_eta penalize_newline",
+    "context raw stream keep_alive think tools shift truncate logprobs top_logprobs",
+    ignored="mirostat mirostat_tau mirostat_eta penalize_newline",
     refused={"format": ("",), "tfs_z": (1.0,)},
 )  # fmt: skip

@@ -8,7 +8,7 @@ DIALECT = Dialect(
     engine="SGLang",
     version="0.5.23",
     keys={
-        "temperature": Key("temperature", 1.0, low=(1e-6, 0.0)),
+        "temperature": Key("temperature", 1.0, floor=(1e-6, 0.0)),
         "top_k": Key("top_k", -1, (-1, 2**30)),
         "top_p": Key("top_p", 1.0),
         "min_p": Key("min_p", 0.0),

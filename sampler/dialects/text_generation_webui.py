@@ -30,7 +30,7 @@ DIALECT = Dialect(
         "dynatemp_exponent": Key("dynamic_temperature.exponent", 1.0),
         "smoothing_factor": Key("smoothing", 0.0),
         "smoothing_curve": Key("smoothing.curve", 1.0),
-        "top_n_sigma": Key("top_n_sigma", 0.0, low=(0, 0)),
+        "top_n_sigma": Key("top_n_sigma", 0.0, floor=(0, 0)),
         "top_k": Key("top_k", 0),
         "top_p": Key("top_p", 1.0),
         "min_p": Key("min_p", 0.0),
@@ -40,7 +40,7 @@ DIALECT = Dialect(
         "epsilon_cutoff": Key("epsilon_cutoff", 0.0, per=1e4),
         "eta_cutoff": Key("eta_cutoff", 0.0, per=1e4),
         "top_a": Key("top_a", 0.0),
-        "dry_multiplier": Key("dry", 0.0, low=(0, 0)),
+        "dry_multiplier": Key("dry", 0.0, floor=(0, 0)),
         "dry_allowed_length": Key("dry.allowed_length", 2),
         "dry_base": Key("dry.base", 1.75),
         "dry_sequence_breakers": Key("dry.breakers", ["\n", ":", '"', "*"]),
@@ -65,7 +65,7 @@ DIALECT = Dialect(
     unlisted="first",
     last_key="temperature_last",
     greedy_key="do_sample",
-    fixed={f"{name}.include_prompt": True for name in (*_PENALTIES.split(), "dry")},
+    sees_prompt=f"{_PENALTIES} dry",
     ties="all",
     others="max_new_tokens max_tokens max_completion_tokens auto_max_new_tokens max_tokens_second "
     "max_updates_second prompt_lookup_num_tokens static_cache truncation_length add_bos_token "

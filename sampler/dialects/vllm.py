@@ -8,14 +8,14 @@ DIALECT = Dialect(
     engine="vLLM",
     version="0.33.0",
     keys={
-        "temperature": Key("temperature", 1.0, low=(0.01, 0.01)),
-        "top_k": Key("top_k", 0, low=(0, 0)),
+        "temperature": Key("temperature", 1.0, floor=(0.01, 0.01)),
+        "top_k": Key("top_k", 0, floor=(0, 0)),
         "top_p": Key("top_p", 1.0),
         "min_p": Key("min_p", 0.0),
         "repetition_penalty": Key("repetition_penalty", 1.0),
         "presence_penalty": Key("presence_penalty", 0.0),
         "frequency_penalty": Key("frequency_penalty", 0.0),
-        "logit_bias": Key("logit_bias", most=100.0),
+        "logit_bias": Key("logit_bias", bias_limit=100.0),
         "seed": Key("seed", None, none=(-1,)),
     },
     order="logit_bias repetition_penalty frequency_penalty presence_penalty temperature min_p "
@@ -31,8 +31,8 @@ DIALECT = Dialect(
     "include_reasoning reasoning_effort truncate_prompt_tokens truncation_side "
     "add_generation_prompt continue_final_message add_special_tokens documents chat_template "
     "chat_template_kwargs mm_processor_kwargs priority request_id session_id cache_salt "
-    "return_token_ids return_tokens_as_token_ids vllm_xargs length_penalty max_new_tokens "
-    "guided_json guided_regex guided_choice guided_grammar guided_decoding_backend",
+    "return_token_ids return_tokens_as_token_ids vllm_xargs length_penalty max_new_tokens",
+    ignored="guided_json guided_regex guided_choice guided_grammar guided_decoding_backend",
     refused={
         "structured_outputs": (),
         "response_format": ({"type": "text"},),
