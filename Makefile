@@ -196,7 +196,7 @@ bench: $(VENV)/.has-demo $(VENV)/.has-bench $(PEERS:%=$(VENV)/.has-bench-%) $(VE
 	@$(PY) benchmarks/report.py
 	@$(PY) benchmarks/masks.py
 	@$(PY) benchmarks/logprobs.py
-	@$(PY) benchmarks/requests.py
+	@$(PY) benchmarks/many_requests.py
 
 # Calls each once, and times nothing.
 bench-check: $(VENV)/.has-bench $(VENV)/.built
@@ -243,7 +243,7 @@ bench-logprobs: $(VENV)/.has-bench $(VENV)/.built
 	@$(PY) benchmarks/logprobs.py $(ARGS)
 
 bench-requests: $(VENV)/.has-bench $(VENV)/.built
-	@$(PY) benchmarks/requests.py $(ARGS)
+	@$(PY) benchmarks/many_requests.py $(ARGS)
 
 # ---- checks -----------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Plot where engines part under the same numbers: what each keeps of one real row.
 
-    python demos/dialects.py --temperature 1.5 --top-k 40 --top-p 0.9 --min-p 0.05
+    python demos/dialects.py --temperature 1.5 --top-k 40 --top-p 0.9 --min-p 0.02
 
 Writes the same four numbers as each engine's settings, reads them as that engine does, and shows
 the kept tokens of one row of SmolLM2. What an engine is not given has its own default, such as
@@ -51,7 +51,13 @@ def laws(row: Any, history: History, numbers: dict[str, float]) -> dict[str, tup
     return found
 
 
-def plot(found: dict[str, tuple[Sampler, _Row]], words: list[str], order: Any, path: Path) -> None:
+def plot(
+    found: dict[str, tuple[Sampler, _Row]],
+    words: list[str],
+    order: Any,
+    numbers: dict[str, float],
+    path: Path,
+) -> None:
     """Draw a line for each engine, and a cell for each token: the darker, the likelier."""
     import matplotlib.pyplot as plt
     from matplotlib.colors import LogNorm
@@ -72,17 +78,14 @@ def plot(found: dict[str, tuple[Sampler, _Row]], words: list[str], order: Any, p
     dress(ax)
     ax.grid(visible=False)
     figure.colorbar(image, ax=ax, label="probability", shrink=0.6, pad=0.07)
-    numbers = ", ".join(f"{name} {value:g}" for name, value in NUMBERS.items())
+    listed = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
     entitle(
         figure, "The same numbers in every engine",
-        f"{numbers}: what is left of one row of SmolLM2-135M-Instruct,\n"
+        f"{listed}: what is left of one row of SmolLM2-135M-Instruct,\n"
         f"after “{PROMPT}”.",
     )  # fmt: skip
     save(figure, path)
     plt.close(figure)
-
-
-NUMBERS: dict[str, float] = {}  # of the call, for the title
 
 
 @click.command(help=__doc__.splitlines()[0])
@@ -93,7 +96,6 @@ NUMBERS: dict[str, float] = {}  # of the call, for the title
 @output_option("dialects.png")
 def main(output: Path, **numbers: Any) -> None:
     require("matplotlib", remedy="pip install matplotlib")
-    NUMBERS.update(numbers)
     model, tokenizer = load()
     import torch
 
@@ -103,7 +105,7 @@ def main(output: Path, **numbers: Any) -> None:
     found = laws(row, History(inputs["input_ids"][0]), numbers)
     order = np.argsort(-row.numpy(), kind="stable")
     words = [tokenizer.decode([int(one)]).strip() or "·" for one in order[:SHOWN]]
-    plot(found, words, order, output)
+    plot(found, words, order, numbers, output)
     ours = next(iter(found.values()))[1]
     table = Table("engine", "kept", "distance from ours", "chain", title="The same numbers")
     for name, (s, law) in found.items():

@@ -194,7 +194,8 @@ def _explained(
     error: TypeError, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> TypeError:
     """Return Python's error for a call that does not fit, with what to write."""
-    name = function.__qualname__.removesuffix(".__init__")
+    # A class is called by its own name, whichever class it has its `__init__` from.
+    name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__qualname__
     signature = inspect.signature(function).parameters
     parameters = signature.values()
     first = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -218,7 +219,7 @@ def _explained(
         hint = f"write {missing[0]}=..."
     else:
         return error
-    return TypeError(f"{str(error).replace('.__init__()', '()')}: {hint}")
+    return TypeError(f"{str(error).replace(function.__qualname__, name)}: {hint}")
 
 
 def keywords_of(function: Callable[..., Any]) -> list[str]:

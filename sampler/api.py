@@ -1,4 +1,4 @@
-"""`Sampler`: the calls that take logits. Its settings are in `_described`."""
+"""`Sampler`: the calls that take logits. Its settings are in `_settings`."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from sampler._checks import (
     check_logprobs,
     check_tokens,
 )
-from sampler._described import Described
 from sampler._engine import NOTHING, Engine
 from sampler._keywords import helps
+from sampler._settings import SamplerSettings
 from sampler._tensors import Tensor
 from sampler.memory import initial_states
 from sampler.results import Distribution, Samples
@@ -47,7 +47,7 @@ __all__ = ["Distribution", "Sampler", "Samples"]
 
 
 @lists_settings
-class Sampler(Described):
+class Sampler(SamplerSettings):
     """Draw tokens from rows of logits, under stages given by keyword or as an explicit chain.
 
     Parameters

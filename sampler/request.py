@@ -33,7 +33,7 @@ from sampler.api import Sampler, engine_of
 from sampler.history import History
 from sampler.masks import read_mask
 from sampler.memory import State, initial_states
-from sampler.results import Samples
+from sampler.results import Samples, moved
 from sampler.schedule import Schedule, check_sampler
 
 __all__ = ["Request", "next_samples", "next_tokens"]
@@ -764,4 +764,4 @@ def _sample(
         source, None, top, raw=raw, keep=keep, given=batch.engine.given
     )  # fmt: skip
     batch.accept(found.tokens, found.state, alone)
-    return found if source.to_tensor is None else found.map(source.to_tensor)
+    return found if source.to_tensor is None else moved(found, source.to_tensor)

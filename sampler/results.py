@@ -137,16 +137,6 @@ class Samples(Generic[_Ints, _Floats]):
 
         return Samples(*map(part, _FIELDS))
 
-    def map(self, contain: Callable[[npt.NDArray[Any]], Any]) -> Samples[Any, Any]:
-        """Return the same with each array in another container."""
-        values = {name: getattr(self, name) for name in _FIELDS}
-        changed = {
-            name: contain(value)
-            for name, value in values.items()
-            if isinstance(value, np.ndarray) and name != "state"
-        }
-        return Samples(**{**values, **changed})
-
     def _lists_at(self, index: Any) -> dict[str, Any]:
         """Return what is kept of a part, as the two fields."""
         if self.kept_ids is None:
@@ -191,6 +181,15 @@ _LISTS = ("top_ids", "top_logprobs", "raw_top_ids", "raw_top_logprobs")
 
 def _axes(value: Any) -> int:
     return getattr(value, "ndim", 0)
+
+
+def moved(
+    samples: Samples[Any, Any], contain: Callable[[npt.NDArray[Any]], Any]
+) -> Samples[Any, Any]:
+    """Return Samples with each array in another container."""
+    values = {name: getattr(samples, name) for name in _FIELDS}
+    arrays = {n: v for n, v in values.items() if isinstance(v, np.ndarray) and n != "state"}
+    return Samples(**{**values, **{name: contain(value) for name, value in arrays.items()}})
 
 
 def plain(value: Any) -> Any:

@@ -175,8 +175,6 @@ def lists_settings(target: _Target) -> _Target:
     first = [p for p in others if p.kind is not p.KEYWORD_ONLY]
     parameters = [*first, *settings, *others[len(first) :]]
     function.__signature__ = signature.replace(parameters=parameters)
-    if isinstance(target, type):  # it may have inherited it
-        inspect.unwrap(function).__qualname__ = f"{target.__name__}.__init__"  # in messages
     if target.__doc__:  # python -OO has none
         lines = [f"{one.described()}\n        See `{one.__name__}`." for one in STAGES.values()]
         target.__doc__ = target.__doc__.replace("{settings}", "\n    ".join(lines))

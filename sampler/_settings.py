@@ -25,13 +25,13 @@ from sampler.dialects import _own as own
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES, HasSettings, Settings
 
-__all__ = ["Described"]
+__all__ = ["SamplerSettings"]
 
 _FLOOR = integers(1)  # what `min_tokens_to_keep` may be
-_Kind = TypeVar("_Kind", bound="Described")
+_Kind = TypeVar("_Kind", bound="SamplerSettings")
 
 
-class Described(HasSettings):
+class SamplerSettings(HasSettings):
     """What `Sampler` inherits: everything about its settings."""
 
     __slots__ = (
@@ -412,7 +412,7 @@ class Described(HasSettings):
         return settings
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Described):
+        if not isinstance(other, SamplerSettings):
             return NotImplemented
         return self._identity() == other._identity()
 
@@ -448,7 +448,7 @@ class Described(HasSettings):
         return f"Sampler({', '.join(parts)})"
 
 
-_ARGUMENTS = inspect.signature(Described).parameters.values()
+_ARGUMENTS = inspect.signature(SamplerSettings).parameters.values()
 _DEFAULTS = {name: stage.off for name, stage in STAGES.items()} | {
     one.name: one.default for one in _ARGUMENTS if one.kind is not one.VAR_KEYWORD
 }
