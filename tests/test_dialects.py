@@ -37,6 +37,7 @@ from sampler import (
     TypicalP,
     dialects,
 )
+from sampler._checks import Range
 from sampler.dialects._table import are_one_law
 from sampler.history import History
 from sampler.stages.settings import STAGES
@@ -486,6 +487,7 @@ def test_a_model_s_folder(tmp_path):
         ('{"top_p": "0.9"}', "top_p"),
         ('{"top_p": true}', "top_p"),
         ('{"temperature": -1}', "temperature"),
+        ('{"top_k": ' + "9" * 400 + "}", "top_k"),
         ('{"logit_bias": 3}', "logit_bias"),
         ('{"logit_bias": {"a": 1}}', "logit_bias"),
         (" " * (1 << 20) + "\n", "1048576 bytes"),
@@ -494,6 +496,21 @@ def test_a_model_s_folder(tmp_path):
 def test_text_that_is_no_settings(text, message):
     with pytest.raises((TypeError, ValueError), match=message):
         Sampler.load(text, like="vllm")
+
+
+@pytest.mark.parametrize("value", ["abc", "0.5", [1], {"a": 1}, b"x", True, 10**400])
+@EVERY
+def test_no_key_takes_what_is_no_number(engine, value):
+    """Nor where its stage is off."""
+    for name, key in dialects.dialect(engine).keys.items():
+        setting, _, parameter = key.paths[0].partition(".")
+        if setting not in STAGES or engine == "huggingface" or key.to.endswith("!"):
+            continue
+        stated = STAGES[setting].parameters.get(parameter)
+        if stated is not None and not isinstance(stated.range, Range):
+            continue  # ids, biases
+        with pytest.raises((TypeError, ValueError), match=f"`{name}` of"):
+            Sampler.load({name: value}, like=engine)
 
 
 def test_files_that_are_none(tmp_path):

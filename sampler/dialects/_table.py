@@ -17,16 +17,16 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sampler._checks import Flag, Range
+from sampler._checks import MOST_FLOAT, Flag, Range
 from sampler.dialects._own import unknown_keys
 from sampler.stages.base import Stage
 from sampler.stages.settings import STAGES
 
 __all__ = ["Dialect", "Dumped", "Key"]
 
-_ONE_EACH = Range, Flag  # what a list is one per row of
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
 _ARGUMENTS = {"seed": None, "min_tokens_to_keep": 1}  # of `Sampler`, that are no stages
+_IDS = re.compile(r"\s*(?:\d{1,9}\s*(?:,\s*\d{1,9}\s*)*)?")  # as text
 _TEMPERATURES = ("temperature", "dynamic_temperature", "smoothing")
 _RANGE = "dynamic_temperature.range"
 # Neighbours that may change places: the law stays the same, bit for bit.
@@ -111,8 +111,8 @@ class Key:
         """Return a value of the engine's as ours."""
         if self.to == "logit_bias":
             return _biases(value, self.none, self.bias_limit)
-        if self.to == "suppress_tokens" and isinstance(value, str):
-            return [int(one) for one in re.findall(r"\d{1,9}", value)]
+        if self.to == "suppress_tokens" and isinstance(value, str) and _IDS.fullmatch(value):
+            return [int(one) for one in re.findall(r"\d+", value)]
         if _among(value, self.none):
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -244,8 +244,8 @@ class Dialect:
                 if _among(value, key.off) or (is_switch and not self._flag(name, value)):
                     off.add(setting)
                 elif not is_switch:
-                    ours[path], source[path] = key.ours(value), name
                     self._check_number(name, path, value)
+                    ours[path], source[path] = key.ours(value), name
         _narrow_range(ours, off)
         arguments = {name: ours.pop(name) for name in _ARGUMENTS if ours.get(name) is not None}
         stages = self._stages(ours, off, source, tokenizer)
@@ -309,11 +309,17 @@ class Dialect:
         return {names.get(name, name): value for name, value in found.items()}
 
     def _check_number(self, name: str, path: str, value: Any) -> None:
-        """Refuse a list where an engine has a number: for us it would be one per row."""
+        """Refuse what is no number where an engine has one: a list would be one per row for us."""
         setting, _, parameter = path.partition(".")
-        one = STAGES[setting].parameters.get(parameter) if setting in STAGES else None
-        if isinstance(value, (list, tuple)) and (one is None or isinstance(one.range, _ONE_EACH)):
-            raise TypeError(f"`{name}` of {self.engine} has to be a number, but is {value!r:.40}")
+        ours = STAGES[setting].parameters.get(parameter) if setting in STAGES else None
+        is_flag = ours is not None and isinstance(ours.range, Flag)
+        is_other = ours is not None and not isinstance(ours.range, (Range, Flag))
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_other or (isinstance(value, bool) if is_flag else is_number)):
+            wanted = "a bool" if is_flag else "a number"
+            raise TypeError(f"`{name}` of {self.engine} has to be {wanted}, but is {value!r:.40}")
+        if isinstance(value, int) and abs(value) > MOST_FLOAT:
+            raise ValueError(f"`{name}` of {self.engine} has to be a number that a float holds")
 
     def _flag(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -340,7 +346,14 @@ class Dialect:
                     values["breakers"] = _breakers(values["breakers"], tokenizer)
                 stage = kind(**values)
             except (TypeError, ValueError) as error:
-                name = source.get(f"{setting}.{kind.switch}", setting)
+                named = {
+                    f"`{kind.label(path.partition('.')[2])}`": one
+                    for path, one in source.items()
+                    if path.startswith(f"{setting}.")
+                }
+                name = next((one for label, one in named.items() if label in str(error)), setting)
+                if name == setting:  # of what was made of a range
+                    name = next(iter(named.values()), setting)
                 raise type(error)(f"`{name}` of {self.engine}: {error}") from None
             if not stage.is_off:
                 made[setting] = stage
