@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import reprlib
@@ -484,6 +485,18 @@ def as_array(name: str, value: Any) -> npt.NDArray[Any]:
         return _tensors.to_array(value, name)
     except ValueError:
         return np.empty(0, object)
+
+
+def read_json(text: Any, kind: str, version: int) -> dict[str, Any]:
+    """Return what a kind of value has been written as, with the version of its form."""
+    try:
+        found = json.loads(text)
+    except (RecursionError, json.JSONDecodeError):
+        found = None
+    given = found.pop("version", None) if isinstance(found, dict) else None
+    if type(given) is not int or given != version:
+        raise ValueError(f"`text` has to be a {kind} of version {version} as JSON")
+    return found  # type: ignore[no-any-return]
 
 
 def check_batch(name: str, given: int, batch: int) -> None:

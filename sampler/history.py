@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from sampler import _tensors
-from sampler._checks import MOST_TOKENS, as_array, check_batch, check_integer, check_mask
+from sampler._checks import MOST_TOKENS, as_array, check_batch, check_integer, check_mask, read_json
 from sampler._inputs import kind_of
 
 __all__ = ["History"]
@@ -220,10 +220,8 @@ class History:
         --------
         History.to_json : writes it.
         """
-        found = json.loads(text)
-        if not isinstance(found, dict) or found.get("version") != _VERSION:
-            raise ValueError(f"`text` has to be a History of version {_VERSION} as JSON")
-        if found.keys() != {"version", "prompt", "output"}:
+        found = read_json(text, "History", _VERSION)
+        if found.keys() != {"prompt", "output"}:
             raise ValueError("`text` has to have a version, a prompt and an output, and no more")
         return cls(found["prompt"], found["output"])
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sampler._checks import FloatArray, check_batch, check_integer, rows_text
+from sampler._checks import FloatArray, check_batch, check_integer, read_json, rows_text
 from sampler._inputs import kind_of
 from sampler.results import Distribution, observed_of
 from sampler.stages.memories import Memory
@@ -159,13 +159,7 @@ class State:
         --------
         State.to_json : writes it.
         """
-        try:
-            found = json.loads(text)
-        except RecursionError:
-            found = None
-        version = found.pop("version", None) if isinstance(found, dict) else None
-        if type(version) is not int or version != _VERSION:
-            raise ValueError(f"`text` has to be a State of version {_VERSION} as JSON")
+        found = read_json(text, "State", _VERSION)
         for setting, kind in STAGES.items():
             if issubclass(kind, Memory) and found.keys() == {setting, *kind.remembers}:
                 parameters = found[setting]

@@ -25,6 +25,7 @@ from sampler._checks import (
     check_flag,
     check_integer,
     check_logprobs,
+    read_json,
 )
 from sampler._core import Changes, Edits
 from sampler._engine import Entry, Extras, JoinedEngine
@@ -427,13 +428,7 @@ class Request:
         --------
         Request.to_json : writes it.
         """
-        try:
-            found = json.loads(text)
-        except (RecursionError, json.JSONDecodeError):
-            found = None
-        version = found.pop("version", None) if isinstance(found, dict) else None
-        if type(version) is not int or version != _VERSION:
-            raise ValueError(f"`text` has to be a Request of version {_VERSION} as JSON")
+        found = read_json(text, "Request", _VERSION)
         if found.keys() != set(_KEYS):
             raise ValueError(f"`text` has to have a version, {', '.join(_KEYS)}, and no more")
         parts, mask, states, starts = (
