@@ -593,9 +593,9 @@ def test_orders_that_are_none(order, message):
         ({"version": 1, "top_k": "x"}, TypeError, "`top_k`"),
         ({"version": 1, "xtc": 0.5}, TypeError, "`xtc` has to be a mapping"),
         (
-            {"version": 1, "xtc": {"treshold": 0.5}},
+            {"version": 1, "xtc": {"thresh": 0.5}},
             ValueError,
-            r"`xtc`: 'treshold' \(threshold\?\)",
+            r"`xtc`: 'thresh' \(threshold\?\)",
         ),
         ({"version": 1, "stages": {"top_k": 3}}, TypeError, "`stages` has to be a list"),
         ({"version": 1, "stages": [3]}, ValueError, "one each"),
