@@ -271,8 +271,8 @@ cdef class Chain:
 def join(list entries not None, uint64_t[:, ::1] numbers not None):
     """Make one chain of those of several samplers, each for one row, and find their numbers.
 
-    entries : for each row its Chain, seed, stream and draw, its text, as `Rows.change` takes it, and
-    what is not for the core. numbers : shape (4, rows), gets seeds, streams, steps, which are the
+    entries : for each row its Chain, seed, stream and draw, its text, as `Rows.change` takes it,
+    and what is not for the core. numbers : shape (4, rows), gets seeds, streams, steps, which are the
     lengths of the texts, and draws.
     """
     cdef Chain made = Chain(()), one
