@@ -272,8 +272,8 @@ def join(list entries not None, uint64_t[:, ::1] numbers not None):
     """Make one chain of those of several samplers, each for one row, and find their numbers.
 
     entries : for each row its Chain, seed, stream and draw, its text, as `Rows.change` takes it,
-    and what is not for the core. numbers : shape (4, rows), gets seeds, streams, steps, which are the
-    lengths of the texts, and draws.
+    and what is not for the core. numbers : shape (4, rows), gets seeds, streams, steps, which are
+    the lengths of the texts, and draws.
     """
     cdef Chain made = Chain(()), one
     cdef int64_t row, count = len(entries)

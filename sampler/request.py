@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -145,11 +146,13 @@ class Request:
         self._schedule = sampler
         self._stream = check_integer("stream", stream, 0, U64_END, U64_TEXT)
         self._draw = check_integer("draw", draw, 0, U64_END, U64_TEXT)
-        ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id
+        ends: Any = eos_token_id
+        ends = [ends] if isinstance(ends, Integral) else ends
         self._eos_ids = frozenset(Ids().check_per_row("eos_token_id", () if ends is None else ends))
-        self._max_new_tokens = max_new_tokens
         if max_new_tokens is not None:
-            check_integer("max_new_tokens", max_new_tokens, 0, None, "an integer >= 0")
+            most = check_integer("max_new_tokens", max_new_tokens, 0, None, "an integer >= 0")
+            max_new_tokens = most
+        self._max_new_tokens = max_new_tokens
         self._mask = mask
         self._words: npt.NDArray[np.int32] | None = None
         self._edits: Edits | Changes | None = None
@@ -396,7 +399,7 @@ class Request:
             raise ValueError("a Schedule that asks a function cannot be written as JSON")
         mask = self._mask
         if mask is not None:
-            if self._words is None:
+            if self._words is None or self._vocab == 0:
                 raise ValueError("a request with a mask has to see logits before it is JSON")
             mask = base64.b64encode(self._words.astype("<i4").tobytes()).decode()
         return json.dumps({
@@ -484,14 +487,16 @@ class Request:
 
     def _append(self, token: int, state: State | None = None) -> None:
         """Take a token in, and what is remembered after it; nothing, where a schedule raises."""
+        begun = len(self._starts)
         self._tokens.append(token)
         if self._states:
             self._states.append(state)
         try:
             self._begin_part()
-        except Exception:
+        except BaseException:
             self._tokens.pop()
-            del self._states[-1:]
+            del self._states[-1:], self._starts[begun:]
+            self._use_part()
             raise
         if len(self._tokens) - self._n_prompt == self._max_new_tokens or token in self._eos_ids:
             self._ready = 0
@@ -525,7 +530,7 @@ class Request:
         # What takes a token where nothing else is to be remembered or looked at.
         is_plain = (
             self._max_new_tokens is None
-            and not self._eos_ids
+            and not (self._eos_ids or self._states)
             and len(self._starts) == len(self._schedule.parts)
         )
         self._take_token = self._tokens.append if is_plain else self._append
@@ -559,7 +564,7 @@ class Request:
                 raise ValueError(
                     f"the text has to hold ids in [0, {vocab}), but one is {outside[0]}"
                 )
-            if self._mask is not None and self._words is None:
+            if self._mask is not None and (self._words is None or self._vocab == 0):
                 self._words = read_mask(self._mask, (vocab,))[0]
         except (TypeError, ValueError) as error:
             return error
@@ -567,7 +572,7 @@ class Request:
             self.history.text(), self._stream, self._draw, self._words is not None
         )
         self._has_extras = self._entry.has_extras
-        self._ready = self._vocab = vocab
+        self._ready = vocab
         return None
 
 
@@ -646,7 +651,8 @@ def next_samples(
     Returns
     -------
     Samples
-        Of the batch. Of a request that fails, as of a row under ``on_invalid="flag"``.
+        Of the batch. Of a request that fails, as of a row under ``on_invalid="flag"``; but where it
+        is a function of its schedule that raises, only the token is -1.
 
     Raises
     ------
@@ -671,7 +677,7 @@ def _one_row(logits: Any, dtype: Any) -> Logits:
 class _Batch:
     """The requests of a call, ready for the core; those that fail stand in it as banned rows."""
 
-    __slots__ = ("engine", "failed", "requests", "source")
+    __slots__ = ("engine", "failed", "fresh", "requests", "source")
 
     def __init__(self, requests: Sequence[Request], source: Logits) -> None:
         self.requests = made = list(requests)
@@ -684,6 +690,7 @@ class _Batch:
                 raise TypeError(f"`requests` have to be Requests, but one is {kind_of(one)}")
             if one._ready != vocab and (error := one._prepare(vocab, row)) is not None:
                 self.failed[row] = error
+        self.fresh = [row for row, one in enumerate(made) if one._vocab == 0]
         if len(set(map(id, made))) < len(made):
             raise ValueError("`requests` have to be all different, but one is there twice")
         entries: list[Any] = [one._entry for one in made]
@@ -721,6 +728,10 @@ class _Batch:
                 if alone:
                     raise
                 self.failed[row], tokens[row] = error, -1
+        vocab = self.source.array.shape[1]
+        for row in self.fresh:
+            if row not in self.failed:
+                self.requests[row]._vocab = vocab
         for row, why in self.failed.items():
             self.requests[row].error = why
             self.requests[row]._ready = 0

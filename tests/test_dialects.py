@@ -363,6 +363,8 @@ def test_what_is_not_lost_is_read_back(s, engine):
          {"temperature": 2.0, "top_k": 0, "top_p": 1.0,
           "samplers": ["penalties", "dry", "temperature", "min_p"]}, {}),
         ("hf", Sampler(temperature=0), {}, {}),
+        ("hf", Sampler(repetition_penalty=1.2, top_k=50, ties="all"),
+         {"repetition_penalty": 1.2, "do_sample": True}, {}),
         ("hf", Sampler(top_k=50, ties="all", seed=7), {"do_sample": True}, {"seed": 7}),
         ("mlx-lm", Sampler(repetition_penalty=1.1),
          {"temp": 1.0, "repetition_penalty": 1.1, "repetition_context_size": 0}, {}),
@@ -547,6 +549,44 @@ def test_paths_are_no_commands(tmp_path):
             Sampler.load(str(tmp_path / path), like="llama.cpp")
     for command in ("--temp 0.5", "./build/bin/llama-cli --temp 0.5", "llama-server --temp 0.5"):
         assert Sampler.load(command, like="llama.cpp").temperature == 0.5
+
+
+def test_settings_that_are_no_command_are_yaml():
+    for like in ("llama.cpp", "ollama", "mlx-lm"):
+        s = Sampler.load("temperature: 0.2\ntop_k: 5\n", like=like, seed=1)
+        assert (s.temperature, s.top_k) == (0.2, 5)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--grammar x", "--grammar-file x", "-j {}", "--json-schema {}", "--ignore-eos -m x"]
+)
+def test_flags_that_are_refused(flags):
+    with pytest.raises(ValueError, match=r"settings of llama\.cpp that are not read"):
+        Sampler.load(f"llama-cli {flags} --temp 0.2", like="llama.cpp")
+    s = Sampler.load("llama-cli --sampling-seq kt --min-keep 3", like="llama.cpp", seed=1)
+    assert same_chain(chain_of(s), [TopK(40), Temperature(0.8)]) and s.min_tokens_to_keep == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "like", "message"),
+    [
+        ({"options": 5}, "ollama", "`options` of Ollama has to be a mapping"),
+        ({"sampler_order": [True]}, "koboldcpp", "`sampler_order` of KoboldCpp"),
+        ({"temp": 0.2, "temperature": 1.5}, "llama.cpp", "have `temperature` twice"),
+        ({"sampler_seed": 1.5}, "koboldcpp", "`sampler_seed` of KoboldCpp has to be an integer"),
+        ({"min_keep": -1}, "llama.cpp", "`min_keep` of llama.cpp has to be at least 0"),
+        ({"logit_bias": ["1-1.."]}, "llama.cpp", "`logit_bias`"),
+        ({"logit_bias": {"3": 10**400}}, "vllm", "`logit_bias`"),
+        ({"dry_multiplier": 0.8, "dry_sequence_breakers": {"a": 1}}, "llama.cpp", "breakers"),
+        ({"dry_multiplier": 0.8, "dry_sequence_breakers": 5}, "llama.cpp", "breakers"),
+        ('top_p: !!float ""\n', "vllm", "no YAML"),
+        ('top_p: !!bool "abc"\n', "vllm", "no YAML"),
+        ('top_p: !!timestamp "abc"\n', "vllm", "no YAML"),
+    ],
+)
+def test_what_is_no_setting(body, like, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Sampler.load(body, like=like)
 
 
 def test_unknown_flags():

@@ -447,3 +447,48 @@ def test_a_text_that_the_vocabulary_lacks_is_refused_at_once():
     with pytest.raises(ValueError, match="the text of row 0 has the id 99"):
         next_tokens([bad, other], np.stack([row_of(0, 0)] * 2))
     assert other.output == []
+
+
+def test_a_schedule_that_leaves_memory_is_read_back():
+    row = row_of(0, 0)
+    r = Request(Schedule([(Sampler(mirostat=2, seed=1), 2), (Sampler(seed=1), None)]))
+    for _ in range(4):
+        r.next(row)
+    again = Request.from_json(r.to_json())
+    assert again.to_json() == r.to_json() and again.next(row) == r.next(row)
+
+
+def test_parts_that_began_before_a_function_raised_are_taken_back():
+    broken = [True]
+
+    def breaks_once(history):
+        if broken and broken.pop():
+            raise KeyError
+        return False
+
+    row = [3.0, 3.0, 2.9, 3.1]
+    parts = [(Sampler(seed=3), 1), (Sampler(temperature=0), breaks_once), (Sampler(), None)]
+    r = Request(Schedule(parts))
+    with pytest.raises(KeyError):
+        r.next(row)
+    assert r.sampler is parts[0][0] and r.output == []
+    assert [r.next(row) for _ in range(3)] == [Sampler(seed=3).sample(row, steps=0).tokens, 3, 3]
+
+
+def test_misuse_does_not_settle_the_vocabulary():
+    s = Sampler(seed=1)
+    r = Request(s, mask=[0, 3])
+    with pytest.raises(ValueError, match="is over"):
+        next_tokens([r, Request(s, max_new_tokens=0)], np.zeros((2, 10)))
+    with pytest.raises(ValueError, match="nan"):
+        r.next([nan] * 6)
+    assert r.next(np.zeros(5)) in (0, 3)
+    with pytest.raises(ValueError, match="of 5 tokens"):
+        r.next(np.zeros(10))
+
+
+def test_numbers_of_numpy_are_numbers():
+    r = Request(Sampler(temperature=0), eos_token_id=np.int64(3), max_new_tokens=np.int64(3))
+    assert Request.from_json(r.to_json()).to_json() == r.to_json()
+    r.next([0.0, 0.0, 0.0, 1.0])
+    assert r.is_over

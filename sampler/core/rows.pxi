@@ -288,7 +288,8 @@ cdef class Rows:
                 _idle_workspace, w = w, _idle_workspace
             free(w.memory)  # of another thread's call, if there was one
 
-    cdef int _find_changes(self, changes, RowChanges *changed, Workspace *w, int64_t longest) except -1:
+    cdef int _find_changes(self, changes, RowChanges *changed, Workspace *w,
+                           int64_t longest) except -1:
         """Note the changes of each row, and make room for them. Those that are the same in every
         call are its edits already."""
         cdef Changes one = None

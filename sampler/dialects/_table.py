@@ -168,6 +168,8 @@ class Dialect:
         What top-k does with ties.
     form : {"", "flags", "modelfile"}
         What text is that is neither JSON nor YAML: see `_text.read_source`.
+    more_flags : mapping
+        Flags of a command that are the order, or keys that are refused.
     others : str
         Keys that do not touch the law of a token, with spaces between.
     ignored : str
@@ -198,6 +200,7 @@ class Dialect:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     ties: str = "id"
     form: str = ""
+    more_flags: Mapping[str, str] = field(default_factory=dict)
     others: str = ""
     ignored: str = ""
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -219,7 +222,7 @@ class Dialect:
             for flag in key.names
             if flag.startswith("-")
         }
-        return flags | ({f"--{self.order_key}": (self.order_key, False)} if self.order_key else {})
+        return flags | {flag: (name, False) for flag, name in self.more_flags.items()}
 
     def read(
         self, found: Mapping[str, Any], changes: Mapping[str, Any] = _EMPTY, tokenizer: Any = None
@@ -231,7 +234,10 @@ class Dialect:
         TypeError, ValueError
             If there are unknown keys, keys that no stage is for, or values out of range.
         """
-        given = self._named({**self._flat(found), **changes})
+        first = {other: name for name, key in self.keys.items() for other in key.names}
+        changed = {first.get(name, name) for name in changes}
+        kept = {n: one for n, one in self._flat(found).items() if first.get(n, n) not in changed}
+        given = self._named({**kept, **changes})
         ours = dict(self.fixed) | {
             f"{name}.include_prompt": True for name in self.sees_prompt.split()
         }
@@ -271,7 +277,11 @@ class Dialect:
         flat = dict(found)
         for name in self.inside.split():
             inner = flat.pop(name, None)
-            flat |= inner if isinstance(inner, Mapping) else {}
+            if not isinstance(inner, (Mapping, type(None))):
+                raise TypeError(
+                    f"`{name}` of {self.engine} has to be a mapping, but is {inner!r:.40}"
+                )
+            flat |= inner or {}
         for name, value in flat.items():
             if self.wraps and isinstance(value, Mapping) and self.wraps in value:
                 flat[name] = value[self.wraps]
@@ -306,7 +316,15 @@ class Dialect:
                 f"settings of {self.engine} that are not read: {', '.join(shown)}. To go without, "
                 f"give {', '.join(f'{name}=None' for name in asked)}"
             )
-        return {names.get(name, name): value for name, value in found.items()}
+        named: dict[str, Any] = {}
+        for name, value in found.items():
+            first = names.get(name, name)
+            if named.get(first) is not None and value is not None:
+                raise ValueError(
+                    f"settings of {self.engine} have `{first}` twice: also as `{name}`"
+                )
+            named[first] = named.get(first) if value is None else value
+        return named
 
     def _check_number(self, name: str, path: str, value: Any) -> None:
         """Refuse what is no number where an engine has one: a list would be one per row for us."""
@@ -318,6 +336,10 @@ class Dialect:
         if not (is_other or (isinstance(value, bool) if is_flag else is_number)):
             wanted = "a bool" if is_flag else "a number"
             raise TypeError(f"`{name}` of {self.engine} has to be {wanted}, but is {value!r:.40}")
+        if setting in _ARGUMENTS and not isinstance(value, int):
+            raise TypeError(f"`{name}` of {self.engine} has to be an integer, but is {value!r:.40}")
+        if setting == "min_tokens_to_keep" and value < 0:
+            raise ValueError(f"`{name}` of {self.engine} has to be at least 0, but is {value}")
         if isinstance(value, int) and abs(value) > MOST_FLOAT:
             raise ValueError(f"`{name}` of {self.engine} has to be a number that a float holds")
 
@@ -499,7 +521,7 @@ def _differences(
     lost: dict[str, Any] = {}
     chain = back.get("stages")
     if chain is None:
-        chain = [STAGES[name].of(value) for name, value in back.items() if name in STAGES]
+        chain = [kind.of(back[name]) for name, kind in STAGES.items() if name in back]
     others = {one.setting: one for one in chain if not one.is_off}
     seen = set()
     for one in stages:
@@ -557,7 +579,7 @@ def _widen_range(values: dict[str, Any], keys: Mapping[str, Key]) -> None:
 
 
 def _may_be_entry(value: Any) -> bool:
-    return isinstance(value, (str, int))
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def _lists(value: Any) -> Any:
@@ -585,7 +607,7 @@ def _biases(value: Any, banned: Sequence[Any], limit: float) -> Any:
         return value
     found = []
     for pair in value.items() if isinstance(value, Mapping) else value:
-        if isinstance(pair, str) and (parts := re.fullmatch(r"(\d{1,9})([-+][\d.]+)", pair)):
+        if isinstance(pair, str) and (parts := re.fullmatch(r"(\d{1,9})([-+]\d+(?:\.\d*)?)", pair)):
             pair = parts.groups()  # of a flag
             pair = pair[0], float(pair[1])
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
@@ -595,6 +617,8 @@ def _biases(value: Any, banned: Sequence[Any], limit: float) -> Any:
             token = int(token)
         if _among(bias, banned):
             bias = -math.inf
+        elif isinstance(bias, int) and abs(bias) > MOST_FLOAT:
+            raise ValueError("`logit_bias` has to hold numbers that a float holds")
         elif isinstance(bias, (int, float)) and abs(bias) > limit:
             bias = math.copysign(limit, bias)
         found.append((token, bias))
@@ -609,6 +633,8 @@ def _breakers(strings: Any, tokenizer: Any) -> Any:
             strings = json.loads(text if text.startswith("[") else f"[{text}]")
         except ValueError:
             raise ValueError(f"breakers have to be a list of texts, but are {text!r:.40}") from None
+    if not isinstance(strings, (list, tuple)):
+        raise TypeError(f"breakers have to be a list of texts, but are {strings!r:.40}")
     if not strings or not all(isinstance(one, str) for one in strings):
         return strings
     if tokenizer is None:

@@ -19,6 +19,7 @@ __all__ = ["read_source"]
 _MOST_BYTES = 1 << 20
 _MOST_DEPTH = 32
 _COMMAND = re.compile(r"\s*(?:-|\S*\b(?:llama-[\w-]+|mlx_lm[\w.]*)\s)")  # a flag, or a program
+_INSTRUCTION = re.compile(r"^\s*(?:FROM|PARAMETER)\s", re.IGNORECASE | re.MULTILINE)
 # YAML 1.1 takes 1e-4 for a string, since it has no point.
 _FLOAT = re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?$")
 
@@ -97,9 +98,12 @@ def _parse(text: str, suffix: str, form: str, flags: Mapping[str, tuple[str, boo
     _check_size(len(text))
     if suffix == ".json" or (not suffix.startswith(".y") and text.lstrip().startswith(("{", "["))):
         return _json(text)
-    if suffix in (".yaml", ".yml") or not form:
-        return _yaml(text)
-    return _modelfile(text) if form == "modelfile" else _flags(text, flags)
+    if suffix not in (".yaml", ".yml"):
+        if form == "flags" and _COMMAND.match(text):
+            return _flags(text, flags)
+        if form == "modelfile" and _INSTRUCTION.search(text):
+            return _modelfile(text)
+    return _yaml(text)
 
 
 def _json(text: str) -> Any:
@@ -144,7 +148,8 @@ def _yaml(text: str) -> Any:
         found = yaml.load(text, Loader)  # a SafeLoader
     except RecursionError:
         raise ValueError("the settings are nested too deep") from None
-    except yaml.YAMLError as error:
+    # A value that is not what its tag says may raise anything.
+    except (yaml.YAMLError, IndexError, KeyError, AttributeError) as error:
         raise ValueError(f"the settings are no YAML: {' '.join(str(error).split())}") from None
     return {} if found is None else found
 

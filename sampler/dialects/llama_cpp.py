@@ -59,7 +59,7 @@ DIALECT = Dialect(
         "adaptive_decay": Key("adaptive_p.decay", 0.9, names=("--adaptive-decay",)),
         "logit_bias": Key("logit_bias", none=(False,), names=("--logit-bias", "-l")),
         "seed": Key("seed", None, none=(-1, 2**32 - 1), names=("--seed", "-s")),
-        "min_keep": Key("min_tokens_to_keep", 0, none=(0,)),
+        "min_keep": Key("min_tokens_to_keep", 0, none=(0,), names=("--min-keep",)),
     },
     order=f"logit_bias {_PENALTIES} dry top_n_sigma top_k typical_p top_p min_p xtc temperature "
     "dynamic_temperature mirostat",
@@ -68,6 +68,12 @@ DIALECT = Dialect(
     alone={"mirostat": "logit_bias temperature"},
     sees_prompt=f"{_PENALTIES} dry",
     form="flags",
+    more_flags={
+        **dict.fromkeys(("--samplers", "--sampling-seq", "--sampler-seq"), "samplers"),
+        **dict.fromkeys(("--grammar", "--grammar-file"), "grammar"),
+        **dict.fromkeys(("--json-schema", "--json-schema-file", "-j", "-jf"), "json_schema"),
+        "--ignore-eos": "ignore_eos",
+    },
     others="prompt n_predict max_tokens max_completion_tokens n_indent n_keep n_discard n_cmpl n "
     "n_cache_reuse t_max_predict_ms t_max_prompt_ms stop stream stream_options cache_prompt "
     "return_tokens return_progress sse_ping_interval timings_per_token verbose response_fields "
