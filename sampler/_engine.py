@@ -601,7 +601,7 @@ class Extras(NamedTuple):
 
 
 class JoinedEngine(_Draws):
-    """What the engines of several samplers run on together, each with a row of its own.
+    """What draws for several samplers in one call, a row for each.
 
     An invalid row is flagged, whatever its sampler says.
 

@@ -766,8 +766,6 @@ def _sample(
     check_flag("raw", raw)
     check_flag("keep", keep)
     batch = _Batch(requests, source)
-    found = batch.engine.sample(
-        source, None, top, raw=raw, keep=keep, given=batch.engine.given
-    )  # fmt: skip
+    found = batch.engine.sample(source, None, top, raw=raw, keep=keep, given=batch.engine.given)
     batch.accept(found.tokens, found.state, alone)
     return found if source.to_tensor is None else moved(found, source.to_tensor)

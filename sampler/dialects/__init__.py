@@ -1,6 +1,6 @@
 """Settings as files have them: our own form, and those of other engines.
 
-An engine's dialect is a table in a file of its own: its keys, defaults, values that are off, order,
+Each engine has a file with a table, its dialect: its keys, defaults, values that are off, order,
 and the version that all of it is of. `Sampler.load` reads one, and `Sampler.dump` writes one.
 """
 
